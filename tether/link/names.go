@@ -1,0 +1,42 @@
+// Package link is the contract between a containerVM's tether and the hosts that drive it. It is the only package of
+// the guest that hosts import: names and numbers, the messages, the session, a client, and linktest, a fake tether.
+//
+// spec.md beside this file is the contract in prose.
+package link
+
+// Keys of guestinfo, the asynchronous plane: key and value, both ways, by VMware's RPCI text commands.
+const (
+	// KeySpec holds the Spec as protobuf JSON; set by the host before power-on.
+	KeySpec = "guestinfo.cvm.spec"
+	// KeyPhase holds the name of the boot phase that the tether has begun; set by the guest.
+	KeyPhase = "guestinfo.cvm.phase"
+	// KeyStatus holds the Status as protobuf JSON; set by the guest at each change of state.
+	KeyStatus = "guestinfo.cvm.status"
+	// KeyVersion holds the version of the tether's build; set by the guest.
+	KeyVersion = "guestinfo.cvm.version"
+	// KeyIP holds the first address of the guest; the key is VMware Tools' own, shown as guest.ipAddress.
+	KeyIP = "guestinfo.ip"
+)
+
+// MainSession is the session of the container's main process. It exists from the moment the process is started.
+const MainSession = "main"
+
+// Ports of the guest.
+const (
+	// PortLink is the vsock port on which the tether serves link sessions.
+	PortLink uint32 = 1024
+)
+
+// Service is what a guest reaches on its host (CID 2).
+type Service uint32
+
+// Services of the host; the numbers are part of the contract.
+const (
+	ServiceGuestinfo Service = 1 // RPCI text commands, see Message
+	ServiceLog       Service = 2 // the main process's output, as records
+)
+
+// HostPort is the port on CID 2 at which a guest with the given CID reaches a service: the kernel's vhost-vsock
+// shares one port space between all guests of a host, so each has its own ports. The guest asks the kernel for its CID
+// (IOCTL_VM_SOCKETS_GET_LOCAL_CID) each time it dials, since a fork changes it. CIDs are below 1<<28.
+func HostPort(cid uint32, s Service) uint32 { return cid<<4 | uint32(s) }
