@@ -1,0 +1,98 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// ErrLost says that a connection, or one stream of it, ended before what it carried did. A reader of output may open
+// the stream again at the offset it has reached.
+var ErrLost = errors.New("link connection lost")
+
+// lost is ErrLost with its cause in words: an io.EOF below must not look like the end of the data.
+func lost(cause error) error { return fmt.Errorf("%w: %v", ErrLost, cause) }
+
+const (
+	// MaxStreams is how many streams a session may have open at once beside the control stream.
+	MaxStreams = 128
+	// streamWindow is what a peer may send on a stream before it is read, in bytes: it covers 100 MB/s over a
+	// relay with 10 ms round trip. A stream whose reader stalls costs as much memory.
+	streamWindow = 1 << 20
+	// noTimeout stands for none where yamux demands a duration.
+	noTimeout = 365 * 24 * time.Hour
+	// closeTimeout is how long a stream closed here waits for its peer's close before yamux forgets it.
+	closeTimeout = 5 * time.Minute
+)
+
+// muxConfig is yamux without tickers and time-outs: a guest that is paused, or slow, keeps its session however long
+// that lasts. What ends a session is its connection, or its owner's Close.
+func muxConfig(log *slog.Logger) *yamux.Config {
+	return &yamux.Config{
+		AcceptBacklog:          2 * MaxStreams,
+		EnableKeepAlive:        false,
+		KeepAliveInterval:      noTimeout,
+		ConnectionWriteTimeout: noTimeout,
+		StreamOpenTimeout:      0, // none
+		StreamCloseTimeout:     closeTimeout,
+		MaxStreamWindowSize:    streamWindow,
+		Logger:                 muxLog{log},
+	}
+}
+
+// muxLog receives what yamux has to say; all of it also reaches a caller as an error.
+type muxLog struct{ log *slog.Logger }
+
+func (l muxLog) Print(v ...any)                 { l.log.Debug(fmt.Sprint(v...)) }
+func (l muxLog) Println(v ...any)               { l.log.Debug(fmt.Sprint(v...)) }
+func (l muxLog) Printf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+
+// yamux's data frames (its spec.md): a header of 12 bytes with the type in byte 1 and the length in the last 4.
+const (
+	muxHeaderLength = 12
+	muxTypeData     = 0x0
+)
+
+// joiner sends a yamux data header and its payload, which yamux writes apart, by one Write: on vsock every Write is a
+// packet, and an interrupt of the guest or an exit to the host. Only yamux's one sending goroutine writes to it.
+type joiner struct {
+	net.Conn
+	held []byte // a data header whose payload comes next
+}
+
+func (j *joiner) Write(p []byte) (int, error) {
+	if len(j.held) == 0 && dataFollows(p) {
+		j.held = append(j.held, p...)
+		return len(p), nil
+	}
+	if len(j.held) == 0 {
+		return j.Conn.Write(p)
+	}
+	j.held = append(j.held, p...)
+	_, err := j.Conn.Write(j.held)
+	j.held = j.held[:0]
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func dataFollows(p []byte) bool {
+	return len(p) == muxHeaderLength && p[1] == muxTypeData && binary.BigEndian.Uint32(p[8:]) > 0
+}
+
+// abort wakes whoever reads from the stream and closes it. The close itself can wait for a stalled connection, so it
+// does not hold up the caller; it ends with the session at the latest.
+func abort(stream *yamux.Stream) {
+	_ = stream.SetReadDeadline(time.Unix(1, 0))
+	go stream.Close()
+}
+
+// drain reads what a peer sends that has nothing to say, and returns when it closed the stream or the session ended.
+func drain(stream *yamux.Stream) { _, _ = io.Copy(io.Discard, stream) }

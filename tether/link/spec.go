@@ -1,0 +1,73 @@
+package link
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// maxSession is the longest session ID, in bytes; it fits a stream header's one byte of length.
+const maxSession = 64
+
+// EncodeSpec is the value of KeySpec: protobuf JSON on one line, at most MaxValue bytes.
+func EncodeSpec(s *tetherv1.Spec) (string, error) { return encodeJSON("spec", s) }
+
+// DecodeSpec decodes the value of KeySpec. Fields that this version does not know are ignored.
+func DecodeSpec(text string) (*tetherv1.Spec, error) {
+	s := &tetherv1.Spec{}
+	return s, decodeJSON("spec", text, s)
+}
+
+// EncodeStatus is the value of KeyStatus: protobuf JSON on one line, at most MaxValue bytes.
+func EncodeStatus(s *tetherv1.Status) (string, error) { return encodeJSON("status", s) }
+
+// DecodeStatus decodes the value of KeyStatus. Fields that this version does not know are ignored.
+func DecodeStatus(text string) (*tetherv1.Status, error) {
+	s := &tetherv1.Status{}
+	return s, decodeJSON("status", text, s)
+}
+
+func encodeJSON(what string, m proto.Message) (string, error) {
+	text, err := protojson.Marshal(m)
+	if err != nil {
+		return "", fmt.Errorf("cannot encode %s: %w", what, err)
+	}
+	var line bytes.Buffer // protojson varies its white space on purpose; equal messages shall be equal texts
+	if err := json.Compact(&line, text); err != nil {
+		return "", fmt.Errorf("cannot encode %s: %w", what, err)
+	}
+	if line.Len() > MaxValue {
+		return "", fmt.Errorf("cannot encode %s: it has %d bytes as JSON, the limit is %d", what, line.Len(), MaxValue)
+	}
+	return line.String(), nil
+}
+
+func decodeJSON(what, text string, m proto.Message) error {
+	if len(text) > MaxValue {
+		return fmt.Errorf("cannot decode %s: it has %d bytes, the limit is %d", what, len(text), MaxValue)
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal([]byte(text), m); err != nil {
+		return fmt.Errorf("cannot decode %s: %w", what, err)
+	}
+	return nil
+}
+
+// ValidSession reports whether id may name a session or an upload: 1 to 64 of the characters A-Z a-z 0-9 _ . -
+func ValidSession(id string) bool {
+	if len(id) == 0 || len(id) > maxSession {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && c != '_' && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return true
+}

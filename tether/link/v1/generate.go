@@ -1,0 +1,3 @@
+package tetherv1
+
+//go:generate sh generate.sh
