@@ -1,0 +1,179 @@
+// Package unpack extracts the layers of container images: OCI image layer tars, as specified by
+// github.com/opencontainers/image-spec/blob/main/layer.md, onto the root disk that the tether has mounted.
+//
+// A layer is untrusted. Every path is resolved by the kernel beneath the root (openat2 with RESOLVE_IN_ROOT), entries are
+// made relative to descriptors of their directories and never through a symbolic link, and sizes are limited.
+package unpack
+
+import (
+	"archive/tar"
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrEscape says that an entry names something outside the root.
+	ErrEscape = errors.New("it leads out of the root")
+	// ErrTooLarge says that a layer exceeds a limit.
+	ErrTooLarge = errors.New("limit exceeded")
+	// ErrUnsupported says that an entry has a type that no layer may hold.
+	ErrUnsupported = errors.New("unsupported type of entry")
+)
+
+// EntryError says which entry of a layer could not be unpacked.
+type EntryError struct {
+	Name string // as in the layer, cut to 256 bytes
+	Err  error
+}
+
+func (e *EntryError) Error() string { return fmt.Sprintf("cannot unpack %q: %v", e.Name, e.Err) }
+
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// DefaultMaxEntries is used where Limits does not say.
+const DefaultMaxEntries = 4_000_000
+
+const (
+	maxName  = 4096 // bytes of a path: PATH_MAX, include/uapi/linux/limits.h
+	maxDepth = 256  // elements of a path, and directories below each other that are removed, each a descriptor
+	readSize = 256 << 10
+	tarBlock = 512 // all of a tar is a multiple of it (POSIX.1, pax interchange format)
+)
+
+// Limits bound what a layer may hold.
+type Limits struct {
+	MaxBytes   uint64 // of file content, holes included; 0: the free space of the root's file system
+	MaxEntries uint64 // directories that no entry describes included; 0: DefaultMaxEntries
+}
+
+// Result says what a layer held.
+type Result struct {
+	Entries uint64 // all of them, whiteouts included
+	Bytes   uint64 // of file content, holes included
+}
+
+// Layer extracts an uncompressed layer from r, which it reads to its end, into the directory root. It needs to be root.
+// When it fails, what it unpacked so far is left: throw the root away. Errors wrap ErrEscape, ErrTooLarge,
+// ErrUnsupported, tar.ErrHeader, the reader's error, or a system call's.
+func Layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, error) {
+	type outcome struct {
+		res Result
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		// The umask belongs to the process, but a thread can have its own: then files get their modes as they are
+		// made. The thread ends with the goroutine, since it stays locked.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			done <- outcome{err: fmt.Errorf("cannot unpack layer: cannot get a umask of its own: %w", err)}
+			return
+		}
+		unix.Umask(0)
+		res, err := layer(ctx, root, r, lim)
+		done <- outcome{res, err}
+	}()
+	o := <-done
+	return o.res, o.err
+}
+
+func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, error) {
+	t, err := openTree(root)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot unpack layer: %w", err)
+	}
+	defer t.close()
+	if lim.MaxBytes == 0 {
+		if lim.MaxBytes, err = t.free(); err != nil {
+			return Result{}, fmt.Errorf("cannot unpack layer: %w", err)
+		}
+	}
+	t.entriesLeft = cmp.Or(lim.MaxEntries, DefaultMaxEntries)
+	source := &contextReader{ctx: ctx, r: r}
+	in := bufio.NewReaderSize(source, readSize)
+	u := &unpacker{tree: t, tar: tar.NewReader(in), maxBytes: lim.MaxBytes, buf: make([]byte, readSize)}
+	if err := u.entries(); err != nil {
+		return u.res, err
+	}
+	if err := u.finishDirs(); err != nil {
+		return u.res, err
+	}
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return u.res, fmt.Errorf("cannot read layer behind its last entry: %w", err)
+	}
+	if source.n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
+		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", source.n, io.ErrUnexpectedEOF)
+	}
+	return u.res, nil
+}
+
+// contextReader fails when the context ends, and counts.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+	n   uint64
+}
+
+func (c *contextReader) Read(p []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	n, err := c.r.Read(p)
+	c.n += uint64(n)
+	return n, err
+}
+
+// unpacker is the state of one layer.
+type unpacker struct {
+	tree     *tree
+	tar      *tar.Reader
+	maxBytes uint64
+	res      Result
+	buf      []byte
+	dirs     []dirTimes
+}
+
+func (u *unpacker) entries() error {
+	for {
+		h, err := u.tar.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read layer behind entry %d: %w", u.res.Entries, err)
+		}
+		u.tree.closeOld()
+		if err := u.entry(h); err != nil {
+			return &EntryError{Name: h.Name[:min(len(h.Name), 256)], Err: err}
+		}
+	}
+}
+
+func (u *unpacker) entry(h *tar.Header) error {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return nil
+	}
+	u.res.Entries++
+	if err := u.tree.spend(); err != nil {
+		return err
+	}
+	name, err := cleanName(h.Name)
+	if err != nil {
+		return err
+	}
+	parent, base := split(name)
+	if hidden, ok := whiteout(base); ok {
+		return u.whiteout(parent, hidden)
+	}
+	if err := checkOwner(h); err != nil {
+		return err
+	}
+	return u.create(h, name)
+}
