@@ -1,0 +1,184 @@
+package guestinfo
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containervm/containervm/tether/link"
+)
+
+// answer is a host in miniature.
+func answer(text string) string {
+	c, err := link.ParseCommand(text)
+	switch {
+	case err != nil:
+		return link.ReplyError(err.Error())
+	case c.Name == link.CommandInfoGet && c.Key == "guestinfo.a":
+		return link.ReplyOK("value of a")
+	case c.Name == link.CommandInfoGet:
+		return link.ReplyError("No value found")
+	case c.Name == link.CommandTime:
+		return link.ReplyOK("1700000000000000001")
+	default:
+		return link.ReplyOK("")
+	}
+}
+
+// exercise is one suite over both transports.
+func exercise(t *testing.T, c *Client) {
+	t.Helper()
+	ctx := t.Context()
+	if v, err := c.Get(ctx, "guestinfo.a"); v != "value of a" || err != nil {
+		t.Errorf("Get: %q, %v", v, err)
+	}
+	if _, err := c.Get(ctx, "guestinfo.b"); !errors.Is(err, link.ErrNoValue) {
+		t.Errorf("Get of an unset key: %v", err)
+	}
+	if err := c.Set(ctx, "guestinfo.c", strings.Repeat("x", 10001)); err != nil {
+		t.Errorf("Set: %v", err)
+	}
+	if now, err := c.Time(ctx); err != nil || now.UnixNano() != 1700000000000000001 {
+		t.Errorf("Time: %v, %v", now, err)
+	}
+}
+
+// dialer serves connections that each end after limit commands, the last of them unanswered if torn.
+func dialer(limit int) func(context.Context) (net.Conn, error) {
+	return func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			for range limit {
+				text, err := link.ReadMessage(theirs)
+				if err != nil {
+					return
+				}
+				if err := link.WriteMessage(theirs, answer(text)); err != nil {
+					return
+				}
+			}
+			_, _ = link.ReadMessage(theirs) // taken, not answered
+		}()
+		return ours, nil
+	}
+}
+
+func TestStream(t *testing.T) { exercise(t, New(NewStream(dialer(1000)))) }
+
+func TestStreamReconnects(t *testing.T) { exercise(t, New(NewStream(dialer(1)))) }
+
+func TestStreamGivesUp(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	tried := make(chan struct{})
+	var once sync.Once
+	c := New(NewStream(func(context.Context) (net.Conn, error) {
+		once.Do(func() { close(tried) })
+		return nil, errors.New("nobody there")
+	}))
+	why := errors.New("enough")
+	go func() { <-tried; cancel(why) }()
+	if _, err := c.Get(ctx, "guestinfo.a"); !errors.Is(err, why) || !strings.Contains(err.Error(), "nobody there") {
+		t.Errorf("Get: %v", err)
+	}
+}
+
+// fakePort is VMware's side of the backdoor's messages.
+type fakePort struct {
+	t           *testing.T
+	open        bool
+	in, out     []byte
+	want        int
+	checkpoints int
+}
+
+func (f *fakePort) port(r *registers) {
+	if r.ax != backdoorMagic || r.dx&0xffff != backdoorPort || r.cx&0xffff != commandMessage {
+		f.t.Errorf("not a message: %+v", *r)
+	}
+	step := r.cx >> 16
+	if step != stepOpen && (!f.open || r.dx>>16 != 3 || r.si != 0x1234 || r.di != 0x5678) {
+		f.t.Errorf("step %d without its channel: %+v", step, *r)
+	}
+	status := uint32(statusSuccess)
+	switch step {
+	case stepOpen:
+		if r.bx != 0xc9435052 {
+			f.t.Errorf("opened protocol %#x", r.bx)
+		}
+		f.open, f.in, f.out = true, nil, nil
+		r.dx, r.si, r.di = 3<<16|backdoorPort, 0x1234, 0x5678
+	case stepSendSize:
+		f.want = int(r.bx)
+	case stepSendPayload:
+		f.in = binary.LittleEndian.AppendUint32(f.in, r.bx)
+	case stepRecvSize:
+		if f.checkpoints > 0 {
+			f.checkpoints--
+			status = statusCheckpoint
+			break
+		}
+		f.out = []byte(answer(string(f.in[:f.want])))
+		r.bx, status = uint32(len(f.out)), statusSuccess|statusDoRecv
+	case stepRecvPayload:
+		var word [4]byte
+		f.out = f.out[copy(word[:], f.out):]
+		r.bx = binary.LittleEndian.Uint32(word[:])
+	case stepClose:
+		f.open = false
+	}
+	r.cx = status<<16 | r.cx&0xffff
+}
+
+func TestBackdoor(t *testing.T) {
+	f := &fakePort{t: t}
+	exercise(t, New(NewBackdoor(f.port)))
+	if f.open {
+		t.Error("a channel was left open")
+	}
+}
+
+func TestBackdoorCheckpoint(t *testing.T) {
+	exercise(t, New(NewBackdoor((&fakePort{t: t, checkpoints: 2}).port)))
+	f := &fakePort{t: t, checkpoints: 1000}
+	if _, err := New(NewBackdoor(f.port)).Get(t.Context(), "guestinfo.a"); !errors.Is(err, errCheckpoint) {
+		t.Errorf("endless checkpoints: %v", err)
+	}
+}
+
+func TestCPUID(t *testing.T) {
+	if ax, _, _, _ := cpuid(0); ax == 0 {
+		t.Error("CPUID leaf 0 says that there is no other leaf")
+	}
+}
+
+func TestReporterSendsTheNewest(t *testing.T) {
+	type set struct{ key, value string }
+	var sent []set
+	first, goOn := make(chan struct{}), make(chan struct{})
+	r := NewReporter(func(_ context.Context, key, value string) error {
+		if len(sent) == 0 {
+			close(first)
+			<-goOn
+		}
+		sent = append(sent, set{key, value})
+		return nil
+	})
+	go r.Run(t.Context())
+	r.Set("phase", "1")
+	<-first
+	r.Set("phase", "2")
+	r.Set("status", "up")
+	r.Set("phase", "3")
+	close(goOn)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(sent) != 3 || sent[0].value != "1" || sent[1].value != "3" || sent[2].value != "up" {
+		t.Errorf("sent %v", sent)
+	}
+}

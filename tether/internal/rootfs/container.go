@@ -1,0 +1,157 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// File is a file that the container's root gets from the tether.
+type File struct {
+	Path string // absolute, in the container's root
+	Text string
+}
+
+// Root says what a container's root is made of.
+type Root struct {
+	Dir      string // where its disk is mounted
+	Files    []File
+	ReadOnly bool
+}
+
+// mount is a file system of the container.
+type mount struct {
+	target, kind string
+	flags        uintptr
+	data         string
+}
+
+const (
+	noExec = unix.MS_NOSUID | unix.MS_NOEXEC
+	noDev  = noExec | unix.MS_NODEV
+)
+
+// mounts are those of a privileged Docker container (moby, oci/defaults.go): nothing is masked, nothing is read-only. The
+// order counts. /proc comes later: it is the PID namespace's, which has no process yet.
+func mounts() []mount {
+	return []mount{
+		{"/dev", "tmpfs", unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
+		{"/dev/pts", "devpts", noExec, "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{"/dev/shm", "tmpfs", noDev, "mode=1777,size=65536k"},
+		{"/dev/mqueue", "mqueue", noDev, ""},
+		{"/sys", "sysfs", noDev, ""},
+		{"/sys/fs/cgroup", "cgroup2", noDev, ""},
+	}
+}
+
+// optional file systems are absent from a kernel built without them.
+func optional(kind string) bool { return kind == "mqueue" || kind == "cgroup2" }
+
+// node is a device file; numbers from Linux, Documentation/admin-guide/devices.txt.
+type node struct {
+	name         string
+	major, minor uint32
+}
+
+func nodes() []node {
+	return []node{
+		{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0},
+	}
+}
+
+func links() map[string]string {
+	return map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1",
+		"/dev/stderr": "/proc/self/fd/2", "/dev/core": "/proc/kcore", "/dev/ptmx": "pts/ptmx",
+	}
+}
+
+// Enter makes r the root of the calling thread's mount namespace, which must be the container's own, and mounts the
+// container's file systems. All of it happens after the change of root, so no link of the image leads out of it.
+func (r Root) Enter() error {
+	if err := moveRoot(r.Dir); err != nil {
+		return fmt.Errorf("cannot enter root of the container: %w", err)
+	}
+	if err := os.MkdirAll("/proc", 0o755); err != nil {
+		return fmt.Errorf("cannot make /proc of the container: %w", err)
+	}
+	for _, m := range mounts() {
+		if err := m.create(); err != nil {
+			return fmt.Errorf("cannot mount %s of the container: %w", m.target, err)
+		}
+	}
+	if err := populateDev(); err != nil {
+		return fmt.Errorf("cannot make devices of the container: %w", err)
+	}
+	for _, f := range r.Files {
+		if err := f.write(); err != nil {
+			return fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
+		}
+	}
+	if !r.ReadOnly {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("cannot make root of the container read-only: %w", err)
+	}
+	return nil
+}
+
+// moveRoot puts the mount dir over "/". pivot_root(2) is not for an initramfs, whose root cannot be unmounted.
+func moveRoot(dir string) error {
+	return errors.Join(
+		unix.Chdir(dir),
+		unix.Mount(".", "/", "", unix.MS_MOVE, ""),
+		unix.Chroot("."),
+		unix.Chdir("/"))
+}
+
+func (m mount) create() error {
+	if err := os.MkdirAll(m.target, 0o755); err != nil {
+		return err
+	}
+	err := unix.Mount(m.kind, m.target, m.kind, m.flags, m.data)
+	if errors.Is(err, unix.ENODEV) && optional(m.kind) {
+		return nil
+	}
+	return err
+}
+
+func populateDev() error {
+	for _, n := range nodes() {
+		path := "/dev/" + n.name
+		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(n.major, n.minor))); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if err := unix.Chmod(path, 0o666); err != nil { // past the umask
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	for name, target := range links() {
+		if err := os.Symlink(target, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write replaces the file. It never opens what is there, which may be a link or a pipe.
+func (f File) write() error {
+	fresh := f.Path + ".cvm"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := os.MkdirAll("/etc", 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(fresh, []byte(f.Text), 0o644); err != nil {
+		return err
+	}
+	err := os.Rename(fresh, f.Path)
+	if err == nil {
+		return nil
+	}
+	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
+}

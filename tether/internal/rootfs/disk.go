@@ -1,0 +1,137 @@
+// Package rootfs finds and mounts the root disk and makes the container's root of it.
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// FileSystem is what every root disk is formatted with.
+const FileSystem = "ext4"
+
+// DiskWait is how long the kernel may take to find a root disk that exists.
+const DiskWait = 10 * time.Second
+
+// Options of ext4, ext4(5). noinit_itable: the blank disk leaves its inode tables to be zeroed by the kernel in the background,
+// which would fill every delta with them for nothing.
+const (
+	// DurableOptions are for a container's disk.
+	DurableOptions = "noinit_itable,errors=remount-ro"
+	// ScratchOptions are for a disk that is thrown away when anything fails before its last sync.
+	ScratchOptions = "noinit_itable,errors=remount-ro,nobarrier,data=writeback,nodelalloc"
+)
+
+// Disk is a whole block device.
+type Disk struct{ Path string }
+
+// WaitDisk finds the root disk, waiting for the kernel to find it until ctx ends.
+func WaitDisk(ctx context.Context) (Disk, error) {
+	// The socket first, then the look: so no announcement falls between.
+	events, err := listenUevents()
+	if err != nil {
+		return Disk{}, err
+	}
+	defer unix.Close(events)
+	for {
+		names, err := listDisks("/sys/block")
+		if err != nil {
+			return Disk{}, err
+		}
+		if len(names) > 0 {
+			return Disk{Path: "/dev/" + names[0]}, nil
+		}
+		if err := waitUevent(ctx, events); err != nil {
+			return Disk{}, fmt.Errorf("cannot find root disk: the machine has none: %w", err)
+		}
+	}
+}
+
+// listDisks returns the names of whole disks: virtio's first, then by name.
+func listDisks(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list disks: %w", err)
+	}
+	var names []string
+	for _, kind := range []string{"vd", "sd", "nvme"} {
+		for _, e := range entries { // sorted by name
+			if strings.HasPrefix(e.Name(), kind) && !slices.Contains(names, e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names, nil
+}
+
+// listenUevents opens the kernel's announcements of devices: netlink(7), NETLINK_KOBJECT_UEVENT, group 1.
+func listenUevents() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return -1, fmt.Errorf("cannot listen for devices: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("cannot listen for devices: %w", err)
+	}
+	return fd, nil
+}
+
+// waitUevent waits for any announcement.
+func waitUevent(ctx context.Context, fd int) error {
+	wait := time.Hour
+	if deadline, ok := ctx.Deadline(); ok {
+		wait = time.Until(deadline)
+	}
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, wait.Milliseconds())))
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return os.ErrDeadlineExceeded
+	}
+	var message [8 << 10]byte
+	_, _, err = unix.Recvfrom(fd, message[:], unix.MSG_DONTWAIT)
+	return err
+}
+
+// Reread forgets what the kernel has cached of the disk, whose content the host may have replaced.
+func (d Disk) Reread() error {
+	return d.with(func(fd int) error { return unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0) }, "re-read")
+}
+
+// Flush has the disk make all that was written durable.
+func (d Disk) Flush() error { return d.with(unix.Fsync, "flush") }
+
+func (d Disk) with(f func(fd int) error, doing string) error {
+	fd, err := unix.Open(d.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		defer unix.Close(fd)
+		err = f(fd)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot %s disk %s: %w", doing, d.Path, err)
+	}
+	return nil
+}
+
+// Mount mounts the disk on dir, which is made if missing.
+func (d Disk) Mount(dir string, flags uintptr, options string) error {
+	if err := os.MkdirAll(filepath.Clean(dir), 0o755); err != nil {
+		return fmt.Errorf("cannot mount root disk: %w", err)
+	}
+	if err := unix.Mount(d.Path, dir, FileSystem, flags, options); err != nil {
+		return fmt.Errorf("cannot mount root disk %s: %w", d.Path, err)
+	}
+	return nil
+}
