@@ -1,0 +1,204 @@
+package process
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+const (
+	// maxSessions is how many processes the link may have running at a time, the main one included.
+	maxSessions = 512
+	// maxEnded and maxEndedMemory bound the sessions that are kept for late readers, in number and in bytes of output.
+	maxEnded       = 64
+	maxEndedMemory = 8 << 20
+	// promiseWait is how long output waits for a reader that was promised and does not come.
+	promiseWait = 30 * time.Second
+)
+
+var (
+	// ErrExists says that a session's name is taken.
+	ErrExists = errors.New("a session of this name exists")
+	// ErrBusy says that too many sessions run.
+	ErrBusy = errors.New("too many sessions run")
+)
+
+// Container starts processes in a Space and keeps their sessions.
+type Container struct {
+	space    *Space
+	reaper   *Reaper
+	hostname string
+	pts      int // directory of the container's devpts
+	oom      oomWatch
+
+	mu       sync.Mutex
+	first    string              // session of PID 1
+	sessions map[string]*Session // nil: being started
+	ended    []*Session          // oldest first
+}
+
+// NewContainer takes charge of space, whose root must have a devpts on /dev/pts.
+func NewContainer(space *Space, reaper *Reaper, hostname string) (*Container, error) {
+	c := &Container{space: space, reaper: reaper, hostname: hostname, sessions: map[string]*Session{}}
+	return c, space.Do(func() (err error) {
+		c.pts, err = unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot open terminals of the container: %w", err)
+		}
+		return nil
+	})
+}
+
+// Options say who will read a process's output.
+type Options struct {
+	// HoldStdout and HoldStderr promise a reader: output waits for it rather than being overwritten.
+	HoldStdout, HoldStderr bool
+}
+
+// Start runs p as the session id. The first process of a Container is PID 1 of its namespace; when that fails or ends,
+// no other can start. The error is an *Error where the
+// process's description is at fault, ErrExists, ErrBusy, or ErrEnded without a PID 1.
+func (c *Container) Start(id string, p *tetherv1.Process, o Options) (*Session, error) {
+	if err := c.claim(id); err != nil {
+		return nil, err
+	}
+	session, err := c.launch(id, p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		delete(c.sessions, id)
+		return nil, err
+	}
+	c.sessions[id] = session
+	if o.HoldStdout {
+		session.promise(promiseWait, session.Stdout)
+	}
+	if o.HoldStderr {
+		session.promise(promiseWait, session.Stderr)
+	}
+	go func() {
+		session.watch()
+		c.retire(session)
+	}()
+	return session, nil
+}
+
+func (c *Container) claim(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, taken := c.sessions[id]; taken {
+		return ErrExists
+	}
+	if c.first == "" {
+		c.first = id
+	} else if s := c.sessions[c.first]; s == nil || s.ended() {
+		return ErrEnded
+	}
+	if len(c.sessions)-len(c.ended) >= maxSessions {
+		return ErrBusy
+	}
+	c.sessions[id] = nil
+	return nil
+}
+
+func (c *Container) launch(id string, p *tetherv1.Process) (*Session, error) {
+	var session *Session
+	err := c.space.Do(func() (err error) {
+		session, err = c.start(id, p)
+		return err
+	})
+	return session, err
+}
+
+// start runs in the Space.
+func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
+	defer unix.Chdir("/")
+	l, err := prepare(p, c.hostname)
+	if err != nil {
+		return nil, err
+	}
+	streams, err := c.open(p, l.account)
+	if err != nil {
+		return nil, err
+	}
+	first := id == c.first
+	l.traced = first || len(l.limits) > 0
+	child, err := c.reaper.start(func() (int, error) { return l.fork(streams.child) })
+	streams.closeChild()
+	if err == nil {
+		err = l.release(child, func() error {
+			if !first {
+				return nil
+			}
+			return mountProc(c.reaper)
+		})
+	}
+	if err != nil {
+		streams.closeOurs()
+		return nil, err
+	}
+	return newSession(id, child, c.reaper, streams, &c.oom), nil
+}
+
+func (c *Container) open(p *tetherv1.Process, owner account) (*stdio, error) {
+	if p.Tty {
+		return openTerminal(c.pts, p.Window, p.Stdin, owner)
+	}
+	return openPipes(p.Stdin, owner)
+}
+
+// retire keeps an ended session for a while; the newest always.
+func (c *Container) retire(s *Session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.ID == c.first {
+		return // it stays as long as the machine
+	}
+	c.ended = append(c.ended, s)
+	memory := 0
+	for i, old := range slices.Backward(c.ended) {
+		memory += old.memory()
+		if kept := len(c.ended) - i; kept > 1 && (kept > maxEnded || memory > maxEndedMemory) {
+			for _, gone := range c.ended[:i+1] {
+				delete(c.sessions, gone.ID)
+			}
+			c.ended = slices.Delete(c.ended, 0, i+1)
+			return
+		}
+	}
+}
+
+// Session finds a session, also one that ended lately.
+func (c *Container) Session(id string) (*Session, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.sessions[id]
+	return s, s != nil
+}
+
+// Sessions lists the names of the sessions that exist, sorted.
+func (c *Container) Sessions() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for id, s := range c.sessions {
+		if s != nil {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, cmp.Compare[string])
+	return ids
+}
+
+// Close leaves the container's namespaces.
+func (c *Container) Close() {
+	_ = unix.Close(c.pts)
+	c.space.Close()
+}

@@ -1,0 +1,158 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// tick is the unit of times in /proc/PID/stat: USER_HZ is 100 on every Linux of this architecture.
+const tick = 10 * time.Millisecond
+
+// List tells of the container's processes as the tether's /proc shows them: no tool of the image is needed.
+func (c *Container) List() ([]*tetherv1.ProcessInfo, error) {
+	var known accounts
+	if err := c.space.Do(func() (err error) { known, err = readAccounts(); return err }); err != nil {
+		known = accounts{} // numbers then
+	}
+	booted := bootTime()
+	inside := map[int32]int32{} // PID here to PID in the container
+	var list []*tetherv1.ProcessInfo
+	err := eachInside(func(outer, inner int32, status string) {
+		p, err := readProcess(outer)
+		if err != nil {
+			return // it has ended
+		}
+		inside[outer] = inner
+		p.Pid = inner
+		p.User = known.userName(parseID(firstField(statusLine(status, "Uid"))))
+		p.StartUnixNano += booted.UnixNano()
+		list = append(list, p)
+	})
+	for _, p := range list {
+		p.Ppid = inside[p.Ppid]
+	}
+	return list, err
+}
+
+// SignalAll sends sig to every process of the container.
+func (c *Container) SignalAll(sig unix.Signal) error {
+	var failed error
+	err := eachInside(func(outer, _ int32, _ string) {
+		if err := unix.Kill(int(outer), sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			failed = err
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+// eachInside calls f with the processes that live in a PID namespace below the tether's: their PIDs in the tether's
+// namespace and in the one right below it, and their /proc/PID/status.
+func eachInside(f func(outer, inner int32, status string)) error {
+	own, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	depth := len(strings.Fields(statusLine(string(own), "NSpid")))
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		pid, err := strconv.ParseInt(name, 10, 32)
+		if err != nil {
+			continue
+		}
+		status, err := os.ReadFile("/proc/" + name + "/status")
+		if err != nil {
+			continue // it has ended
+		}
+		if pids := strings.Fields(statusLine(string(status), "NSpid")); len(pids) > depth {
+			inner, _ := strconv.ParseInt(pids[depth], 10, 32)
+			f(int32(pid), int32(inner), string(status))
+		}
+	}
+	return nil
+}
+
+// statusLine is the value of a line of /proc/PID/status.
+func statusLine(status, key string) string {
+	_, after, _ := strings.Cut("\n"+status, "\n"+key+":")
+	value, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(value)
+}
+
+func firstField(s string) string {
+	first, _, _ := strings.Cut(s, "\t")
+	return first
+}
+
+func readProcess(pid int32) (*tetherv1.ProcessInfo, error) {
+	dir := "/proc/" + strconv.Itoa(int(pid))
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return nil, err
+	}
+	p, err := parseStat(string(stat))
+	if err != nil {
+		return nil, err
+	}
+	args, err := os.ReadFile(dir + "/cmdline")
+	if err == nil && len(args) > 0 {
+		p.Command = string(bytes.TrimSpace(bytes.ReplaceAll(args, []byte{0}, []byte{' '})))
+	}
+	return p, nil
+}
+
+// parseStat decodes /proc/PID/stat, proc_pid_stat(5). Ppid is the parent's PID here; StartUnixNano counts from boot; Command is
+// the name in brackets, as for a process that shows no arguments.
+func parseStat(text string) (*tetherv1.ProcessInfo, error) {
+	open, shut := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
+	if open < 0 || shut < open {
+		return nil, errors.New("malformed /proc/PID/stat")
+	}
+	f := strings.Fields(text[shut+1:]) // f[i] is field i+3 of the manual
+	if len(f) < 22 {
+		return nil, errors.New("short /proc/PID/stat")
+	}
+	number := func(i int) uint64 { n, _ := strconv.ParseUint(f[i-3], 10, 64); return n }
+	return &tetherv1.ProcessInfo{
+		Ppid:          int32(number(4)),
+		State:         f[0],
+		Tty:           terminalName(number(7)),
+		CpuTicks:      number(14) + number(15),
+		StartUnixNano: int64(number(22)) * int64(tick),
+		ResidentBytes: number(24) * uint64(os.Getpagesize()),
+		Command:       "[" + text[open+1:shut] + "]",
+	}, nil
+}
+
+// terminalName names the device of tty_nr: pseudo-terminals have the major numbers 136 to 143 (Linux, devices.txt).
+func terminalName(nr uint64) string {
+	major, minor := nr>>8&0xfff, nr&0xff|nr>>12&0xfff00
+	if major < 136 || major > 143 {
+		return ""
+	}
+	return "pts/" + strconv.FormatUint((major-136)<<8|minor, 10)
+}
+
+// bootTime is when the machine's boot clock began, by today's wall clock.
+func bootTime() time.Time {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(ts.Nano()))
+}

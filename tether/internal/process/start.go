@@ -1,0 +1,145 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// launch is a process that is ready to start. Its methods run in the Space.
+type launch struct {
+	program string
+	args    []string
+	env     []string
+	account account
+	limits  []limit
+	tty     bool
+	traced  bool // stop before the first instruction, see release
+}
+
+// prepare finds everything that p names in the root of the calling thread and changes into its working directory, as
+// root: like Docker, the process may start in a directory that its user could not enter.
+func prepare(p *tetherv1.Process, hostname string) (l launch, err error) {
+	if len(p.Args) == 0 || p.Args[0] == "" {
+		return l, failure(tetherv1.Failure_NOT_FOUND, "no command specified")
+	}
+	known, err := readAccounts()
+	if err != nil {
+		return l, err
+	}
+	if l.account, err = known.resolve(p.User, p.Groups); err != nil {
+		return l, err
+	}
+	if l.limits, err = limits(p.Rlimits); err != nil {
+		return l, err
+	}
+	l.env = environment(p.Env, hostname, l.account.home, p.Tty)
+	l.args, l.tty = p.Args, p.Tty
+	if err := enterCwd(cleanCwd(p.Cwd)); err != nil {
+		return l, err
+	}
+	l.program, err = lookup(p.Args[0], lookupEnv(l.env, "PATH"))
+	return l, err
+}
+
+// enterCwd changes into dir and makes it first if it is missing.
+func enterCwd(dir string) error {
+	err := unix.Chdir(dir)
+	if errors.Is(err, unix.ENOENT) {
+		if err = os.MkdirAll(dir, 0o755); err == nil {
+			err = unix.Chdir(dir)
+		}
+	}
+	if err != nil {
+		return failure(tetherv1.Failure_BAD_CWD, "chdir to cwd (%q) failed: %w", dir, plain(err))
+	}
+	return nil
+}
+
+// plain is the system's error without the path that os adds.
+func plain(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// fork starts the process on the streams.
+func (l launch) fork(files [3]int) (int, error) {
+	attr := &syscall.ProcAttr{
+		Env:   l.env,
+		Files: []uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Setctty:    l.tty,
+			Credential: &syscall.Credential{Uid: l.account.uid, Gid: l.account.gid, Groups: l.account.groups},
+			Ptrace:     l.traced,
+		},
+	}
+	pid, err := syscall.ForkExec(l.program, l.args, attr)
+	if err != nil {
+		return 0, execFailure(l.program, err)
+	}
+	return pid, nil
+}
+
+// limit is a resource limit to set.
+type limit struct {
+	resource int
+	value    unix.Rlimit
+}
+
+// limits decodes rlimits. Names are those of setrlimit(2).
+func limits(list []*tetherv1.Rlimit) ([]limit, error) {
+	resources := map[string]int{
+		"as": unix.RLIMIT_AS, "core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA,
+		"fsize": unix.RLIMIT_FSIZE, "locks": unix.RLIMIT_LOCKS, "memlock": unix.RLIMIT_MEMLOCK,
+		"msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE, "nofile": unix.RLIMIT_NOFILE,
+		"nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO,
+		"rttime": unix.RLIMIT_RTTIME, "sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
+	}
+	var all []limit
+	for _, r := range list {
+		resource, ok := resources[strings.ToLower(r.Name)]
+		if !ok {
+			return nil, fmt.Errorf("unknown resource limit %q", r.Name)
+		}
+		if r.Soft > r.Hard {
+			return nil, fmt.Errorf("resource limit %s: soft limit %d exceeds hard limit %d", r.Name, r.Soft, r.Hard)
+		}
+		all = append(all, limit{resource, unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
+	}
+	return all, nil
+}
+
+// release readies a traced child that has just executed its program, and lets it go. Limits set on the tether around the
+// fork would hit the tether; set on a running child they would come late. It must run on the thread that forked.
+func (l launch) release(c *child, ready func() error) error {
+	if !l.traced {
+		return nil
+	}
+	ws := <-c.events // the kernel stops a traced child at its exec, and reports its end if that comes first
+	if !ws.Stopped() {
+		c.events <- ws
+		return nil
+	}
+	err := ready()
+	for _, lim := range l.limits {
+		if err == nil {
+			err = unix.Prlimit(c.pid, lim.resource, &lim.value, nil)
+		}
+	}
+	if err != nil {
+		_ = unix.Kill(c.pid, unix.SIGKILL)
+		err = fmt.Errorf("cannot set up process: %w", err)
+	}
+	_ = unix.PtraceDetach(c.pid)
+	return err
+}
