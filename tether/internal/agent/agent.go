@@ -1,0 +1,267 @@
+// Package agent serves the link: what hosts ask of a running tether.
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/containervm/containervm/tether/internal/process"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// maxConns is how many link sessions are served at a time.
+const maxConns = 64
+
+// Config is what an Agent serves.
+type Config struct {
+	// Version is the tether's, for Info; Phase is the boot phase reached, Status that of the main process.
+	Version string
+	Phase   func() string
+	Status  func() *tetherv1.Status
+	// Container is nil in a machine that runs none.
+	Container *process.Container
+	// Unpacker is nil in a machine that unpacks nothing.
+	Unpacker *Unpacker
+	// Stop begins to end the machine; grace is negative for none.
+	Stop func(sig unix.Signal, grace time.Duration) error
+	Log  *slog.Logger
+}
+
+// Agent implements link.Handler. Its methods may be called by several goroutines.
+type Agent struct {
+	Config
+	calls sync.WaitGroup // answers that are owed to hosts
+}
+
+// New returns an agent.
+func New(c Config) *Agent { return &Agent{Config: c} }
+
+var _ link.Handler = (*Agent)(nil)
+
+// Serve serves the connections of l, which it owns, until ctx ends; no goroutine of it is left then.
+func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer l.Close()
+	slots := make(chan struct{}, maxConns)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	for {
+		slots <- struct{}{}
+		conn, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		conns.Go(func() {
+			defer func() { <-slots }()
+			if err := link.Serve(ctx, conn, a, a.Log); err != nil {
+				a.Log.Warn("link session ended", "err", err)
+			}
+		})
+	}
+}
+
+// Drain waits, at most until ctx ends, for answers that are being given.
+func (a *Agent) Drain(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		a.calls.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// Info says who answers.
+func (a *Agent) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoResponse, error) {
+	r := &tetherv1.InfoResponse{Version: a.Version, Phase: a.Phase(), Status: a.Status(), UnixNano: time.Now().UnixNano()}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err == nil {
+		r.Kernel = unix.ByteSliceToString(name.Release[:])
+	}
+	if a.Container != nil {
+		r.Sessions = a.Container.Sessions()
+	}
+	return r, nil
+}
+
+// Exec starts a process beside the main one.
+func (a *Agent) Exec(_ context.Context, r *tetherv1.ExecRequest) (*tetherv1.ExecResponse, error) {
+	if a.Container == nil {
+		return nil, errNoContainer()
+	}
+	if !link.ValidSession(r.Session) {
+		return nil, status.Errorf(codes.InvalidArgument, "malformed session name %.80q", r.Session)
+	}
+	if r.Process == nil {
+		return nil, status.Error(codes.InvalidArgument, "no process given")
+	}
+	s, err := a.Container.Start(r.Session, r.Process, process.Options{HoldStdout: r.AttachStdout, HoldStderr: r.AttachStderr})
+	switch {
+	case err == nil:
+		return &tetherv1.ExecResponse{Pid: int32(s.PID)}, nil
+	case errors.Is(err, process.ErrExists):
+		return nil, status.Errorf(codes.AlreadyExists, "session %s exists", r.Session)
+	case errors.Is(err, process.ErrBusy):
+		return nil, status.Error(codes.ResourceExhausted, err.Error())
+	default:
+		return &tetherv1.ExecResponse{Failure: process.Failure(err)}, nil
+	}
+}
+
+// Wait waits for a session's end.
+func (a *Agent) Wait(ctx context.Context, r *tetherv1.WaitRequest) (*tetherv1.WaitResponse, error) {
+	s, err := a.session(r.Session)
+	if err != nil {
+		return nil, err
+	}
+	a.calls.Add(1)
+	defer a.calls.Done()
+	exit, err := s.Wait(ctx)
+	if err != nil {
+		return nil, status.FromContextError(err).Err()
+	}
+	return &tetherv1.WaitResponse{Exit: exit}, nil
+}
+
+// Signal signals a session's process, or all of the container's.
+func (a *Agent) Signal(_ context.Context, r *tetherv1.SignalRequest) (*tetherv1.SignalResponse, error) {
+	const lastSignal = 64 // SIGRTMAX
+	if r.Signal < 1 || r.Signal > lastSignal {
+		return nil, status.Errorf(codes.InvalidArgument, "no such signal: %d", r.Signal)
+	}
+	s, err := a.session(r.Session)
+	if err != nil {
+		return nil, err
+	}
+	if r.All {
+		err = a.Container.SignalAll(unix.Signal(r.Signal))
+	} else {
+		err = s.Signal(unix.Signal(r.Signal))
+	}
+	return &tetherv1.SignalResponse{}, sessionError(err)
+}
+
+// Resize sets the size of a session's terminal.
+func (a *Agent) Resize(_ context.Context, r *tetherv1.ResizeRequest) (*tetherv1.ResizeResponse, error) {
+	s, err := a.session(r.Session)
+	if err != nil {
+		return nil, err
+	}
+	if r.Window == nil {
+		return nil, status.Error(codes.InvalidArgument, "no window given")
+	}
+	return &tetherv1.ResizeResponse{}, sessionError(s.Resize(r.Window))
+}
+
+// Processes lists the container's processes.
+func (a *Agent) Processes(context.Context, *tetherv1.ProcessesRequest) (*tetherv1.ProcessesResponse, error) {
+	if a.Container == nil {
+		return nil, errNoContainer()
+	}
+	list, err := a.Container.List()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "cannot list processes: %v", err)
+	}
+	return &tetherv1.ProcessesResponse{Processes: list}, nil
+}
+
+// Stop ends the machine in order.
+func (a *Agent) Stop(_ context.Context, r *tetherv1.StopRequest) (*tetherv1.StopResponse, error) {
+	grace := time.Duration(r.GraceSeconds) * time.Second
+	if r.NoGraceLimit {
+		grace = -1
+	}
+	return &tetherv1.StopResponse{}, sessionError(a.Config.Stop(unix.Signal(r.Signal), grace))
+}
+
+// Unpack extracts a layer.
+func (a *Agent) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv1.UnpackResponse, error) {
+	if a.Unpacker == nil {
+		return nil, status.Error(codes.FailedPrecondition, "this machine runs a container: it unpacks no layers")
+	}
+	a.calls.Add(1)
+	defer a.calls.Done()
+	return a.Unpacker.Unpack(ctx, r)
+}
+
+// OpenOutput reads a session's output.
+func (a *Agent) OpenOutput(_ context.Context, id string, stream link.RecordStream, offset int64) (io.ReadCloser, int64, int64, error) {
+	s, err := a.session(id)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	ring := s.Stdout
+	if stream == link.StreamStderr {
+		ring = s.Stderr
+	}
+	r, err := s.Output(ring, offset)
+	if err != nil {
+		return nil, 0, 0, status.Error(codes.OutOfRange, err.Error())
+	}
+	return r, r.First(), r.Dropped(), nil
+}
+
+// OpenInput writes to a session's stdin.
+func (a *Agent) OpenInput(ctx context.Context, id string) (io.WriteCloser, error) {
+	s, err := a.session(id)
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.Input(ctx)
+	return in, sessionError(err)
+}
+
+// Upload hands a layer to Unpack.
+func (a *Agent) Upload(ctx context.Context, id string, r io.Reader) error {
+	if a.Unpacker == nil {
+		return status.Error(codes.FailedPrecondition, "this machine runs a container: it takes no layers")
+	}
+	return a.Unpacker.Upload(ctx, id, r)
+}
+
+func (a *Agent) session(id string) (*process.Session, error) {
+	if a.Container == nil {
+		return nil, errNoContainer()
+	}
+	if s, ok := a.Container.Session(id); ok {
+		return s, nil
+	}
+	return nil, status.Errorf(codes.NotFound, "no such session: %.80s", id)
+}
+
+func errNoContainer() error {
+	return status.Error(codes.FailedPrecondition, "this machine unpacks layers: it runs no container")
+}
+
+// sessionError is an error of a session as a status.
+func sessionError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, process.ErrEnded), errors.Is(err, process.ErrNoStdin), errors.Is(err, process.ErrNoTerminal):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.Is(err, unix.EINVAL):
+		return status.Error(codes.InvalidArgument, err.Error())
+	default:
+		return status.Error(codes.Internal, err.Error())
+	}
+}

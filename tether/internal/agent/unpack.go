@@ -1,0 +1,143 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/containervm/containervm/tether/internal/rootfs"
+	"github.com/containervm/containervm/tether/internal/unpack"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// uploadWait is how long an Unpack waits for its upload.
+const uploadWait = 30 * time.Second
+
+// Unpacker extracts layers to the root disk, one at a time. The host may change the disk between two of them.
+type Unpacker struct {
+	dir  string
+	busy chan struct{} // capacity 1: held while a layer is unpacked
+
+	mu      sync.Mutex
+	uploads map[string]chan upload
+}
+
+// upload is a byte stream on its way to an Unpack, which closes done.
+type upload struct {
+	r    io.Reader
+	done chan struct{}
+}
+
+// NewUnpacker returns an unpacker that mounts the root disk on dir.
+func NewUnpacker(dir string) *Unpacker {
+	return &Unpacker{dir: dir, busy: make(chan struct{}, 1), uploads: map[string]chan upload{}}
+}
+
+// meet is where the upload and the Unpack of an id find each other, whichever comes first.
+func (u *Unpacker) meet(id string) chan upload {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	ch, ok := u.uploads[id]
+	if !ok {
+		ch = make(chan upload)
+		u.uploads[id] = ch
+	}
+	return ch
+}
+
+func (u *Unpacker) forget(id string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.uploads, id)
+}
+
+// Upload offers r to the Unpack of id and returns when that has ended.
+func (u *Unpacker) Upload(ctx context.Context, id string, r io.Reader) error {
+	defer u.forget(id)
+	up := upload{r: r, done: make(chan struct{})}
+	select {
+	case u.meet(id) <- up:
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	select {
+	case <-up.done:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// Unpack extracts the layer that comes by the upload of the request's id, and leaves the disk unmounted and durable.
+func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv1.UnpackResponse, error) {
+	select {
+	case u.busy <- struct{}{}:
+		defer func() { <-u.busy }()
+	default:
+		return nil, status.Error(codes.FailedPrecondition, "another layer is being unpacked")
+	}
+	wait, cancel := context.WithTimeout(ctx, uploadWait)
+	defer cancel()
+	defer u.forget(r.Upload)
+	select {
+	case up := <-u.meet(r.Upload):
+		defer close(up.done)
+		return u.extract(ctx, up.r, unpack.Limits{MaxBytes: r.MaxBytes, MaxEntries: r.MaxEntries})
+	case <-wait.Done():
+		return nil, status.Errorf(codes.DeadlineExceeded, "the upload %s did not come", r.Upload)
+	}
+}
+
+func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limits) (*tetherv1.UnpackResponse, error) {
+	begun := time.Now()
+	disk, err := u.mount(ctx)
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	result, err := unpack.Layer(ctx, u.dir, r, limits)
+	if uerr := unix.Unmount(u.dir, 0); uerr != nil {
+		err = errors.Join(err, uerr, unix.Unmount(u.dir, unix.MNT_DETACH))
+	}
+	if err == nil {
+		err = disk.Flush()
+	}
+	if err != nil {
+		return nil, status.Errorf(unpackCode(err), "cannot unpack layer: %v", err)
+	}
+	return &tetherv1.UnpackResponse{
+		Entries: result.Entries, Bytes: result.Bytes, Micros: uint64(time.Since(begun).Microseconds()),
+	}, nil
+}
+
+func (u *Unpacker) mount(ctx context.Context) (rootfs.Disk, error) {
+	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
+	defer cancel()
+	disk, err := rootfs.WaitDisk(ctx)
+	if err != nil {
+		return disk, err
+	}
+	if err := disk.Reread(); err != nil {
+		return disk, err
+	}
+	return disk, disk.Mount(u.dir, unix.MS_NOATIME, rootfs.ScratchOptions)
+}
+
+// unpackCode tells a layer at fault from a machine at fault.
+func unpackCode(err error) codes.Code {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return codes.ResourceExhausted
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
+		return codes.Internal
+	default:
+		return codes.InvalidArgument
+	}
+}
