@@ -1,0 +1,253 @@
+package vsock
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+)
+
+// Bounds on what a guest can make the host hold.
+const (
+	// MaxConns is how many connections one guest may have, both ways together.
+	MaxConns = 1024
+	// maxBacklog is how many connections may wait in one listener's queue.
+	maxBacklog = 128
+	// maxPending is how many packets may wait for the guest's buffers before the host stops to read what the guest
+	// sends, so that a guest that gives no buffers cannot pile up answers.
+	maxPending = 256
+	// bufAlloc is the size of a connection's receive buffer, in bytes; it is allocated as it fills. Linux's own
+	// default (VIRTIO_VSOCK_DEFAULT_BUFFER_SIZE).
+	bufAlloc = 256 << 10
+	// firstPort is where the host's own port numbers begin when it dials.
+	firstPort = 1 << 30
+)
+
+// Device is the host's end of one guest's vsock, played in user space. The backend (vhost.go) tells it where the rings
+// lie and when they may be touched, and passes on the guest's kicks.
+//
+// Two locks: in.mu is held while the guest's packets are read, mu guards everything else, and when both are held in.mu
+// was taken first. There is no goroutine for sending: who writes to a connection puts its bytes into the guest's
+// buffers itself.
+type Device struct {
+	log *slog.Logger
+	in  inbound
+
+	mu        sync.Mutex
+	out       outbound
+	cid       uint64 // the guest's
+	closed    bool
+	conns     map[connKey]*stream
+	listeners map[uint32]*listener
+	lastPort  uint32
+}
+
+type connKey struct{ local, peer uint32 }
+
+// Queues of virtio-vsock as vhost numbers them (virtio 1.2, 5.10.2).
+const (
+	queueOut = 0 // "rx": host to guest
+	queueIn  = 1 // "tx": guest to host
+)
+
+// queue is what the backend knows of a ring when it starts the device.
+type queue struct {
+	num       uint32
+	addrs     ringAddrs
+	base      uint16
+	interrupt func() // tells the guest of used buffers
+}
+
+var _ Transport = (*Device)(nil)
+
+// NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once.
+func NewDevice(log *slog.Logger) *Device {
+	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort}
+	d.out.starved = map[*stream]struct{}{}
+	d.out.space.L = &d.mu
+	return d
+}
+
+// start lets the device work on the rings, of which the backend has to kick both. It goes on with the connections it
+// had: the guest may only have been paused.
+func (d *Device) start(cid uint32, mem memory, rs regions, queues [2]queue) error {
+	out, err := newRing(mem, queues[queueOut])
+	if err != nil {
+		return err
+	}
+	in, err := newRing(mem, queues[queueIn])
+	if err != nil {
+		return err
+	}
+	d.in.mu.Lock()
+	d.mu.Lock()
+	d.cid = uint64(cid)
+	d.out.ring, d.out.regions = out, rs
+	d.in.ring, d.in.regions = in, rs
+	d.mu.Unlock()
+	d.in.mu.Unlock()
+	return nil
+}
+
+// stop returns when no ring is touched any more, with the next available entry of each. ok is false when the device was
+// not running.
+func (d *Device) stop() (bases [2]uint16, ok bool) {
+	d.mu.Lock()
+	if ok = d.out.ring != nil; ok {
+		bases[queueOut] = d.out.ring.next
+	}
+	d.out.ring = nil
+	d.out.space.Broadcast()
+	d.mu.Unlock()
+	d.in.mu.Lock()
+	defer d.in.mu.Unlock()
+	if d.in.ring != nil {
+		bases[queueIn] = d.in.ring.next
+	}
+	d.in.ring = nil
+	return bases, ok
+}
+
+// setRegions replaces the memory table.
+func (d *Device) setRegions(rs regions) {
+	d.in.mu.Lock()
+	defer d.in.mu.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.in.regions, d.out.regions = rs, rs
+}
+
+// fail stops the use of rings that the guest has spoilt; a reset of the guest makes new ones. The caller holds mu.
+func (d *Device) fail(err error) {
+	if d.out.ring == nil {
+		return
+	}
+	d.log.Error("vsock stopped until the guest restarts its driver", "err", err)
+	d.out.ring = nil
+	d.out.space.Broadcast()
+	d.endAll()
+}
+
+// Reset ends every connection: the guest's kernel has been started anew and knows nothing of them.
+func (d *Device) Reset() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.endAll()
+}
+
+// Close ends every connection and listener. What was received can still be read.
+func (d *Device) Close() error {
+	d.stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	d.endAll()
+	for _, l := range d.listeners {
+		l.shut()
+	}
+	return nil
+}
+
+func (d *Device) endAll() {
+	for _, s := range d.conns {
+		s.end(syscall.ECONNRESET)
+	}
+	d.out.pending = nil
+	d.out.space.Broadcast()
+}
+
+// Listen implements Transport.
+func (d *Device) Listen(port uint32) (net.Listener, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, net.ErrClosed
+	}
+	if d.listeners[port] != nil {
+		return nil, fmt.Errorf("cannot listen on vsock port %d: %w", port, ErrPortInUse)
+	}
+	l := &listener{dev: d, port: port, queue: make(chan *stream, maxBacklog), done: make(chan struct{})}
+	d.listeners[port] = l
+	return l, nil
+}
+
+// Dial implements Transport. The error is ECONNREFUSED when nobody listens in the guest.
+func (d *Device) Dial(ctx context.Context, port uint32) (Conn, error) {
+	s, err := d.dial(ctx, port)
+	if err != nil {
+		return nil, fmt.Errorf("cannot dial vsock port %d: %w", port, err)
+	}
+	return s, nil
+}
+
+func (d *Device) dial(ctx context.Context, port uint32) (*stream, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, net.ErrClosed
+	}
+	if len(d.conns) >= MaxConns {
+		return nil, ErrTooManyConns
+	}
+	s := d.add(connKey{local: d.freePort(port), peer: port})
+	s.send(opRequest, 0)
+	d.flush()
+	stop := context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		s.writable.Broadcast()
+	})
+	defer stop()
+	for !s.established && s.err == nil && ctx.Err() == nil {
+		s.writable.Wait()
+	}
+	switch {
+	case s.established: // if the guest has already closed it again, the first Read tells
+		return s, nil
+	case s.err != nil:
+		return nil, s.err
+	}
+	s.abort(context.Cause(ctx))
+	d.flush()
+	return nil, context.Cause(ctx)
+}
+
+// freePort is a port of the host with which no connection to the guest's port exists.
+func (d *Device) freePort(peer uint32) uint32 {
+	for {
+		if d.lastPort++; d.lastPort == 1<<32-1 {
+			d.lastPort = firstPort
+		}
+		if d.conns[connKey{d.lastPort, peer}] == nil {
+			return d.lastPort
+		}
+	}
+}
+
+func (d *Device) add(k connKey) *stream {
+	s := &stream{dev: d, key: k}
+	s.readable.L, s.writable.L = &d.mu, &d.mu
+	d.conns[k] = s
+	return s
+}
+
+// accept answers a guest's request for a connection.
+func (d *Device) accept(k connKey, h header) {
+	l := d.listeners[k.local]
+	if l == nil || len(l.queue) == cap(l.queue) || len(d.conns) >= MaxConns {
+		d.refuse(k)
+		return
+	}
+	s := d.add(k)
+	s.established = true
+	s.credit(h)
+	s.send(opResponse, 0)
+	l.queue <- s // has room, and only we send, under mu
+}
+
+// refuse answers a packet that belongs to no connection.
+func (d *Device) refuse(k connKey) {
+	d.post(packet{header: header{srcPort: k.local, dstPort: k.peer, op: opReset}})
+}

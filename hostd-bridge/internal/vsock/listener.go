@@ -1,0 +1,54 @@
+package vsock
+
+import (
+	"net"
+	"sync"
+	"syscall"
+)
+
+// listener is a port of the host on which the guest may connect.
+type listener struct {
+	dev   *Device
+	port  uint32
+	queue chan *stream
+	once  sync.Once
+	done  chan struct{}
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case s := <-l.queue:
+		return s, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener. Connections that nobody accepted are reset.
+func (l *listener) Close() error {
+	l.dev.mu.Lock()
+	defer l.dev.mu.Unlock()
+	if l.dev.listeners[l.port] == l {
+		delete(l.dev.listeners, l.port)
+	}
+	l.shut()
+	l.dev.flush()
+	return nil
+}
+
+// shut ends Accept. The caller holds the device's mu.
+func (l *listener) shut() {
+	l.once.Do(func() { close(l.done) })
+	for {
+		select {
+		case s := <-l.queue:
+			s.abort(syscall.ECONNRESET)
+		default:
+			return
+		}
+	}
+}
+
+// Addr implements net.Listener.
+func (l *listener) Addr() net.Addr { return Addr{HostCID, l.port} }
