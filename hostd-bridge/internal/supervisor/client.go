@@ -1,0 +1,264 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client speaks with the supervisor of one machine. Each operation has a connection of its own.
+type Client struct {
+	runDir string
+	pidfd  *os.File // the supervisor
+}
+
+// Launch starts program as the supervisor of a machine and returns when the machine runs. The supervisor is of a session
+// of its own and outlives the caller.
+func Launch(ctx context.Context, program string, cfg Config) (*Client, error) {
+	config, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	diary, err := os.Create(filepath.Join(cfg.RunDir, "supervisor.log"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
+	}
+	defer diary.Close()
+	cmd := exec.Command(program)
+	cmd.Dir, cmd.Stderr = cfg.RunDir, diary
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Stdin = bytes.NewReader(config)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() }) // QEMU dies with it
+	r, err := readResult(out)
+	stop()
+	go cmd.Wait() // reaps it, whenever it ends
+	if err != nil {
+		return nil, launchError(ctx, err, diary.Name())
+	}
+	if r.Error != "" {
+		return nil, errors.New(r.Error)
+	}
+	return Connect(ctx, cfg.RunDir)
+}
+
+func readResult(out io.Reader) (r Result, err error) {
+	err = json.NewDecoder(out).Decode(&r)
+	return r, err
+}
+
+// launchError explains why a supervisor said nothing.
+func launchError(ctx context.Context, err error, diary string) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("cannot start the machine: %w", context.Cause(ctx))
+	}
+	return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(diary, 2048))
+}
+
+// Connect finds the supervisor of the machine in runDir.
+func Connect(ctx context.Context, runDir string) (*Client, error) {
+	c := &Client{runDir: runDir}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	pid, err := peerPID(conn)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch the supervisor: %w", err)
+	}
+	c.pidfd = os.NewFile(uintptr(fd), "supervisor")
+	return c, nil
+}
+
+// Close lets go of the supervisor.
+func (c *Client) Close() error { return c.pidfd.Close() }
+
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
+	var conn net.Conn
+	err := withShortPath(socketPath(c.runDir), func(short string) (err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the machine's supervisor: %w", err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+// peerPID is the process that made the socket at the other end.
+func peerPID(c *net.UnixConn) (int, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	ctl := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(ctl, err); err != nil {
+		return 0, fmt.Errorf("cannot identify the supervisor: %w", err)
+	}
+	return int(cred.Pid), nil
+}
+
+// open makes a connection, sends the request and takes the reply. What follows the reply is still to be read.
+func (c *Client) open(ctx context.Context, r request) (*net.UnixConn, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	var answer reply
+	err = writeFrame(conn, r)
+	if err == nil {
+		err = readFrame(conn, &answer)
+	}
+	if !stop() {
+		err = context.Cause(ctx)
+	} else if err != nil {
+		err = fmt.Errorf("cannot %s: the machine's supervisor is gone: %w", r.Op, err)
+	} else {
+		err = answer.err()
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// do executes an operation that is over with its reply.
+func (c *Client) do(ctx context.Context, r request) error {
+	conn, err := c.open(ctx, r)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// SetGuestinfo changes what the guest reads; an empty value removes the key.
+func (c *Client) SetGuestinfo(ctx context.Context, kv map[string]string) error {
+	return c.do(ctx, request{Op: opSet, Set: kv})
+}
+
+// Dial connects to a vsock port of the guest. The connection closes by halves.
+func (c *Client) Dial(ctx context.Context, port uint32) (*net.UnixConn, error) {
+	return c.open(ctx, request{Op: opDial, Port: port})
+}
+
+// Log reads the log from a byte offset; with follow it goes on until the machine ends.
+func (c *Client) Log(ctx context.Context, from int64, follow bool) (*net.UnixConn, error) {
+	return c.open(ctx, request{Op: opLog, From: from, Follow: follow})
+}
+
+// Attach puts a disk into the empty root slot; Detach empties it.
+func (c *Client) Attach(ctx context.Context, path string) error {
+	return c.do(ctx, request{Op: opAttach, Path: path})
+}
+
+// Detach empties the root slot.
+func (c *Client) Detach(ctx context.Context) error { return c.do(ctx, request{Op: opDetach}) }
+
+// Pause stops the CPUs.
+func (c *Client) Pause(ctx context.Context) error { return c.do(ctx, request{Op: opPause}) }
+
+// Resume lets the CPUs go on.
+func (c *Client) Resume(ctx context.Context) error { return c.do(ctx, request{Op: opResume}) }
+
+// Reset restarts the guest.
+func (c *Client) Reset(ctx context.Context) error { return c.do(ctx, request{Op: opReset}) }
+
+// Kill ends the machine and returns when its processes are gone. A supervisor that does not answer is killed, and QEMU
+// with it.
+func (c *Client) Kill(ctx context.Context) error {
+	if err := c.do(ctx, request{Op: opKill}); err != nil {
+		err := unix.PidfdSendSignal(int(c.pidfd.Fd()), unix.SIGKILL, nil, 0)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("cannot kill the machine's supervisor: %w", err)
+		}
+	}
+	return AwaitEnd(ctx, c.runDir)
+}
+
+// Events calls each for every Event, beginning with all that the guest has set so far, until Exit or until conn, which
+// Subscribe returned, is closed.
+func Events(conn io.Reader, each func(Event)) error {
+	for {
+		var e Event
+		if err := readFrame(conn, &e); err != nil {
+			return err
+		}
+		each(e)
+		if e.Exit != nil {
+			return nil
+		}
+	}
+}
+
+// Subscribe begins to read the machine's events: pass what it returns to Events.
+func (c *Client) Subscribe(ctx context.Context) (io.ReadCloser, error) {
+	return c.open(ctx, request{Op: opEvents})
+}
+
+// AwaitEnd returns when no process of the machine in runDir exists any more.
+func AwaitEnd(ctx context.Context, runDir string) error {
+	f, err := os.Open(lockPath(runDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	free := make(chan error, 1)
+	go func() { // ends with the machine's processes, at the latest
+		defer f.Close()
+		free <- unix.Flock(int(f.Fd()), unix.LOCK_SH)
+	}()
+	select {
+	case err := <-free:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// LastReport reads exit.json of an ended machine. The error is os.ErrNotExist when its supervisor did not live to write
+// one.
+func LastReport(runDir string) (*Exit, error) {
+	b, err := os.ReadFile(exitPath(runDir))
+	if err != nil {
+		return nil, err
+	}
+	x := new(Exit)
+	if err := json.Unmarshal(b, x); err != nil {
+		return nil, fmt.Errorf("cannot read the machine's last report: %w", err)
+	}
+	return x, nil
+}
+
+// Existed reports whether a machine was ever started in runDir.
+func Existed(runDir string) bool {
+	_, err := os.Stat(lockPath(runDir))
+	return err == nil
+}

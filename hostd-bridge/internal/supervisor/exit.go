@@ -1,0 +1,105 @@
+package supervisor
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"github.com/containervm/containervm/tether/link"
+)
+
+// Bounds of what is read back of a machine's last words, in bytes.
+const (
+	consoleTail = 4 << 10  // kept in Exit
+	panicSearch = 64 << 10 // looked through for a kernel panic
+)
+
+// shutdown is the data of QMP's SHUTDOWN event (qapi/run-state.json).
+type shutdown struct {
+	Guest  bool   `json:"guest"`
+	Reason string `json:"reason"`
+}
+
+// ending is what is known when QEMU has ended.
+type ending struct {
+	killed   bool      // by us, on request
+	shutdown *shutdown // nil: QEMU announced none
+	waitErr  error
+	console  []byte // its end, at most panicSearch
+	stderr   string
+	guest    map[string]string
+}
+
+// exit judges how the machine ended.
+func (e ending) exit() Exit {
+	x := Exit{Guestinfo: e.guest, ConsoleTail: string(e.console[max(0, len(e.console)-consoleTail):])}
+	panicked := findPanic(e.console)
+	switch {
+	case e.killed:
+		x.Reason = "killed on request"
+	case finished(e.guest):
+		x.Orderly, x.Reason = true, "the container's process has ended"
+	case panicked != "":
+		x.Reason = "guest kernel panic: " + panicked
+	case e.shutdown != nil && e.shutdown.Guest:
+		x.Orderly, x.Reason = true, "the guest powered itself off ("+e.shutdown.Reason+")"
+	default:
+		x.Reason = e.died()
+	}
+	return x
+}
+
+// died says how QEMU went down by itself.
+func (e ending) died() string {
+	why := "QEMU ended without a reason"
+	var status *exec.ExitError
+	if errors.As(e.waitErr, &status) {
+		ws, _ := status.Sys().(syscall.WaitStatus)
+		switch {
+		case ws.Signaled():
+			why = fmt.Sprintf("QEMU killed by signal %d (%s)", ws.Signal(), ws.Signal())
+		default:
+			why = fmt.Sprintf("QEMU failed with status %d", ws.ExitStatus())
+		}
+	}
+	if e.stderr != "" {
+		why += ": " + e.stderr
+	}
+	return why
+}
+
+// finished reports whether the tether had said that the container's process is over.
+func finished(guest map[string]string) bool {
+	s, err := link.DecodeStatus(guest[link.KeyStatus])
+	return err == nil && isOver(s)
+}
+
+// findPanic is the message of the last kernel panic on a console, or "" (kernel/panic.c: "Kernel panic - not syncing: %s").
+func findPanic(console []byte) string {
+	const mark = "Kernel panic - not syncing: "
+	i := bytes.LastIndex(console, []byte(mark))
+	if i < 0 {
+		return ""
+	}
+	line, _, _ := bytes.Cut(console[i+len(mark):], []byte("\n"))
+	return strings.TrimSpace(strings.ToValidUTF8(string(line), "?"))
+}
+
+// tail is the end of a file, at most n bytes; empty when it cannot be read.
+func tail(path string, n int64) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := f.Seek(-n, io.SeekEnd); err != nil {
+		f.Seek(0, io.SeekStart) // shorter than n
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, n))
+	return b
+}

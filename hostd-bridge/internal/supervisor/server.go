@@ -1,0 +1,228 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+)
+
+// lingerTimeout is how long the supervisor of an ended machine waits for its clients to take what is left.
+const lingerTimeout = 10 * time.Second
+
+// server answers the daemon.
+type server struct {
+	m     *machine
+	conns sync.WaitGroup
+}
+
+// listen makes the machine's socket.
+func listen(runDir string) (*net.UnixListener, error) {
+	path := socketPath(runDir)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
+	}
+	var l *net.UnixListener
+	err := withShortPath(path, func(short string) (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
+	}
+	l.SetUnlinkOnClose(false) // the name may have been the short one
+	return l, nil
+}
+
+// serve answers clients until the machine has ended and they have taken what is left.
+func (s *server) serve(l *net.UnixListener) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		<-s.m.ended
+		l.Close()
+		time.AfterFunc(lingerTimeout, cancel)
+	}()
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			break
+		}
+		s.conns.Go(func() { s.handle(ctx, c) })
+	}
+	<-s.m.ended
+	s.conns.Wait()
+}
+
+// handle answers one connection.
+func (s *server) handle(ctx context.Context, c *net.UnixConn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	var r request
+	if err := readFrame(c, &r); err != nil {
+		return
+	}
+	switch r.Op {
+	case opEvents:
+		s.events(ctx, c)
+	case opDial:
+		s.dial(ctx, c, r.Port)
+	case opLog:
+		s.log(ctx, c, r)
+	default:
+		s.answer(c, s.do(ctx, r))
+	}
+}
+
+// do executes the operations that are over with their reply.
+func (s *server) do(ctx context.Context, r request) reply {
+	m := s.m
+	switch r.Op {
+	case opSet:
+		m.info.Set(r.Set)
+		return reply{}
+	case opAttach:
+		return replyTo(m.slot.attach(ctx, m.qmp, r.Path))
+	case opDetach:
+		return replyTo(m.slot.detach(ctx, m.qmp))
+	case opPause:
+		return replyTo(m.pause(ctx))
+	case opResume:
+		return replyTo(m.resume(ctx))
+	case opReset:
+		return replyTo(m.restart(ctx))
+	case opKill:
+		m.kill()
+		return reply{}
+	}
+	return replyTo(fmt.Errorf("unknown operation %q: daemon and supervisor are of different versions", r.Op))
+}
+
+func (s *server) answer(c *net.UnixConn, r reply) bool {
+	if err := writeFrame(c, r); err != nil {
+		s.m.log.Debug("client went away", "err", err)
+		return false
+	}
+	return true
+}
+
+// events sends what the guest has set and sets, then the Exit.
+func (s *server) events(ctx context.Context, c *net.UnixConn) {
+	if !s.answer(c, reply{}) {
+		return
+	}
+	ctx, stop := hangup(ctx, c)
+	defer stop()
+	last := 0
+	for {
+		values, n, changed := s.m.info.Since(last)
+		last = n
+		for _, v := range values {
+			if writeFrame(c, Event{Key: v.Key, Value: v.Value}) != nil {
+				return
+			}
+		}
+		select {
+		case <-changed:
+		case <-s.m.ended:
+			s.lastEvents(c, last)
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// lastEvents sends what an ended machine has left to say.
+func (s *server) lastEvents(c *net.UnixConn, last int) {
+	values, _, _ := s.m.info.Since(last)
+	for _, v := range values {
+		if writeFrame(c, Event{Key: v.Key, Value: v.Value}) != nil {
+			return
+		}
+	}
+	if err := writeFrame(c, Event{Exit: &s.m.exit}); err != nil {
+		s.m.log.Debug("client went away", "err", err)
+	}
+}
+
+// log sends the log's bytes.
+func (s *server) log(ctx context.Context, c *net.UnixConn, r request) {
+	if r.From < 0 {
+		s.answer(c, replyTo(fmt.Errorf("cannot read the log from offset %d", r.From)))
+		return
+	}
+	if !s.answer(c, reply{}) {
+		return
+	}
+	ctx, stop := hangup(ctx, c)
+	defer stop()
+	if err := s.m.out.copyTo(ctx, c, r.From, r.Follow); err != nil {
+		s.m.log.Debug("follower of the log went away", "err", err)
+	}
+}
+
+// dial connects the client with a port of the guest.
+func (s *server) dial(ctx context.Context, c *net.UnixConn, port uint32) {
+	dialing, stop := hangup(ctx, c)
+	guest, err := s.m.vsock.Dial(dialing, port)
+	stop()
+	if !s.answer(c, replyTo(err)) || err != nil {
+		if guest != nil {
+			guest.Close()
+		}
+		return
+	}
+	splice(c, guest)
+}
+
+// hangup returns a context that ends when the client, which is not to send anything now, closes its connection. After
+// stop the connection can be read again.
+func hangup(parent context.Context, c *net.UnixConn) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		_, err := c.Read(make([]byte, 1))
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			cancel()
+		}
+	}()
+	return ctx, func() {
+		c.SetReadDeadline(time.Unix(1, 0))
+		<-watched
+		c.SetReadDeadline(time.Time{})
+		cancel()
+	}
+}
+
+// splice copies both ways, half-closes included, until both are over or one fails.
+func splice(c *net.UnixConn, guest vsock.Conn) {
+	defer guest.Close()
+	defer c.Close()
+	var both sync.WaitGroup
+	both.Go(func() { forward(guest, c, guest.CloseWrite, c, guest) })
+	both.Go(func() { forward(c, guest, c.CloseWrite, c, guest) })
+	both.Wait()
+}
+
+// forward copies one way; after an error both connections are closed.
+func forward(dst io.Writer, src io.Reader, closeWrite func() error, both ...io.Closer) {
+	_, err := io.Copy(struct{ io.Writer }{dst}, src)
+	if err == nil {
+		err = closeWrite()
+	}
+	if err != nil {
+		for _, c := range both {
+			c.Close()
+		}
+	}
+}

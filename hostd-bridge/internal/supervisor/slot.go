@@ -1,0 +1,89 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
+)
+
+// RootSlot is the name of the raw block node that the guest's root device sits on. Its file is a disk or a placeholder.
+const RootSlot = "root"
+
+// DiskOptions are the blockdev options of a disk's node.
+func DiskOptions(node, path string) map[string]any {
+	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
+		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap"}}
+}
+
+// EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
+func EmptyOptions(node string, size int64) map[string]any {
+	return map[string]any{"driver": "null-co", "node-name": node, "size": size, "read-zeroes": true}
+}
+
+// SlotOptions are the blockdev options of the root slot on a node.
+func SlotOptions(node string) map[string]any {
+	return map[string]any{"driver": "raw", "node-name": RootSlot, "file": node, "discard": "unmap"}
+}
+
+// slot knows what the root slot holds.
+type slot struct {
+	emptySize int64
+
+	mu   sync.Mutex
+	node string // of the disk or placeholder
+	path string // empty: a placeholder
+	last int    // number of the newest node
+}
+
+func newSlot(cfg Config) slot {
+	return slot{emptySize: cfg.EmptySize, node: cfg.RootNode, path: cfg.RootDisk}
+}
+
+// attach puts a disk into the empty slot.
+func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path != "" {
+		return fmt.Errorf("cannot attach %s: the root slot holds %s", path, s.path)
+	}
+	s.last++
+	node := fmt.Sprintf("slot%d", s.last)
+	if err := s.swap(ctx, q, node, DiskOptions(node, path)); err != nil {
+		return fmt.Errorf("cannot attach %s: %w", path, err)
+	}
+	s.path = path
+	return nil
+}
+
+// detach puts a placeholder in the disk's stead.
+func (s *slot) detach(ctx context.Context, q *qmp.Client) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return errors.New("cannot detach a disk: the root slot is empty")
+	}
+	s.last++
+	node := fmt.Sprintf("slot%d", s.last)
+	if err := s.swap(ctx, q, node, EmptyOptions(node, s.emptySize)); err != nil {
+		return fmt.Errorf("cannot detach %s: %w", s.path, err)
+	}
+	s.path = ""
+	return nil
+}
+
+// swap adds a node, makes it the slot's file, and removes the one before.
+func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map[string]any) error {
+	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
+		return err
+	}
+	reopen := map[string]any{"options": []any{SlotOptions(node)}}
+	if err := q.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
+		return errors.Join(err, q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
+	}
+	old := s.node
+	s.node = node
+	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
+}

@@ -1,0 +1,105 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+)
+
+// maxFrame bounds a frame, in bytes: a machine's guestinfo fits.
+const maxFrame = 16 << 20
+
+// Operations of a request. Each has a connection of its own. The reply is one frame; what follows it depends.
+const (
+	opEvents = "events" // frames of Event, until Exit
+	opSet    = "set"    // guestinfo
+	opDial   = "dial"   // the bytes of a vsock connection, both ways
+	opLog    = "log"    // bytes of the log
+	opAttach = "attach"
+	opDetach = "detach"
+	opPause  = "pause"
+	opResume = "resume"
+	opReset  = "reset"
+	opKill   = "kill" // the reply comes when QEMU is gone
+)
+
+type request struct {
+	Op     string            `json:"op"`
+	Set    map[string]string `json:"set,omitempty"`
+	Port   uint32            `json:"port,omitempty"`
+	From   int64             `json:"from,omitempty"`
+	Follow bool              `json:"follow,omitempty"`
+	Path   string            `json:"path,omitempty"`
+}
+
+type reply struct {
+	Error string        `json:"error,omitempty"`
+	Errno syscall.Errno `json:"errno,omitempty"` // that Error wraps
+}
+
+// remoteError is an error that a supervisor reported.
+type remoteError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *remoteError) Error() string { return e.text }
+
+func (e *remoteError) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
+}
+
+func replyTo(err error) reply {
+	if err == nil {
+		return reply{}
+	}
+	r := reply{Error: err.Error()}
+	errors.As(err, &r.Errno)
+	return r
+}
+
+func (r reply) err() error {
+	if r.Error == "" {
+		return nil
+	}
+	return &remoteError{r.Error, r.Errno}
+}
+
+// writeFrame writes v as JSON behind its length, 4 bytes, big-endian.
+func writeFrame(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxFrame {
+		return fmt.Errorf("cannot send %d bytes: the limit is %d", len(b), maxFrame)
+	}
+	_, err = w.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
+	return err
+}
+
+// readFrame reads what writeFrame wrote, and not a byte more.
+func readFrame(r io.Reader, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n > maxFrame {
+		return fmt.Errorf("cannot read frame: %d bytes, the limit is %d", n, maxFrame)
+	}
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err != nil {
+		return err
+	}
+	if uint32(len(b)) < n {
+		return io.ErrUnexpectedEOF
+	}
+	return json.Unmarshal(b, v)
+}
