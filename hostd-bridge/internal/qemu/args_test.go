@@ -1,0 +1,116 @@
+package qemu
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func TestArguments(t *testing.T) {
+	spec := vm.MachineSpec{
+		Name: "web,1", UUID: "564d0000-0000-4000-8000-000000000001", RunDir: "/run/vm-1", HomeDir: "/ds/web,1", CPUs: 2, MemoryMiB: 512,
+		Kernel: "/ds/cvm/vmlinux", Initrd: "/ds/cvm/initramfs", Cmdline: "loglevel=7", CID: 77,
+		NICs: []vm.NIC{{MAC: "52:54:00:12:34:56", Connected: true}, {MAC: "52:54:00:12:34:57"}},
+	}
+	with := func(change func(*vm.MachineSpec)) vm.MachineSpec {
+		s := spec
+		change(&s)
+		return s
+	}
+	for name, c := range map[string]struct {
+		spec vm.MachineSpec
+		host host
+	}{
+		"microvm":      {spec, host{accel: accelTCG}},
+		"microvm-disk": {with(func(s *vm.MachineSpec) { s.RootDisk, s.CPUs = "/ds/web,1/root.vmdk", 1 }), host{accel: accelTCG, tscKHz: 2445434}},
+		"q35":          {with(func(s *vm.MachineSpec) { s.Machine = vm.MachineQ35 }), host{accel: accelTCG}},
+		"kvm-vhost":    {with(func(s *vm.MachineSpec) { s.NICs, s.CPUs = nil, 0 }), host{accel: accelKVM, kernelVsock: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args, err := arguments(c.spec, c.host)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, name, oneOptionPerLine(args))
+		})
+	}
+	if _, err := arguments(vm.MachineSpec{Machine: "pc"}, host{}); err == nil {
+		t.Error("machine type pc was built")
+	}
+}
+
+func oneOptionPerLine(args []string) string {
+	text := strings.Join(args, " ") + "\n"
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			text = strings.ReplaceAll(text, " "+a+" ", "\n"+a+" ")
+		}
+	}
+	return text
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "args", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("arguments differ from %s (go test -update rewrites it):\n%s", path, got)
+	}
+}
+
+func TestVirtFlag(t *testing.T) {
+	for text, want := range map[string]bool{
+		"flags\t\t: fpu vmx sse\n": true,
+		"flags : svm\n":            true,
+		"flags : svm_lock fpu\n":   false,
+		"bugs : vmx\n":             false,
+		"":                         false,
+	} {
+		if got := hasVirtFlag(text); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
+// The trial itself is proved with the accelerator that works everywhere.
+func TestTrialGuestRuns(t *testing.T) {
+	qemu, err := program("", "qemu-system-x86_64", "")
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := trial(t.Context(), qemu, accelTCG); err != nil {
+		t.Error(err)
+	}
+	if err := trial(t.Context(), qemu, "none"); err == nil {
+		t.Error("an unknown accelerator ran a guest")
+	}
+}
+
+func FuzzParseDisk(f *testing.F) {
+	image, _, err := emptyImage(DiskBytes, "../base")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(image[0]))
+	f.Add("QFI\xfb")
+	f.Fuzz(func(t *testing.T, image string) {
+		d, err := parseDisk(strings.NewReader(image))
+		if err == nil && (d.VirtualBytes < 0 || len(d.Parent) > maxBackingName) {
+			t.Errorf("%+v", d)
+		}
+	})
+}

@@ -1,0 +1,187 @@
+// Package qemu realises virtual machines as QEMU processes: it implements vm.Hypervisor, vm.Machine and vm.Disks. Each
+// machine has a supervisor process (package supervisor) that outlives the daemon.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+)
+
+// Values of Config.VsockMode.
+const (
+	VsockKernel = "vhost" // the kernel's /dev/vhost-vsock
+	VsockUser   = "user"  // the supervisor
+)
+
+// Config says how machines are made. The zero value finds out everything by itself, but for Supervisor and Log.
+type Config struct {
+	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
+	Supervisor string // path of cvm-supervisor; empty: beside the running program
+	Accel      string // "kvm" or "tcg"; empty: kvm when a trial shows that it works
+	VsockMode  string // VsockKernel or VsockUser; empty: the kernel's when it is usable
+	Log        *slog.Logger
+}
+
+// Hypervisor starts and finds machines.
+type Hypervisor struct {
+	config      Config
+	host        host
+	description string
+}
+
+var (
+	_ vm.Hypervisor = (*Hypervisor)(nil)
+	_ vm.Disks      = (*Hypervisor)(nil)
+)
+
+// New looks for what it needs and tries KVM, once for this value.
+func New(ctx context.Context, c Config) (*Hypervisor, error) {
+	var err error
+	if c.QEMU, err = program(c.QEMU, "qemu-system-x86_64", "install it (Debian: apt-get install qemu-system-x86)"); err != nil {
+		return nil, err
+	}
+	if c.Supervisor == "" {
+		c.Supervisor = beside("cvm-supervisor")
+	}
+	if c.Supervisor, err = program(c.Supervisor, "cvm-supervisor", "build it (make build)"); err != nil {
+		return nil, err
+	}
+	h := &Hypervisor{config: c}
+	if err := h.setUpAccel(ctx); err != nil {
+		return nil, err
+	}
+	if err := h.chooseVsock(); err != nil {
+		return nil, err
+	}
+	c.Log.Info("hypervisor", "qemu", c.QEMU, "accel", h.description)
+	return h, nil
+}
+
+// program finds an executable; its absolute path, for the supervisor changes its directory.
+func program(path, name, cure string) (string, error) {
+	if path == "" {
+		path = name
+	}
+	found, err := exec.LookPath(path)
+	if err == nil {
+		found, err = filepath.Abs(found)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot find %s: %w: %s", name, err, cure)
+	}
+	return found, nil
+}
+
+// beside is the path of a program in the directory of the running one.
+func beside(name string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	return filepath.Join(filepath.Dir(self), name)
+}
+
+func (h *Hypervisor) chooseVsock() error {
+	usable := vsock.KernelUsable()
+	switch h.config.VsockMode {
+	case VsockKernel:
+		if usable != nil {
+			return usable
+		}
+		h.host.kernelVsock = true
+	case VsockUser:
+	case "":
+		h.host.kernelVsock = usable == nil
+	default:
+		return fmt.Errorf("cannot use vsock mode %q: it is %s or %s", h.config.VsockMode, VsockKernel, VsockUser)
+	}
+	if h.host.kernelVsock {
+		h.config.Log.Info("vsock: the kernel's vhost-vsock")
+	} else {
+		h.config.Log.Info("vsock: the supervisors play the device", "why", usable)
+	}
+	return nil
+}
+
+// Describe implements vm.Hypervisor.
+func (h *Hypervisor) Describe() string { return h.description }
+
+// Start implements vm.Hypervisor.
+func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	args, err := arguments(spec, h.host)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Truncate(supervisor.ConsolePath(spec.HomeDir), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot empty the console's file: %w", err)
+	}
+	c, err := supervisor.Launch(ctx, h.config.Supervisor, supervisor.Config{
+		RunDir: spec.RunDir, HomeDir: spec.HomeDir, QEMU: h.config.QEMU, Args: args, CID: spec.CID, Kernel: h.host.kernelVsock,
+		Guestinfo: spec.Guestinfo, RootNode: rootNode, RootDisk: spec.RootDisk, EmptySize: DiskBytes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newMachine(ctx, c, spec.RunDir, h.config.Log)
+}
+
+// check refuses what QEMU would refuse in words that nobody understands.
+func check(s vm.MachineSpec) error {
+	if s.MemoryMiB < 1 {
+		return fmt.Errorf("cannot start a machine with %d MiB of memory", s.MemoryMiB)
+	}
+	for _, path := range []string{s.Kernel, s.Initrd, s.HomeDir, s.RunDir} {
+		if _, err := os.Stat(path); err != nil {
+			return fmt.Errorf("cannot start the machine: %w", err)
+		}
+	}
+	return vsock.CheckCID(s.CID)
+}
+
+// Adopt implements vm.Hypervisor.
+func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
+	c, err := supervisor.Connect(ctx, runDir)
+	if err == nil {
+		m, err := newMachine(ctx, c, runDir, h.config.Log)
+		if err == nil {
+			return m, nil, nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	exit, err := lastExit(ctx, runDir)
+	return nil, exit, err
+}
+
+// lastExit waits for the end of the processes in runDir and says how the machine ended.
+func lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
+	if !supervisor.Existed(runDir) {
+		return &vm.Exit{At: time.Now().UTC(), Reason: "no machine was ever started in " + runDir}, nil
+	}
+	if err := supervisor.AwaitEnd(ctx, runDir); err != nil {
+		return nil, fmt.Errorf("cannot wait for the end of the machine in %s: %w", runDir, err)
+	}
+	x, err := supervisor.LastReport(runDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return &vm.Exit{At: time.Now().UTC(), Reason: "the machine's supervisor was killed or crashed, and QEMU ended with it"}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	exit := vm.Exit(*x)
+	return &exit, nil
+}

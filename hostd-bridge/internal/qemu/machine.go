@@ -1,0 +1,127 @@
+package qemu
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+)
+
+// machine is a running machine, seen through its supervisor.
+type machine struct {
+	*supervisor.Client // SetGuestinfo, Pause, Resume, Reset, Kill
+	runDir             string
+	log                *slog.Logger
+
+	events chan vm.Event
+	stream io.ReadCloser // what events come from
+	closed chan struct{}
+	close  func() error
+}
+
+var _ vm.Machine = (*machine)(nil)
+
+// newMachine takes over the client.
+func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *slog.Logger) (*machine, error) {
+	stream, err := c.Subscribe(ctx)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	m := &machine{Client: c, runDir: runDir, log: log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
+	m.close = sync.OnceValue(m.letGo)
+	go m.follow()
+	return m, nil
+}
+
+// Events implements vm.Machine.
+func (m *machine) Events() <-chan vm.Event { return m.events }
+
+// follow passes on events until the last. When the supervisor goes away without one it says so itself.
+func (m *machine) follow() {
+	defer close(m.events)
+	exited := false
+	err := supervisor.Events(m.stream, func(e supervisor.Event) {
+		if e.Exit != nil {
+			x := vm.Exit(*e.Exit)
+			exited = m.emit(vm.Event{Exit: &x})
+			return
+		}
+		m.emit(vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}})
+	})
+	if exited || m.isClosed() {
+		return
+	}
+	m.log.Warn("the events of a machine broke off", "runDir", m.runDir, "err", err)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-m.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	x, err := lastExit(ctx, m.runDir)
+	if err != nil {
+		m.log.Error("cannot find out how a machine ended", "runDir", m.runDir, "err", err)
+		return
+	}
+	m.emit(vm.Event{Exit: x})
+}
+
+// emit passes one event on. It reports false when nobody listens any more.
+func (m *machine) emit(e vm.Event) bool {
+	select {
+	case m.events <- e:
+		return true
+	case <-m.closed:
+		return false
+	}
+}
+
+func (m *machine) isClosed() bool {
+	select {
+	case <-m.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Dial implements vm.Machine. The connection closes by halves (CloseRead, CloseWrite).
+func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	c, err := m.Client.Dial(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Log implements vm.Machine.
+func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error) {
+	c, err := m.Client.Log(ctx, from, follow)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// AttachDisk implements vm.Machine.
+func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.Attach(ctx, path) }
+
+// DetachDisk implements vm.Machine.
+func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
+
+// Close implements vm.Machine.
+func (m *machine) Close() error { return m.close() }
+
+func (m *machine) letGo() error {
+	close(m.closed)
+	m.stream.Close()
+	return m.Client.Close()
+}

@@ -1,0 +1,199 @@
+// Command echoinit is the init of the guest of this package's tests: it echoes on vsock, sets guestinfo, writes a log
+// and does what its command line asks for.
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/tether/link"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("echoinit:", err)
+	}
+	unix.IoctlSetInt(1, unix.TCSBRK, 1) // drain the console (tcdrain)
+	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func run() error {
+	for fs, dir := range map[string]string{"devtmpfs": "/dev", "proc": "/proc"} {
+		os.MkdirAll(dir, 0o755)
+		if err := unix.Mount(fs, dir, fs, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", dir, err)
+		}
+	}
+	loadModules()
+	if strings.Contains(cmdline(), "test.panic") {
+		os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	}
+	l, err := listen(link.PortLink)
+	if err != nil {
+		return err
+	}
+	sink, err := vsock.Listen(link.PortLink+1, nil)
+	if err != nil {
+		return err
+	}
+	go serve(sink, func(c *vsock.Conn) { io.Copy(io.Discard, c) })
+	quit, err := vsock.Listen(link.PortLink+2, nil)
+	if err != nil {
+		return err
+	}
+	disk, err := vsock.Listen(link.PortLink+3, nil)
+	if err != nil {
+		return err
+	}
+	go serve(disk, readDisk)
+	source, err := vsock.Listen(link.PortLink+4, nil)
+	if err != nil {
+		return err
+	}
+	go serve(source, pour)
+	go serve(l, func(c *vsock.Conn) {
+		if _, err := io.Copy(c, c); err != nil {
+			fmt.Println("echo:", err)
+		}
+		c.CloseWrite()
+	})
+	if err := greet(); err != nil {
+		return err
+	}
+	c, err := quit.Accept()
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// listen waits for the transport, which a module may bring up a little later.
+func listen(port uint32) (l *vsock.Listener, err error) {
+	for range 100 {
+		if l, err = vsock.Listen(port, nil); err == nil {
+			return l, nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, err
+}
+
+func cmdline() string {
+	b, _ := os.ReadFile("/proc/cmdline")
+	return string(b)
+}
+
+// loadModules loads /modules/*.ko, in the order of their names; a kernel with everything built in has none.
+func loadModules() {
+	files, _ := filepath.Glob("/modules/*.ko")
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err == nil {
+			err = unix.FinitModule(int(f.Fd()), "", 0)
+			f.Close()
+		}
+		if err != nil {
+			fmt.Println("echoinit:", name, err)
+		}
+	}
+}
+
+func serve(l *vsock.Listener, handle func(*vsock.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			fmt.Println("echoinit: accept:", err)
+			return
+		}
+		go func() {
+			defer c.Close()
+			handle(c.(*vsock.Conn))
+		}()
+	}
+}
+
+// pour sends as many bytes as the peer asks for, in decimal before the end of its input.
+func pour(c *vsock.Conn) {
+	var n int64
+	text, _ := io.ReadAll(c)
+	fmt.Sscan(string(text), &n)
+	b := make([]byte, 256<<10)
+	for n > 0 {
+		k, err := c.Write(b[:min(n, int64(len(b)))])
+		if err != nil {
+			fmt.Println("pour:", err)
+			return
+		}
+		n -= int64(k)
+	}
+}
+
+// readDisk answers with the first bytes of the root disk.
+func readDisk(c *vsock.Conn) {
+	f, err := os.Open("/dev/vda")
+	if err != nil {
+		fmt.Fprint(c, err)
+		return
+	}
+	defer f.Close()
+	unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
+	io.CopyN(c, f, 4096)
+}
+
+// greet says by guestinfo and by log that the guest is up.
+func greet() error {
+	cid, err := vsock.ContextID()
+	if err != nil {
+		return err
+	}
+	info, err := vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceGuestinfo), nil)
+	if err != nil {
+		return fmt.Errorf("dial guestinfo: %w", err)
+	}
+	defer info.Close()
+	greeting, err := ask(info, "info-get guestinfo.greeting")
+	if err != nil {
+		return err
+	}
+	if err := writeLog(cid, greeting); err != nil {
+		return err
+	}
+	_, err = ask(info, "info-set "+link.KeyPhase+" up")
+	return err
+}
+
+func ask(c net.Conn, text string) (string, error) {
+	if err := link.WriteMessage(c, text); err != nil {
+		return "", err
+	}
+	reply, err := link.ReadMessage(c)
+	if err != nil {
+		return "", err
+	}
+	return link.ParseReply(reply)
+}
+
+// writeLog sends a record and waits until the host has it.
+func writeLog(cid uint32, text string) error {
+	c, err := vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceLog), nil)
+	if err != nil {
+		return fmt.Errorf("dial log: %w", err)
+	}
+	defer c.Close()
+	if _, err := c.Write(link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Payload: []byte(text)})); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, c)
+	return err
+}
