@@ -75,6 +75,7 @@ type MachineSpec struct {
 	HomeDir   string // the VM's directory on its datastore: console.log and stdio.log
 	CPUs      int
 	MemoryMiB int
+	Machine   string // MachineMicroVM (also when empty) or MachineQ35
 	Kernel    string // ELF vmlinux with a PVH entry, or bzImage
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
@@ -82,6 +83,18 @@ type MachineSpec struct {
 	NICs      []NIC
 	CID       uint32            // vsock context ID, 3 to 1<<28-1
 	Guestinfo map[string]string // what info-get answers
+}
+
+// Machine types of MachineSpec.Machine, also the values of the extraConfig key "cvm.machine".
+const (
+	MachineMicroVM = "microvm"
+	MachineQ35     = "q35"
+)
+
+// Disks makes disk files. Package qemu implements it.
+type Disks interface {
+	// CreateDisk makes a delta of the disk parent at path; both are absolute paths of this host, path must not exist.
+	CreateDisk(ctx context.Context, path, parent string) error
 }
 
 // NIC is one network card.

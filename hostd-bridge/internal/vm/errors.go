@@ -1,0 +1,75 @@
+package vm
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrDiskExists says that a disk file to be made is already there.
+var ErrDiskExists = errors.New("the file exists")
+
+// NotFoundError says that no object has the reference Ref.
+type NotFoundError struct{ Ref string }
+
+func (e *NotFoundError) Error() string { return fmt.Sprintf("no object %s", e.Ref) }
+
+// StateError says that an operation needs another power state than the VM is in.
+type StateError struct {
+	Name     string
+	Current  PowerState
+	Required PowerState
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("VM %s is %s and must be %s", e.Name, e.Current, e.Required)
+}
+
+// DuplicateNameError says that another object, Ref, has the name already.
+type DuplicateNameError struct{ Name, Ref string }
+
+func (e *DuplicateNameError) Error() string {
+	return fmt.Sprintf("the name %q is taken by %s", e.Name, e.Ref)
+}
+
+// InvalidNameError says that a name cannot be one.
+type InvalidNameError struct{ Name string }
+
+func (e *InvalidNameError) Error() string {
+	return fmt.Sprintf("invalid name %q: 1 to 80 characters without / and control characters", e.Name)
+}
+
+// ArgumentError says what is wrong with a property of a request.
+type ArgumentError struct{ Property, Why string }
+
+func (e *ArgumentError) Error() string { return fmt.Sprintf("invalid %s: %s", e.Property, e.Why) }
+
+// DeviceError says that a change of a device cannot be done.
+type DeviceError struct{ Why string }
+
+func (e *DeviceError) Error() string { return "invalid device: " + e.Why }
+
+// MemoryError says that there is not enough memory, in MiB.
+type MemoryError struct {
+	Where                string
+	Requested, Available int64
+}
+
+func (e *MemoryError) Error() string {
+	return fmt.Sprintf("not enough memory: %d MiB requested, %d MiB available in %s", e.Requested, e.Available, e.Where)
+}
+
+// InUseError says why an object cannot be taken away.
+type InUseError struct{ Name, Why string }
+
+func (e *InUseError) Error() string { return fmt.Sprintf("%s is in use: %s", e.Name, e.Why) }
+
+// FileError says that a file a VM needs is not usable; it wraps the cause (fs.ErrNotExist, ErrDiskExists ...).
+type FileError struct {
+	Path string // as a vSphere datastore path
+	Err  error
+}
+
+func (e *FileError) Error() string { return fmt.Sprintf("file %s: %v", e.Path, e.Err) }
+
+// Unwrap returns the cause.
+func (e *FileError) Unwrap() error { return e.Err }

@@ -1,0 +1,189 @@
+package journal
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func put(t *testing.T, key string, value any) Change {
+	t.Helper()
+	c, err := Put(key, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func open(t *testing.T, path string) *Journal {
+	t.Helper()
+	j, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func documents(j *Journal) map[string]string {
+	out := map[string]string{}
+	for k, v := range j.Documents() {
+		out[k] = string(v)
+	}
+	return out
+}
+
+func TestKeepsWhatWasAppended(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	for _, changes := range [][]Change{
+		{put(t, "a", 1), put(t, "b", 2)},
+		{put(t, "a", 3)},
+		{Delete("b"), put(t, "c", "x")},
+	} {
+		if err := j.Append(changes...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Note(put(t, "d", 4)); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"a": "3", "c": `"x"`, "d": "4"}
+	if got := documents(open(t, path)); !reflect.DeepEqual(got, want) {
+		t.Errorf("documents %v, want %v", got, want)
+	}
+}
+
+// Cut at any byte, the journal holds the records that are whole, and takes new ones.
+func TestTornTailAtEveryByte(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "j")
+	j := open(t, path)
+	var ends []int64
+	for n := range 4 {
+		if err := j.Append(put(t, fmt.Sprint(n), strings.Repeat("v", n*7))); err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, j.size)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := range data {
+		torn := filepath.Join(dir, "torn")
+		if err := os.WriteFile(torn, data[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k := open(t, torn)
+		whole := 0
+		for _, end := range ends {
+			if int64(cut) >= end {
+				whole++
+			}
+		}
+		if got := len(k.Documents()); got != whole {
+			t.Fatalf("cut at %d: %d documents, want %d", cut, got, whole)
+		}
+		if err := k.Append(put(t, "new", true)); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(open(t, torn).Documents()); got != whole+1 {
+			t.Fatalf("cut at %d: %d documents after an append, want %d", cut, got, whole+1)
+		}
+	}
+}
+
+// Damage with intact records behind it is no torn tail: what was promised is lost, so the journal does not open.
+func TestDamageIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	for n := range 3 {
+		if err := j.Append(put(t, fmt.Sprint(n), n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[headerSize+2] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "damaged at byte 0") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCompaction(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	big := strings.Repeat("x", 64<<10)
+	if err := j.Note(put(t, "kept", "value")); err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		if err := j.Note(put(t, "big", big)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > 2<<20 {
+		t.Errorf("the file has %d bytes after 40 writes of 64 KiB", info.Size())
+	}
+	got := documents(open(t, path))
+	if got["kept"] != `"value"` || len(got["big"]) != len(big)+2 {
+		t.Errorf("documents lost in the compaction: %d", len(got))
+	}
+}
+
+// A failed write makes the journal unusable: what follows a torn record would be lost at the next start.
+func TestFailedWriteIsFinal(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "j"))
+	j.file.Close()
+	if err := j.Append(put(t, "a", 1)); err == nil {
+		t.Fatal("a write to a closed file succeeded")
+	}
+	if err := j.Append(put(t, "b", 1)); err == nil || len(j.Documents()) != 0 {
+		t.Errorf("error %v, documents %v", err, documents(j))
+	}
+}
+
+func FuzzReadRecord(f *testing.F) {
+	whole, err := appendRecord(nil, []Change{{Key: "a", Value: []byte("1")}, Delete("b")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:len(whole)-1])
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		changes, n, err := readRecord(bytes.NewReader(data))
+		if err != nil {
+			if err != io.EOF && err != errTorn {
+				t.Errorf("unexpected error %v", err)
+			}
+			return
+		}
+		if n > int64(len(data)) {
+			t.Fatalf("a record of %d bytes in %d", n, len(data))
+		}
+		again, err := appendRecord(nil, changes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, _, err := readRecord(bytes.NewReader(again))
+		if err != nil || len(back) != len(changes) {
+			t.Errorf("round trip: %v, %v", back, err)
+		}
+	})
+}

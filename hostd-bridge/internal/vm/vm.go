@@ -1,0 +1,130 @@
+package vm
+
+import (
+	"encoding/json"
+	"maps"
+	"strings"
+	"time"
+)
+
+// PowerState is vSphere's VirtualMachinePowerState.
+type PowerState string
+
+// The power states of a VM. A host of this kind does not suspend to disk.
+const (
+	PoweredOff PowerState = "poweredOff"
+	PoweredOn  PowerState = "poweredOn"
+)
+
+// Keys of extraConfig that this host understands (DESIGN.md, "extraConfig keys that hostd-bridge understands").
+const (
+	KeyKernel  = "cvm.boot.kernel"
+	KeyInitrd  = "cvm.boot.initrd"
+	KeyCmdline = "cvm.boot.cmdline"
+	KeyMachine = "cvm.machine"
+	KeyExit    = "cvm.host.exit"
+
+	// guestPrefix begins the keys that the guest may read and write.
+	guestPrefix = "guestinfo."
+)
+
+// VM is the state of a virtual machine at one moment. It is never changed once it is published: whoever holds one may
+// read it without a lock, and two equal pointers mean that nothing has changed.
+type VM struct {
+	Ref string `json:"-"` // moref value
+	Config
+	Power   PowerState        `json:"power"`
+	Runs    int               `json:"runs"`              // how often it was powered on
+	Started time.Time         `json:"started,omitzero"`  // of the present run
+	Guest   map[string]string `json:"guest,omitempty"`   // guestinfo that the guest has set in the present or last run
+	Exit    *Exit             `json:"exit,omitempty"`    // how the last run ended; nil while it runs
+	Pending *Pending          `json:"pending,omitempty"` // the operation that was under way
+}
+
+// Config is what a client has configured.
+type Config struct {
+	Name         string            `json:"name"`
+	Pool         string            `json:"pool"` // moref value of the resource pool
+	UUID         string            `json:"uuid"` // BIOS UUID
+	InstanceUUID string            `json:"instanceUuid"`
+	GuestID      string            `json:"guestId,omitempty"`
+	Annotation   string            `json:"annotation,omitempty"`
+	Created      time.Time         `json:"created"`
+	Modified     time.Time         `json:"modified"`
+	Version      int               `json:"version"` // counts the changes of this configuration
+	Home         string            `json:"home"`    // directory in the datastore
+	CPUs         int               `json:"cpus"`
+	MemoryMiB    int               `json:"memoryMiB"`
+	CID          uint32            `json:"cid"`
+	Disk         *Disk             `json:"disk,omitempty"` // in the root slot
+	NICs         []Card            `json:"nics,omitempty"`
+	Extra        map[string]string `json:"extra,omitempty"`
+}
+
+// Disk is a disk in a VM's root slot. Paths are in the datastore.
+type Disk struct {
+	Path   string `json:"path"`
+	Parent string `json:"parent,omitempty"`
+	Own    bool   `json:"own,omitempty"` // made by this VM, so destroyed with it
+}
+
+// Card is a network card and its device key in vSphere's device list.
+type Card struct {
+	NIC
+	Key int32 `json:"key"`
+}
+
+// Kinds of Pending.
+const (
+	pendingCreate  = "create"
+	pendingDestroy = "destroy"
+	pendingStart   = "start"
+	pendingAttach  = "attach"
+	pendingDetach  = "detach"
+)
+
+// Pending is a note of an operation that is under way: what the next daemon must finish or undo if this one dies.
+type Pending struct {
+	Kind string `json:"kind"`
+	Disk *Disk  `json:"disk,omitempty"` // with attach and detach
+	Made bool   `json:"made,omitempty"` // with attach: the disk's file is made by the operation
+	Drop bool   `json:"drop,omitempty"` // with detach: the disk's file is removed by the operation
+}
+
+// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, and how the
+// last run ended.
+func (v *VM) ExtraConfig() map[string]string {
+	all := make(map[string]string, len(v.Extra)+len(v.Guest)+1)
+	maps.Copy(all, v.Extra)
+	maps.Copy(all, v.Guest)
+	if v.Exit != nil {
+		exit := *v.Exit
+		exit.Guestinfo = nil
+		if data, err := json.Marshal(exit); err == nil { // cannot fail: strings, a bool and a valid time
+			all[KeyExit] = string(data)
+		}
+	}
+	return all
+}
+
+// GuestReadable returns what the guest can read by info-get.
+func (v *VM) GuestReadable() map[string]string { return guestKeys(v.Extra) }
+
+func guestKeys(extra map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, val := range extra {
+		if strings.HasPrefix(k, guestPrefix) {
+			out[k] = val
+		}
+	}
+	return out
+}
+
+// clone returns a copy whose maps and slices can be changed.
+func (v *VM) clone() *VM {
+	next := *v
+	next.Extra = maps.Clone(v.Extra)
+	next.Guest = maps.Clone(v.Guest)
+	next.NICs = append([]Card(nil), v.NICs...)
+	return &next
+}

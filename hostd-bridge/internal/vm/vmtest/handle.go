@@ -1,0 +1,193 @@
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+)
+
+// handle is a hold on a machine; it implements vm.Machine.
+type handle struct {
+	m      *Machine
+	events chan vm.Event
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHandle(m *Machine) *handle {
+	h := &handle{m: m, events: make(chan vm.Event), closed: make(chan struct{})}
+	go h.pump()
+	return h
+}
+
+// pump hands out all that happened in the machine, from its start.
+func (h *handle) pump() {
+	defer close(h.events)
+	for next := 0; ; {
+		changed := h.m.signal.Changed()
+		h.m.mu.Lock()
+		pending := h.m.events[next:]
+		h.m.mu.Unlock()
+		for _, ev := range pending {
+			select {
+			case h.events <- ev:
+			case <-h.closed:
+				return
+			}
+			if ev.Exit != nil {
+				return
+			}
+		}
+		next += len(pending)
+		select {
+		case <-changed:
+		case <-h.closed:
+			return
+		}
+	}
+}
+
+// Events implements vm.Machine.
+func (h *handle) Events() <-chan vm.Event { return h.events }
+
+// SetGuestinfo implements vm.Machine.
+func (h *handle) SetGuestinfo(_ context.Context, kv map[string]string) error {
+	h.m.edit(func() {
+		maps.Copy(h.m.readable, kv)
+		maps.DeleteFunc(h.m.readable, func(_, v string) bool { return v == "" })
+	})
+	return nil
+}
+
+// Dial implements vm.Machine.
+func (h *handle) Dial(_ context.Context, port uint32) (net.Conn, error) {
+	h.m.mu.Lock()
+	serve := h.m.listen[port]
+	h.m.mu.Unlock()
+	if serve == nil {
+		return nil, fmt.Errorf("cannot dial port %d: connection refused", port)
+	}
+	host, guest, err := pair()
+	if err != nil {
+		return nil, err
+	}
+	go serve(guest)
+	return host, nil
+}
+
+// pair returns the two ends of a connection that can be half-closed, which net.Pipe cannot.
+func pair() (net.Conn, net.Conn, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	a, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := l.Accept()
+	return a, b, err
+}
+
+// Log implements vm.Machine.
+func (h *handle) Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error) {
+	f, err := os.OpenFile(filepath.Join(h.m.Spec.HomeDir, "stdio.log"), os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &follower{ctx: ctx, m: h.m, File: f, follow: follow}, nil
+}
+
+// follower reads a file that grows until the machine ends.
+type follower struct {
+	*os.File
+	ctx    context.Context
+	m      *Machine
+	follow bool
+}
+
+func (f *follower) Read(p []byte) (int, error) {
+	for {
+		changed := f.m.signal.Changed()
+		ended := f.m.Exit() != nil
+		n, err := f.File.Read(p)
+		if n > 0 || err != io.EOF || !f.follow || ended {
+			return n, err
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			return 0, f.ctx.Err()
+		}
+	}
+}
+
+// AttachDisk implements vm.Machine.
+func (h *handle) AttachDisk(_ context.Context, path string) (err error) {
+	h.m.edit(func() {
+		if h.m.disk != "" {
+			err = errors.New("the root slot is not empty")
+			return
+		}
+		h.m.disk = path
+	})
+	return err
+}
+
+// DetachDisk implements vm.Machine.
+func (h *handle) DetachDisk(context.Context) error {
+	h.m.edit(func() { h.m.disk = "" })
+	return nil
+}
+
+// Pause implements vm.Machine.
+func (h *handle) Pause(context.Context) error {
+	h.m.edit(func() { h.m.paused = true })
+	return nil
+}
+
+// Resume implements vm.Machine.
+func (h *handle) Resume(context.Context) error {
+	h.m.edit(func() { h.m.paused = false })
+	return nil
+}
+
+// Reset implements vm.Machine.
+func (h *handle) Reset(context.Context) error {
+	h.m.edit(func() { h.m.resets++ })
+	return nil
+}
+
+// Kill implements vm.Machine.
+func (h *handle) Kill(ctx context.Context) error {
+	h.m.cancel()
+	for {
+		changed := h.m.signal.Changed()
+		if h.m.Exit() != nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Close implements vm.Machine.
+func (h *handle) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
