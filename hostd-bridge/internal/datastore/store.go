@@ -1,0 +1,190 @@
+// Package datastore is the one datastore of a host: a directory tree, reached by vSphere's datastore paths and over HTTP.
+package datastore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// uploadPrefix begins the names of files that are still being written; they are swept at start and never shown.
+const uploadPrefix = ".upload-"
+
+// Store is a directory tree. All paths are relative to its root, as ParsePath returns them; none leads out of it, not
+// even by a symbolic link.
+type Store struct {
+	dir  string
+	root *os.Root
+}
+
+// Open opens the directory dir, creating it when it is missing, and removes what interrupted uploads left.
+func Open(dir string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the datastore's directory: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the datastore: %w", err)
+	}
+	s := &Store{dir: dir, root: root}
+	return s, s.sweep()
+}
+
+// sweep removes the files of interrupted uploads; they are all in the upload directory.
+func (s *Store) sweep() error {
+	entries, err := fs.ReadDir(s.root.FS(), ".")
+	if err != nil {
+		return fmt.Errorf("cannot read the datastore: %w", err)
+	}
+	for _, e := range entries {
+		if isUpload(e.Name()) {
+			if err := s.root.Remove(e.Name()); err != nil {
+				return fmt.Errorf("cannot remove an interrupted upload: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Close lets go of the root directory.
+func (s *Store) Close() error { return s.root.Close() }
+
+// HostPath returns the absolute path on this host of a path in the store.
+func (s *Store) HostPath(rel string) string { return filepath.Join(s.dir, rel) }
+
+// Stat describes a file or directory.
+func (s *Store) Stat(rel string) (fs.FileInfo, error) { return s.root.Stat(rel) }
+
+// Open opens a file for reading.
+func (s *Store) Open(rel string) (*os.File, error) { return s.root.Open(rel) }
+
+// List returns the entries of a directory in the order of their names.
+func (s *Store) List(rel string) ([]fs.FileInfo, error) {
+	entries, err := fs.ReadDir(s.root.FS(), rel)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]fs.FileInfo, 0, len(entries))
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || isUpload(e.Name()) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// Mkdir makes a directory, with its parents when all is set. Without all an existing one is an error.
+func (s *Store) Mkdir(rel string, all bool) error {
+	if all {
+		return s.root.MkdirAll(rel, 0o700)
+	}
+	return s.root.Mkdir(rel, 0o700)
+}
+
+// Remove removes a file, or a directory with all its content.
+func (s *Store) Remove(rel string) error {
+	if rel == "." {
+		return invalid(FormatPath(rel), "the root cannot be removed")
+	}
+	if _, err := s.root.Lstat(rel); err != nil {
+		return err
+	}
+	return s.root.RemoveAll(rel)
+}
+
+// RemoveIfEmpty removes a directory that has no content and leaves any other.
+func (s *Store) RemoveIfEmpty(rel string) error {
+	err := s.root.Remove(rel)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Move renames a file or directory. An existing target is an error unless force is set.
+func (s *Store) Move(from, to string, force bool) error {
+	if err := s.makeRoom(to, force); err != nil {
+		return err
+	}
+	return s.root.Rename(from, to)
+}
+
+// Copy copies a file. An existing target is an error unless force is set.
+func (s *Store) Copy(from, to string, force bool) error {
+	if err := s.makeRoom(to, force); err != nil {
+		return err
+	}
+	src, err := s.root.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return s.Write(to, src, -1)
+}
+
+func (s *Store) makeRoom(to string, force bool) error {
+	_, err := s.root.Lstat(to)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !force:
+		return &fs.PathError{Op: "create", Path: to, Err: fs.ErrExist}
+	}
+	return nil
+}
+
+// Write puts what r yields at rel, so that rel has its old content or all of the new. A size of 0 or more is checked
+// against what r yields; missing parent directories are made.
+func (s *Store) Write(rel string, r io.Reader, size int64) (err error) {
+	tmp := uploadPrefix + randomName()
+	file, err := s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.root.Remove(tmp))
+		}
+	}()
+	if err := fill(file, r, size); err != nil {
+		return fmt.Errorf("cannot write %s: %w", FormatPath(rel), err)
+	}
+	if err := s.root.MkdirAll(path.Dir(rel), 0o700); err != nil {
+		return err
+	}
+	return s.root.Rename(tmp, rel)
+}
+
+// fill writes all of r into file, syncs and closes it.
+func fill(file *os.File, r io.Reader, size int64) error {
+	n, err := io.Copy(file, r)
+	if err == nil && size >= 0 && n != size {
+		err = fmt.Errorf("%d bytes came, %d were announced: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// Space returns the capacity and the free space in bytes of the file system that holds the store.
+func (s *Store) Space() (capacity, free int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("cannot measure the datastore: %w", err)
+	}
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
+}

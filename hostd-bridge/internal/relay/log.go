@@ -1,0 +1,125 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"path"
+	"strconv"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/tether/link"
+)
+
+const (
+	// OffsetHeader is the header of an answer that holds the offset in the log of its first byte.
+	OffsetHeader = "Cvm-Log-Offset"
+	logName      = "stdio.log"
+)
+
+// serveLog streams a VM's log from an offset. With wait=1 and a VM that is off, it goes on with the next run; with
+// follow=1 it ends when the machine does.
+func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
+	ref := req.PathValue("moref")
+	v, ok := r.inventory.Get(ref)
+	if !ok {
+		return &vm.NotFoundError{Ref: ref}
+	}
+	from, err := r.offset(v, req.FormValue("from"))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set(OffsetHeader, strconv.FormatInt(from, 10))
+	w.WriteHeader(http.StatusOK)
+	out := &flusher{w: w, c: http.NewResponseController(w)}
+	if err := out.c.Flush(); err != nil {
+		return nil // the client is gone
+	}
+	follow := req.FormValue("follow") == "1"
+	log, err := r.open(req.Context(), v, from, follow, req.FormValue("wait") == "1")
+	if err == nil {
+		_, err = io.Copy(out, log)
+		err = errors.Join(err, log.Close())
+	}
+	if err != nil && req.Context().Err() == nil {
+		r.log.Warn("log stream broken off", "vm", v.Name, "err", err)
+		panic(http.ErrAbortHandler) // the only way to tell the client that the stream is not whole
+	}
+	return nil
+}
+
+// open opens the log of the present run, or with wait of the next one if the VM is off. What no machine serves is read
+// from the file.
+func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait bool) (io.ReadCloser, error) {
+	m, err := r.inventory.Machine(v.Ref)
+	if err != nil && wait {
+		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Runs); err != nil {
+			return nil, err
+		}
+	}
+	if m != nil {
+		log, err := m.Log(ctx, from, follow)
+		if err == nil {
+			return log, nil
+		}
+		if _, running := r.inventory.Machine(v.Ref); running == nil {
+			return nil, err
+		}
+	}
+	return r.openFile(v, from)
+}
+
+func (r *Relay) openFile(v *vm.VM, from int64) (io.ReadCloser, error) {
+	f, err := r.store.Open(path.Join(v.Home, logName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return io.NopCloser(&io.LimitedReader{}), nil // nothing was ever written
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// offset returns the offset that a request names: a number, or "end". The end is that of the last whole record, because
+// a torn one is cut off when the machine starts.
+func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
+	if from == "" {
+		return 0, nil
+	}
+	if from != "end" {
+		n, err := strconv.ParseInt(from, 10, 64)
+		if err != nil || n < 0 {
+			return 0, badRequest("from must be an offset in bytes, or end")
+		}
+		return n, nil
+	}
+	f, err := r.store.Open(path.Join(v.Home, logName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return link.ScanRecords(f)
+}
+
+// flusher sends every write on at once.
+type flusher struct {
+	w io.Writer
+	c *http.ResponseController
+}
+
+func (f *flusher) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err == nil {
+		err = f.c.Flush()
+	}
+	return n, err
+}
