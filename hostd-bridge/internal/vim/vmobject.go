@@ -1,0 +1,163 @@
+package vim
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// hardwareVersion is that of vSphere 8.0 (VirtualMachineConfigInfo.version).
+const hardwareVersion = "vmx-20"
+
+// renderVM returns a VM as a managed object.
+func renderVM(v *vm.VM) *mo.VirtualMachine {
+	pool, ref := poolRef(v.Pool), vmRef(v.Ref)
+	config, guest, runtime := renderConfig(v), renderGuest(v), renderRuntime(v)
+	networks := []types.ManagedObjectReference{}
+	if len(v.NICs) > 0 {
+		networks = append(networks, networkRef)
+	}
+	return &mo.VirtualMachine{
+		ManagedEntity: entity(ref, vmFolderRef, v.Name),
+		Config:        config, Runtime: runtime, Guest: guest, ResourcePool: &pool, EnvironmentBrowser: environmentRef,
+		Summary:   renderSummary(v, config, guest, runtime),
+		Datastore: []types.ManagedObjectReference{datastoreRef}, Network: networks,
+		RootSnapshot:         []types.ManagedObjectReference{},
+		GuestHeartbeatStatus: heartbeat(v),
+	}
+}
+
+func renderConfig(v *vm.VM) *types.VirtualMachineConfigInfo {
+	created := v.Created
+	return &types.VirtualMachineConfigInfo{
+		ChangeVersion: strconv.Itoa(v.Version), Modified: v.Modified, Name: v.Name, CreateDate: &created,
+		GuestFullName: "Other Linux (64-bit)", GuestId: guestID(v), AlternateGuestName: "",
+		Version: hardwareVersion, Uuid: v.UUID, InstanceUuid: v.InstanceUUID, Annotation: v.Annotation,
+		Files: types.VirtualMachineFileInfo{
+			VmPathName:        vmPath(v),
+			SnapshotDirectory: datastore.FormatPath(v.Home), LogDirectory: datastore.FormatPath(v.Home),
+		},
+		Hardware: types.VirtualHardware{
+			NumCPU: int32(v.CPUs), NumCoresPerSocket: types.NewInt32(1), MemoryMB: int32(v.MemoryMiB), Device: devices(v),
+		},
+		ExtraConfig: extraConfig(v), Firmware: "bios",
+		DatastoreUrl: []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: datastore.Name, Url: "ds:///" + datastore.Name + "/"}},
+	}
+}
+
+func guestID(v *vm.VM) string {
+	if v.GuestID == "" {
+		return string(types.VirtualMachineGuestOsIdentifierOtherLinux64Guest)
+	}
+	return v.GuestID
+}
+
+func vmPath(v *vm.VM) string { return datastore.FormatPath(v.Home + "/" + v.Name + ".vmx") }
+
+func extraConfig(v *vm.VM) []types.BaseOptionValue {
+	all := v.ExtraConfig()
+	out := make([]types.BaseOptionValue, 0, len(all))
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, &types.OptionValue{Key: key, Value: all[key]})
+	}
+	return out
+}
+
+func renderRuntime(v *vm.VM) types.VirtualMachineRuntimeInfo {
+	host := hostRef
+	info := types.VirtualMachineRuntimeInfo{
+		Host: &host, ConnectionState: types.VirtualMachineConnectionStateConnected,
+		PowerState:     types.VirtualMachinePowerState(v.Power),
+		MaxMemoryUsage: int32(v.MemoryMiB), MaxCpuUsage: int32(v.CPUs) * nominalMHz,
+		InstantCloneFrozen: types.NewBool(false),
+	}
+	if v.Power == vm.PoweredOn {
+		started := v.Started
+		info.BootTime = &started
+	}
+	return info
+}
+
+// spoke says whether the tether of the present run has been heard.
+func spoke(v *vm.VM) bool { return v.Power == vm.PoweredOn && len(v.Guest) > 0 }
+
+func heartbeat(v *vm.VM) types.ManagedEntityStatus {
+	if spoke(v) {
+		return types.ManagedEntityStatusGreen
+	}
+	return types.ManagedEntityStatusGray
+}
+
+// renderGuest says of the tether what vSphere says of VMware Tools.
+func renderGuest(v *vm.VM) *types.GuestInfo {
+	info := &types.GuestInfo{
+		ToolsStatus:        types.VirtualMachineToolsStatusToolsNotRunning,
+		ToolsRunningStatus: string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning),
+		ToolsVersionStatus: string(types.VirtualMachineToolsVersionStatusGuestToolsUnmanaged),
+		GuestState:         string(types.VirtualMachineGuestStateNotRunning),
+		GuestId:            guestID(v),
+	}
+	if !spoke(v) {
+		return info
+	}
+	info.ToolsStatus = types.VirtualMachineToolsStatusToolsOk
+	info.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
+	info.ToolsVersion = v.Guest[link.KeyVersion]
+	info.GuestState = string(types.VirtualMachineGuestStateRunning)
+	info.GuestFamily = string(types.VirtualMachineGuestOsFamilyLinuxGuest)
+	info.HostName = hostName(v)
+	info.IpAddress = v.Guest[link.KeyIP]
+	info.Net = guestNet(v, info.IpAddress)
+	return info
+}
+
+func guestNet(v *vm.VM, address string) []types.GuestNicInfo {
+	if address == "" || len(v.NICs) == 0 {
+		return nil
+	}
+	card := v.NICs[0]
+	return []types.GuestNicInfo{{
+		Network: NetworkName, MacAddress: card.MAC, Connected: card.Connected, DeviceConfigId: card.Key,
+		IpAddress: []string{address},
+	}}
+}
+
+// hostName is the name that the tether was told to give its guest.
+func hostName(v *vm.VM) string {
+	var spec struct {
+		Hostname string `json:"hostname"`
+	}
+	_ = json.Unmarshal([]byte(v.Extra[link.KeySpec]), &spec) // what is not JSON names no host
+	return spec.Hostname
+}
+
+func renderSummary(v *vm.VM, config *types.VirtualMachineConfigInfo, guest *types.GuestInfo, runtime types.VirtualMachineRuntimeInfo) types.VirtualMachineSummary {
+	ref := vmRef(v.Ref)
+	disks := int32(0)
+	if v.Disk != nil {
+		disks = 1
+	}
+	return types.VirtualMachineSummary{
+		Vm: &ref, Runtime: runtime, OverallStatus: types.ManagedEntityStatusGreen,
+		Config: types.VirtualMachineConfigSummary{
+			Name: v.Name, VmPathName: config.Files.VmPathName, MemorySizeMB: int32(v.MemoryMiB), NumCpu: int32(v.CPUs),
+			NumEthernetCards: int32(len(v.NICs)), NumVirtualDisks: disks, Uuid: v.UUID, InstanceUuid: v.InstanceUUID,
+			GuestId: config.GuestId, GuestFullName: config.GuestFullName, Annotation: v.Annotation, HwVersion: hardwareVersion,
+		},
+		Guest: &types.VirtualMachineGuestSummary{
+			GuestId: config.GuestId, GuestFullName: config.GuestFullName, ToolsStatus: guest.ToolsStatus,
+			ToolsRunningStatus: guest.ToolsRunningStatus, ToolsVersionStatus: guest.ToolsVersionStatus,
+			HostName: guest.HostName, IpAddress: guest.IpAddress,
+		},
+		QuickStats: types.VirtualMachineQuickStats{GuestHeartbeatStatus: heartbeat(v)},
+		Storage:    &types.VirtualMachineStorageSummary{Timestamp: v.Modified},
+	}
+}
