@@ -1,0 +1,254 @@
+// Package daemon wires hostd-bridge: the vSphere API of one host.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
+	"github.com/containervm/containervm/hostd-bridge/internal/relay"
+	"github.com/containervm/containervm/hostd-bridge/internal/vim"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
+)
+
+// DefaultListen is where the API listens unless Config says otherwise.
+const DefaultListen = "127.0.0.1:8989"
+
+// stopTimeout bounds how long a stopping daemon waits for the calls that are under way. Nothing is lost when they are
+// cut off: an upload is whole or not there.
+const stopTimeout = time.Second
+
+// Config says where the daemon keeps its state and what it runs.
+type Config struct {
+	StateDir   string // journal, credentials, certificates and the datastore, in hostd/
+	RunDir     string // sockets of running machines, in vm/
+	GuestDir   string // vmlinux, bzImage, initramfs.cpio and blank.vmdk
+	Listen     string // host:port; empty: DefaultListen; port 0: any free one
+	Supervisor string // path of the cvm-supervisor binary
+	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
+	Accel      string // kvm or tcg; empty: KVM if a trial shows that it works
+	Version    string // of this program; empty: "dev"
+	Log        *slog.Logger
+}
+
+// Endpoint is how a client reaches the daemon.
+type Endpoint struct {
+	URL      string // https://host:port/sdk
+	Username string
+	Password string
+	CAFile   string // certificate of the authority that signed the daemon's
+}
+
+// Address returns the endpoint's host:port.
+func (e Endpoint) Address() string {
+	return strings.TrimSuffix(strings.TrimPrefix(e.URL, "https://"), "/sdk")
+}
+
+// Backend realises machines and makes disks.
+type Backend interface {
+	vm.Hypervisor
+	vm.Disks
+}
+
+// RunOn runs the daemon on a given backend until ctx ends; the machines go on running. It calls ready when clients can
+// connect.
+func RunOn(ctx context.Context, c Config, backend Backend, ready func(Endpoint)) (err error) {
+	h, err := open(ctx, c, backend)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	return h.serve(ctx, ready)
+}
+
+// host is everything that is open while the daemon runs, in the order in which it was opened.
+type host struct {
+	Config
+	lock      *os.File
+	identity  *identity
+	store     *datastore.Store
+	journal   *journal.Journal
+	inventory *vm.Inventory
+}
+
+// dir is the daemon's own directory.
+func (c *Config) dir() string { return filepath.Join(c.StateDir, "hostd") }
+
+func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	h := &host{Config: c}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.close())
+		}
+	}()
+	for _, step := range []func() error{h.makeDirs, h.takeLock, h.openIdentity, h.openStore, h.openJournal} {
+		if err := step(); err != nil {
+			return h, err
+		}
+	}
+	boot, err := seed(h.store, c.GuestDir)
+	if err != nil {
+		return h, err
+	}
+	return h, h.openInventory(ctx, backend, boot)
+}
+
+func (h *host) makeDirs() error {
+	for _, dir := range []string{h.dir(), h.machines()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("cannot make the daemon's directories: %w", err)
+		}
+	}
+	return nil
+}
+
+func (h *host) machines() string { return filepath.Join(h.RunDir, "vm") }
+
+// takeLock makes sure that no other daemon works on the same state. The kernel drops the lock when the process ends.
+func (h *host) takeLock() (err error) {
+	path := filepath.Join(h.dir(), "lock")
+	if h.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return fmt.Errorf("cannot open the lock file: %w", err)
+	}
+	err = unix.Flock(int(h.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("another hostd-bridge works on %s: stop it first, or use another state directory", h.StateDir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	return nil
+}
+
+func (h *host) openIdentity() (err error) {
+	h.identity, err = openIdentity(h.dir())
+	return err
+}
+
+func (h *host) openStore() (err error) {
+	h.store, err = datastore.Open(filepath.Join(h.dir(), "datastore"))
+	return err
+}
+
+func (h *host) openJournal() (err error) {
+	h.journal, err = journal.Open(filepath.Join(h.dir(), "journal"))
+	return err
+}
+
+func (h *host) openInventory(ctx context.Context, backend Backend, boot *BootFiles) (err error) {
+	memory, err := hostMemory()
+	if err != nil {
+		return err
+	}
+	h.inventory, err = vm.Open(ctx, vm.Options{
+		Journal: h.journal, Store: h.store, Hypervisor: backend, Disks: backend, RunDir: h.machines(),
+		HostMemoryMiB: memory, HostCPUs: runtime.NumCPU(), Blank: boot.Blank, Log: h.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot open the inventory: %w", err)
+	}
+	return nil
+}
+
+// hostMemory returns the host's memory in MiB.
+func hostMemory() (int64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("cannot read the host's memory: %w", err)
+	}
+	return int64(info.Totalram) * int64(info.Unit) >> 20, nil
+}
+
+// close closes what is open, in reverse.
+func (h *host) close() error {
+	var errs []error
+	if h.inventory != nil {
+		errs = append(errs, h.inventory.Close())
+	}
+	if h.journal != nil {
+		errs = append(errs, h.journal.Close())
+	}
+	if h.store != nil {
+		errs = append(errs, h.store.Close())
+	}
+	if h.lock != nil {
+		errs = append(errs, h.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// serve answers clients until ctx ends.
+func (h *host) serve(ctx context.Context, ready func(Endpoint)) error {
+	listener, err := net.Listen("tcp", h.Listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return errors.Join(fmt.Errorf("cannot read the host's name: %w", err), listener.Close())
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	api := vim.New(work, vim.Config{
+		Inventory: h.inventory, Store: h.store, HostName: name, InstanceUUID: h.identity.InstanceUUID, Version: h.Version,
+		Username: h.identity.Username, Password: h.identity.Password, Log: h.Log,
+	})
+	server := h.server(work, api)
+	served := make(chan error, 1)
+	go func() { served <- server.ServeTLS(listener, "", "") }()
+	ready(h.endpoint(listener.Addr()))
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+	}
+	stop() // tasks and waits end
+	return errors.Join(err, h.shutdown(ctx, server, api))
+}
+
+func (h *host) shutdown(ctx context.Context, server *http.Server, api *vim.Server) error {
+	api.Wait()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		h.Log.Info("connections of clients are cut", "err", err)
+		return server.Close()
+	}
+	return nil
+}
+
+func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
+	mux := http.NewServeMux()
+	api.Register(mux)
+	mux.Handle(datastore.Prefix, api.Authorize(h.store.Handler(h.inventory.UserOf)))
+	mux.Handle("/cvm/", api.Authorize(relay.New(h.inventory, h.store, h.Log).Handler()))
+	return &http.Server{
+		Handler: mux, TLSConfig: h.identity.tls(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext:  func(net.Listener) context.Context { return ctx },
+		ErrorLog:     slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug),
+		TLSNextProto: noHTTP2(),
+	}
+}
+
+func (h *host) endpoint(addr net.Addr) Endpoint {
+	return Endpoint{
+		URL: "https://" + addr.String() + "/sdk", Username: h.identity.Username, Password: h.identity.Password,
+		CAFile: h.identity.caFile,
+	}
+}

@@ -1,0 +1,127 @@
+package daemon_test
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// realConfig is that of a daemon on QEMU; the test is skipped where something for it is missing.
+func realConfig(t *testing.T) daemon.Config {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("boots a real VM (leave -short out)")
+	}
+	guest, err := filepath.Abs("../../bin/guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk"} {
+		if _, err := os.Stat(filepath.Join(guest, name)); err != nil {
+			t.Skipf("needs the guest's artefacts (make guest): %v", err)
+		}
+	}
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skipf("needs QEMU (apt-get install qemu-system-x86): %v", err)
+	}
+	dir, err := os.MkdirTemp("", "cvm") // socket paths are at most 107 bytes: the test's own directory is too long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	supervisor := filepath.Join(dir, "cvm-supervisor")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", supervisor, "../supervisor").CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the supervisor: %v\n%s", err, out)
+	}
+	return daemon.Config{
+		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), GuestDir: guest,
+		Listen: "127.0.0.1:0", Supervisor: supervisor, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+// runReal runs a daemon until stop is called.
+func runReal(t *testing.T, c daemon.Config) (e daemon.Endpoint, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan daemon.Endpoint, 1), make(chan error, 1)
+	go func() { ended <- daemon.Run(ctx, c, func(e daemon.Endpoint) { ready <- e }) }()
+	select {
+	case e = <-ready:
+	case err := <-ended:
+		t.Fatalf("daemon ended at start: %v", err)
+	}
+	return e, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("daemon: %v", err)
+		}
+	}
+}
+
+// A real guest, driven by govmomi, is found again by the next daemon, takes a disk while it runs, and shuts down.
+func TestRealVMOutlivesTheDaemon(t *testing.T) {
+	config := realConfig(t)
+	e, stop := runReal(t, config)
+	c := connect(t, e)
+	text, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_UNPACK, Hostname: "box"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := spec(t, e, "real")
+	s.MemoryMB = 128
+	s.ExtraConfig = append(s.ExtraConfig, &types.OptionValue{Key: link.KeySpec, Value: text})
+	ref, err := create(t, c, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	powerOn(t, c, ref)
+	waitStatus(t, c, ref, tetherv1.State_RUNNING)
+	stop()
+	e, stop = runReal(t, config)
+	defer stop()
+	c = connect(t, e)
+	status := waitStatus(t, c, ref, tetherv1.State_RUNNING)
+	machine := object.NewVirtualMachine(c.Client, ref)
+	defer func() {
+		if t.Failed() { // nothing may go on running
+			if task, err := machine.PowerOff(context.Background()); err == nil {
+				_ = task.Wait(context.Background())
+			}
+		}
+	}()
+	hot := disk("[local] hot/disk.vmdk", "")
+	hot.CapacityInKB = 1 << 20 // what makes govmomi ask for a new file
+	if err := machine.AddDevice(t.Context(), hot); err != nil {
+		t.Fatal(err)
+	}
+	devices, err := machine.Device(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.RemoveDevice(t.Context(), true, devices.SelectByType(&types.VirtualDisk{})...); err != nil {
+		t.Fatal(err)
+	}
+	if err := machine.ShutdownGuest(t.Context()); err != nil {
+		t.Fatalf("guest with status %v: %v", status, err)
+	}
+	waitPower(t, c, ref, "poweredOff")
+	done(t)(machine.Destroy(t.Context()))
+	left, err := os.ReadDir(filepath.Join(config.RunDir, "vm"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left in the run directory: %v, %v", left, err)
+	}
+}

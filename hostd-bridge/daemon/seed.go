@@ -1,0 +1,74 @@
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
+)
+
+// bootIndex is the datastore file that tells clients of the boot artefacts.
+const bootIndex = "cvm/boot/current.json"
+
+// BootFiles are the paths in the datastore of what a VM boots from, as in bootIndex.
+type BootFiles struct {
+	Kernel   string `json:"kernel"`   // ELF vmlinux with a PVH entry, for microvm
+	KernelBz string `json:"kernelBz"` // bzImage, for q35
+	Initrd   string `json:"initrd"`   // initramfs with the tether
+	Blank    string `json:"blank"`    // disk with an empty file system, parent of all others
+}
+
+// seed copies the boot artefacts from the guest directory into the datastore, under names with their hashes: VMs that
+// were made with older ones keep those.
+func seed(store *datastore.Store, guestDir string) (*BootFiles, error) {
+	var boot BootFiles
+	for _, a := range []struct {
+		file, target string
+		path         *string
+	}{
+		{"vmlinux", "cvm/boot/kernel-%s", &boot.Kernel},
+		{"bzImage", "cvm/boot/bzimage-%s", &boot.KernelBz},
+		{"initramfs.cpio", "cvm/boot/initramfs-%s", &boot.Initrd},
+		{"blank.vmdk", "cvm/blank-%s.vmdk", &boot.Blank},
+	} {
+		var err error
+		if *a.path, err = seedFile(store, filepath.Join(guestDir, a.file), a.target); err != nil {
+			return nil, fmt.Errorf("cannot put %s into the datastore: %w (make guest builds it)", a.file, err)
+		}
+	}
+	index, err := json.Marshal(boot)
+	if err != nil {
+		return nil, err
+	}
+	return &boot, store.Write(bootIndex, strings.NewReader(string(index)), int64(len(index)))
+}
+
+func seedFile(store *datastore.Store, source, target string) (string, error) {
+	f, err := os.Open(source)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	size, err := io.Copy(hash, f)
+	if err != nil {
+		return "", err
+	}
+	rel := fmt.Sprintf(target, fmt.Sprintf("%x", hash.Sum(nil)[:8]))
+	if info, err := store.Stat(rel); err == nil && info.Size() == size {
+		return rel, nil
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	return rel, store.Write(rel, f, size)
+}

@@ -1,0 +1,70 @@
+// Command hostd-bridge serves the vSphere API of this host, and realises its VMs with QEMU.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/containervm/containervm/hostd-bridge/daemon"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	var c daemon.Config
+	var verbose bool
+	bin := filepath.Dir(executable())
+	cmd := &cobra.Command{
+		Use:          "hostd-bridge",
+		Short:        "Serve the vSphere API of this host, with VMs on QEMU",
+		Long:         "Serve the vSphere API of this host, with VMs on QEMU.\n\nStopping it leaves the VMs running; the next one finds them again.",
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.Log = logger(verbose)
+			return daemon.Run(cmd.Context(), c, func(e daemon.Endpoint) {
+				fmt.Fprintf(cmd.OutOrStdout(), "serving %s (user %s, CA %s)\n", e.URL, e.Username, e.CAFile)
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.StateDir, "state", "/var/lib/containervm", "directory of the inventory, the datastore and the credentials")
+	f.StringVar(&c.RunDir, "run", "/run/containervm", "directory of the running VMs' sockets")
+	f.StringVar(&c.GuestDir, "guest", filepath.Join(bin, "guest"), "directory of vmlinux, bzImage, initramfs.cpio and blank.vmdk")
+	f.StringVar(&c.Listen, "listen", daemon.DefaultListen, "address to listen on")
+	f.StringVar(&c.Supervisor, "supervisor", filepath.Join(bin, "cvm-supervisor"), "path of the per-VM supervisor")
+	f.StringVar(&c.QEMU, "qemu", "", "path of qemu-system-x86_64 (default: found in PATH)")
+	f.StringVar(&c.Accel, "accel", "", "kvm or tcg (default: kvm if a trial shows that it works)")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log every refused call")
+	return cmd
+}
+
+// executable returns the path of this program; the artefacts of the build lie beside it.
+func executable() string {
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
+func logger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
