@@ -1,0 +1,168 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// imageAPI serves Docker's /images.
+type imageAPI struct {
+	store *image.Store
+	inUse image.InUse // the containers whose disks build on an image
+}
+
+func newImageAPI(store *image.Store, containers *container.Service) *imageAPI {
+	return &imageAPI{store: store, inUse: containers.ImageUsers}
+}
+
+// routes registers the handlers. Names of images have slashes, so what follows /images/ is taken apart by byName.
+func (a *imageAPI) routes(r *router) {
+	r.handle("GET /images/json", a.list)
+	r.handle("POST /images/create", a.create)
+	r.handle("POST /images/load", a.load)
+	r.handle("POST /images/prune", a.prune)
+	r.handle("GET /images/get", unsupported("docker save: layers are kept as disks, not as tars"))
+	r.handle("GET /images/search", unsupported("docker search"))
+	r.handle("POST /build", unsupported("docker build: build the image elsewhere, then docker load or docker pull it"))
+	r.handle("GET /images/{path...}", byName(map[string]imageHandler{
+		"json": a.inspect, "history": a.history,
+		"get": refuse("docker save: layers are kept as disks, not as tars"),
+	}))
+	r.handle("POST /images/{path...}", byName(map[string]imageHandler{
+		"tag": a.tag, "push": refuse("docker push: layers are kept as disks, not as tars"),
+	}))
+	r.handle("DELETE /images/{name...}", a.remove)
+}
+
+// imageHandler serves a request about the image that name refers to.
+type imageHandler func(w http.ResponseWriter, r *http.Request, name string) error
+
+// byName takes "<name>/<verb>" apart, where the name may hold slashes.
+func byName(verbs map[string]imageHandler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		path := r.PathValue("path")
+		cut := strings.LastIndexByte(path, '/')
+		h, ok := verbs[path[cut+1:]]
+		if cut <= 0 || !ok {
+			return errPage
+		}
+		return h(w, r, path[:cut])
+	}
+}
+
+func refuse(what string) imageHandler {
+	return func(http.ResponseWriter, *http.Request, string) error {
+		return errdefs.ErrNotImplemented.WithMessage("not supported: " + what)
+	}
+}
+
+func unsupported(what string) handler {
+	return func(w http.ResponseWriter, r *http.Request) error { return refuse(what)(w, r, "") }
+}
+
+// create serves pull (fromImage) and import (fromSrc).
+func (a *imageAPI) create(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	if p := q.Get("platform"); p != "" && p != "linux/amd64" && p != "linux" {
+		return invalid("cannot use images for %s: virtual machines here run linux/amd64", p)
+	}
+	if q.Get("fromImage") != "" {
+		return a.pull(w, r)
+	}
+	return a.importRoot(w, r)
+}
+
+func (a *imageAPI) pull(w http.ResponseWriter, r *http.Request) error {
+	ref, err := pullReference(r.FormValue("fromImage"), r.FormValue("tag"))
+	if err != nil {
+		return err
+	}
+	// As in Docker a header that cannot be read means no credentials: the registry decides.
+	auth, _ := authconfig.Decode(r.Header.Get(registry.AuthHeader))
+	s := newJSONStream(w)
+	return s.end(a.store.Pull(r.Context(), ref, *auth, s.progress))
+}
+
+// pullReference joins a name and a tag or digest.
+func pullReference(name, tag string) (string, error) {
+	switch base := name[strings.LastIndexByte(name, '/')+1:]; {
+	case strings.Contains(tag, ":"):
+		return name + "@" + tag, nil
+	case tag != "":
+		return name + ":" + tag, nil
+	case !strings.ContainsAny(base, ":@"):
+		return "", errdefs.ErrNotImplemented.WithMessage("not supported: pulling all tags of a repository; name one")
+	}
+	return name, nil
+}
+
+func (a *imageAPI) importRoot(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	if src := q.Get("fromSrc"); src != "-" {
+		return invalid("cannot import from %q: download it first, then import the file or standard input (-)", src)
+	}
+	name := q.Get("repo")
+	if tag := q.Get("tag"); tag != "" && name != "" {
+		name += ":" + tag
+	}
+	s := newJSONStream(w)
+	_, err := a.store.Import(r.Context(), r.Body, image.ImportOptions{
+		Name: name, Message: q.Get("message"), Changes: q["changes"],
+	}, s.progress)
+	return s.end(err)
+}
+
+func (a *imageAPI) load(w http.ResponseWriter, r *http.Request) error {
+	if err := checkPlatforms(r.URL.Query()["platform"]); err != nil {
+		return err
+	}
+	s := newJSONStream(w)
+	progress := s.progress
+	if boolParam(r, "quiet") {
+		progress = s.quiet
+	}
+	_, err := a.store.Load(r.Context(), r.Body, progress)
+	return s.end(err)
+}
+
+// checkPlatforms reads the platforms of a load, each JSON.
+func checkPlatforms(platforms []string) error {
+	for _, text := range platforms {
+		var p ocispec.Platform
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			return invalid("cannot read the platform %q: %v", text, err)
+		}
+		if p.OS != "linux" || p.Architecture != "amd64" {
+			return invalid("cannot use images for %s/%s: virtual machines here run linux/amd64", p.OS, p.Architecture)
+		}
+	}
+	return nil
+}
+
+func (a *imageAPI) tag(w http.ResponseWriter, r *http.Request, name string) error {
+	target := r.FormValue("repo")
+	if tag := r.FormValue("tag"); tag != "" {
+		target += ":" + tag
+	}
+	if err := a.store.Tag(r.Context(), name, target); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+func (a *imageAPI) remove(w http.ResponseWriter, r *http.Request) error {
+	gone, err := a.store.Remove(r.Context(), r.PathValue("name"), boolParam(r, "force"), a.inUse)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, gone)
+}

@@ -1,0 +1,126 @@
+package api
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containervm/containervm/controller/internal/image"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func TestByName(t *testing.T) {
+	var got string
+	h := byName(map[string]imageHandler{"json": func(_ http.ResponseWriter, _ *http.Request, name string) error {
+		got = name
+		return nil
+	}})
+	for path, want := range map[string]string{"busybox/json": "busybox", "example.com:5000/a/b:v1/json": "example.com:5000/a/b:v1", "json/json": "json"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.SetPathValue("path", path)
+		if err := h(nil, r); err != nil || got != want {
+			t.Errorf("%s: name %q, %v", path, got, err)
+		}
+	}
+	for _, path := range []string{"", "json", "busybox", "busybox/xml", "/json"} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.SetPathValue("path", path)
+		if err := h(nil, r); !errdefs.IsNotFound(err) {
+			t.Errorf("%q: error is %v", path, err)
+		}
+	}
+}
+
+func TestPullReference(t *testing.T) {
+	for _, c := range []struct{ name, tag, want string }{
+		{"docker.io/library/busybox", "1.37", "docker.io/library/busybox:1.37"},
+		{"localhost:5000/app", "sha256:abc", "localhost:5000/app@sha256:abc"},
+		{"app:v1", "", "app:v1"},
+		{"app@sha256:abc", "", "app@sha256:abc"},
+	} {
+		if got, err := pullReference(c.name, c.tag); err != nil || got != c.want {
+			t.Errorf("pullReference(%q, %q) = %q, %v", c.name, c.tag, got, err)
+		}
+	}
+	if _, err := pullReference("localhost:5000/app", ""); !errdefs.IsNotImplemented(err) {
+		t.Errorf("all tags: %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	a := &imageAPI{}
+	for query, h := range map[string]handler{
+		"fromImage=a&tag=b&platform=linux/arm64":         a.create,
+		"fromSrc=http://example.com/root.tar":            a.create,
+		`platform={"os":"linux","architecture":"arm64"}`: a.load,
+		"platform=linux": a.load,
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/?"+(&url.URL{RawQuery: query}).RawQuery, http.NoBody)
+		if err := h(httptest.NewRecorder(), r); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: error is %v", query, err)
+		}
+	}
+	if err := unsupported("docker build")(nil, nil); !errdefs.IsNotImplemented(err) {
+		t.Errorf("build: %v", err)
+	}
+}
+
+func TestImageFilters(t *testing.T) {
+	old := image.Image{RepoTags: []string{"busybox:1", "example.com/team/app:v1"}, Created: time.Unix(1000, 0)}
+	old.Config.Config.Labels = map[string]string{"team": "red"}
+	dangling := image.Image{Created: time.Now()}
+	for text, want := range map[string][2]bool{
+		``:                                    {true, true},
+		`{"dangling":["true"]}`:               {false, true},
+		`{"dangling":{"false":true}}`:         {true, false},
+		`{"reference":["busybox"]}`:           {true, false},
+		`{"reference":["busybox:*"]}`:         {true, false},
+		`{"reference":["example.com/*/*"]}`:   {true, false},
+		`{"reference":["other","busybox:2"]}`: {false, false},
+		`{"label":["team=red"]}`:              {true, false},
+		`{"label":["team=blue"]}`:             {false, false},
+		`{"label!":["team"]}`:                 {false, true},
+		`{"until":["24h"]}`:                   {true, false},
+		`{"until":["500"]}`:                   {false, false},
+		`{"until":["2020-01-01T00:00:00Z"],"dangling":["false"]}`: {true, false},
+	} {
+		f := filters{}
+		if text != "" {
+			var err error
+			if f, err = parseFilters(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		match, err := f.images(nil)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := [2]bool{match(old), match(dangling)}; got != want {
+			t.Errorf("%s: matches %v, want %v", text, got, want)
+		}
+	}
+	for _, text := range []string{`{"dangling":["maybe"]}`, `{"dangling":["true","false"]}`, `{"until":["soon"]}`} {
+		f, _ := parseFilters(text)
+		if _, err := f.images(nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: error is %v", text, err)
+		}
+	}
+}
+
+func TestHistoryItems(t *testing.T) {
+	at := time.Unix(1000, 0)
+	img := image.Image{LayerSizes: []int64{10, 20}}
+	img.Config.History = []ocispec.History{{Created: &at, CreatedBy: "first"}, {EmptyLayer: true, CreatedBy: "ENV"}, {CreatedBy: "second", Comment: "c"}}
+	var sizes []int64
+	for _, item := range historyItems(img) {
+		sizes = append(sizes, item.Size)
+	}
+	if !slices.Equal(sizes, []int64{20, 0, 10}) {
+		t.Errorf("sizes are %v", sizes)
+	}
+}

@@ -1,0 +1,95 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// content is the tar of a layer, perhaps compressed.
+type content struct {
+	diffID digest.Digest // of the uncompressed tar, as the image's configuration demands it; empty: unknown before
+	digest digest.Digest // of the bytes that open returns; empty: not to be checked
+	size   int64         // of the bytes that open returns; 0: unknown
+	open   func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// id is how progress calls the layer: by the digest that the registry knows, where there is one.
+func (c content) id() string {
+	if c.digest != "" {
+		return shortID(c.digest)
+	}
+	return shortID(c.diffID)
+}
+
+// copyTo writes the uncompressed tar to w and returns its digest. It fails when a digest is not the demanded one, but
+// w has had the bytes by then. read is told how many bytes of the source were read so far.
+func (c content) copyTo(ctx context.Context, w io.Writer, read func(int64)) (digest.Digest, error) {
+	src, err := c.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	raw := &meter{r: src, read: read}
+	if c.digest != "" && c.digest != c.diffID {
+		raw.hash = sha256.New()
+	}
+	diffID, err := inflate(w, raw)
+	if err != nil {
+		return "", err
+	}
+	if got := raw.sum(); c.digest != "" && got != "" && got != c.digest {
+		return "", invalid("its digest is %s, not %s", got, c.digest)
+	}
+	if c.diffID != "" && diffID != c.diffID {
+		return "", invalid("the digest of its content is %s, not %s as the image's configuration demands", diffID, c.diffID)
+	}
+	return diffID, nil
+}
+
+// inflate copies the uncompressed content of raw to w, and reads raw to its end.
+func inflate(w io.Writer, raw io.Reader) (digest.Digest, error) {
+	plain, err := decompress(raw)
+	if err != nil {
+		return "", err
+	}
+	defer plain.Close()
+	sum := sha256.New()
+	limited := &limitReader{plain, MaxLayerBytes, fmt.Sprintf("the uncompressed layer (at most %d bytes)", int64(MaxLayerBytes))}
+	if _, err := io.CopyBuffer(io.MultiWriter(w, sum), limited, make([]byte, readBuffer)); err != nil {
+		return "", err
+	}
+	if _, err := io.Copy(io.Discard, raw); err != nil { // what follows the compressed stream belongs to its digest
+		return "", err
+	}
+	return digest.NewDigest(digest.SHA256, sum), nil
+}
+
+// meter counts, and hashes when it has a hash, what is read through it.
+type meter struct {
+	r    io.Reader
+	n    int64
+	hash hash.Hash
+	read func(int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	if m.hash != nil {
+		m.hash.Write(p[:n])
+	}
+	m.n += int64(n)
+	m.read(m.n)
+	return n, err
+}
+
+func (m *meter) sum() digest.Digest {
+	if m.hash == nil {
+		return ""
+	}
+	return digest.NewDigest(digest.SHA256, m.hash)
+}

@@ -1,0 +1,167 @@
+package image
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is an image as the store knows it; a copy that later changes of the store do not touch.
+type Image struct {
+	// ID is the digest of the configuration.
+	ID digest.Digest
+	// RepoTags and RepoDigests are names as Docker shows them ("busybox:demo", "busybox@sha256:..."), sorted.
+	RepoTags, RepoDigests []string
+	// Config is the configuration; Docker.Config adds Docker's own fields to Config.Config.
+	Config ocispec.Image
+	Docker dockerspec.DockerOCIImage
+	// Created is when the image was built, Loaded when it came into the store.
+	Created, Loaded time.Time
+	// Size is the file content of all layers in bytes; LayerSizes that of each, lowest first.
+	Size       int64
+	LayerSizes []int64
+	// ChainIDs are the chain IDs of the layers, lowest first.
+	ChainIDs []digest.Digest
+	// TopDisk is the datastore path of the disk that a container's disk is a delta of.
+	TopDisk string
+}
+
+// List returns all images, newest first.
+func (s *Store) List() []Image {
+	x := s.index.Load()
+	out := make([]Image, 0, len(x.Images))
+	for id, r := range x.Images {
+		if !r.Removed {
+			out = append(out, s.image(x, id))
+		}
+	}
+	slices.SortFunc(out, func(a, b Image) int {
+		if c := b.Created.Compare(a.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return out
+}
+
+// Resolve finds an image by name (the tag defaults to latest), name and digest, ID or unique prefix of an ID. When
+// there is none, the error is of class errdefs.ErrNotFound and has Docker's words.
+func (s *Store) Resolve(ref string) (Image, error) {
+	x := s.index.Load()
+	id, err := x.resolve(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	return s.image(x, id), nil
+}
+
+// Acquire is Resolve for one who is about to make a disk of the image: until release is called, no removal deletes the
+// image's layers.
+func (s *Store) Acquire(ref string) (img Image, release func(), err error) {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	img, err = s.Resolve(ref)
+	if err != nil {
+		return Image{}, nil, err
+	}
+	return img, s.pinLocked(append(slices.Clone(img.ChainIDs), img.ID)), nil
+}
+
+func (s *Store) image(x *index, id digest.Digest) Image {
+	r := x.Images[id]
+	c, _ := decodeConfig(r.Config) // was decoded when it came into the index
+	chains, _ := chainIDs(r.Config)
+	img := Image{
+		ID: id, Docker: c, Config: c.Image, Loaded: r.Loaded, ChainIDs: chains,
+		RepoTags:    familiar(names(x.Tags, id)),
+		RepoDigests: familiar(names(x.Digests, id)),
+		TopDisk:     s.diskOf(chains),
+	}
+	img.Config.Config = c.Config.ImageConfig
+	if c.Created != nil {
+		img.Created = *c.Created
+	}
+	for _, chain := range chains {
+		size := x.Layers[chain].Size
+		img.LayerSizes = append(img.LayerSizes, size)
+		img.Size += size
+	}
+	return img
+}
+
+// familiar shortens canonical names as Docker shows them.
+func familiar(canonical []string) []string {
+	out := make([]string, 0, len(canonical))
+	for _, name := range canonical {
+		if named, err := reference.ParseNormalizedNamed(name); err == nil {
+			name = reference.FamiliarString(named)
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// resolve goes by the same order as Docker: ID, then name, then prefix of an ID.
+func (x *index) resolve(ref string) (digest.Digest, error) {
+	parsed, err := reference.ParseAnyReference(ref)
+	if err != nil {
+		return "", invalid("invalid reference format: %q", ref)
+	}
+	named, isNamed := parsed.(reference.Named)
+	if id, ok := x.byReference(parsed); ok {
+		return id, nil
+	}
+	if id, ok := x.byPrefix(ref); ok {
+		return id, nil
+	}
+	if isNamed {
+		parsed = reference.TagNameOnly(named)
+	}
+	return "", errdefs.ErrNotFound.WithMessage("No such image: " + reference.FamiliarString(parsed))
+}
+
+func (x *index) byReference(ref reference.Reference) (digest.Digest, bool) {
+	named, isNamed := ref.(reference.Named)
+	digested, isDigested := ref.(reference.Digested)
+	switch {
+	case isNamed && isDigested:
+		id, ok := x.Digests[canonicalDigest(named, digested.Digest().String())]
+		return id, ok
+	case isDigested:
+		return x.live(digested.Digest())
+	case isNamed:
+		id, ok := x.Tags[reference.TagNameOnly(named).String()]
+		return id, ok
+	}
+	return "", false
+}
+
+func (x *index) live(id digest.Digest) (digest.Digest, bool) {
+	r, ok := x.Images[id]
+	return id, ok && !r.Removed
+}
+
+// byPrefix finds the one image whose ID begins with hexadecimal digits, with or without "sha256:".
+func (x *index) byPrefix(prefix string) (found digest.Digest, ok bool) {
+	prefix = strings.TrimPrefix(prefix, "sha256:")
+	if prefix == "" || strings.Trim(prefix, "0123456789abcdef") != "" {
+		return "", false
+	}
+	for id, r := range x.Images {
+		if r.Removed || !strings.HasPrefix(id.Encoded(), prefix) {
+			continue
+		}
+		if ok {
+			return "", false
+		}
+		found, ok = id, true
+	}
+	return found, ok
+}

@@ -1,0 +1,150 @@
+package image
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// indexVersion is the version of the index's format; a reader refuses a newer one rather than losing what it means.
+const indexVersion = 1
+
+// index is the content of `cvm/images.json`: every image, name and layer of the datastore. A value that the store has
+// published is never changed again; changes are made to a clone.
+type index struct {
+	Version int                      `json:"version"`
+	Images  map[digest.Digest]record `json:"images"`
+	Tags    map[string]digest.Digest `json:"tags"`    // "docker.io/library/busybox:demo" -> image ID
+	Digests map[string]digest.Digest `json:"digests"` // "docker.io/library/busybox@sha256:..." -> image ID
+	Layers  map[digest.Digest]layer  `json:"layers"`  // by chain ID
+}
+
+// record is an image; its key, the image ID, is the digest of Config.
+type record struct {
+	Config []byte    `json:"config"` // exactly as it came, so that the digest holds
+	Loaded time.Time `json:"loaded"`
+	// Removed: no image to users any more, kept since disks of containers build on its layers.
+	Removed bool `json:"removed,omitempty"`
+}
+
+// layer is a frozen disk.
+type layer struct {
+	Parent digest.Digest `json:"parent,omitempty"` // chain ID; empty: the blank disk
+	Size   int64         `json:"size"`             // bytes of file content
+}
+
+func newIndex() *index {
+	return &index{
+		Version: indexVersion,
+		Images:  map[digest.Digest]record{},
+		Tags:    map[string]digest.Digest{},
+		Digests: map[string]digest.Digest{},
+		Layers:  map[digest.Digest]layer{},
+	}
+}
+
+func (x *index) clone() *index {
+	return &index{
+		Version: x.Version,
+		Images:  maps.Clone(x.Images),
+		Tags:    maps.Clone(x.Tags),
+		Digests: maps.Clone(x.Digests),
+		Layers:  maps.Clone(x.Layers),
+	}
+}
+
+// decodeIndex reads an index. Unknown fields are ignored and missing ones are empty; what contradicts itself is
+// refused, since a sweep deletes the disks that the index does not name.
+func decodeIndex(data []byte) (*index, error) {
+	x := newIndex()
+	x.Version = 0
+	if err := json.Unmarshal(data, x); err != nil {
+		return nil, err
+	}
+	if x.Version < 1 || x.Version > indexVersion {
+		return nil, fmt.Errorf("format version %d, known is 1 to %d", x.Version, indexVersion)
+	}
+	for _, m := range []*map[string]digest.Digest{&x.Tags, &x.Digests} {
+		if *m == nil {
+			*m = map[string]digest.Digest{}
+		}
+	}
+	if x.Images == nil {
+		x.Images = map[digest.Digest]record{}
+	}
+	if x.Layers == nil {
+		x.Layers = map[digest.Digest]layer{}
+	}
+	return x, x.check()
+}
+
+// check holds the index against itself: IDs match their configurations, names lead to images, parents exist.
+func (x *index) check() error {
+	for id, r := range x.Images {
+		if digest.FromBytes(r.Config) != id {
+			return fmt.Errorf("the configuration of image %s has another digest", id)
+		}
+		chains, err := chainIDs(r.Config)
+		if err != nil {
+			return fmt.Errorf("image %s: %w", id, err)
+		}
+		for _, c := range chains {
+			if _, ok := x.Layers[c]; !ok {
+				return fmt.Errorf("image %s: no layer %s", id, c)
+			}
+		}
+	}
+	for _, names := range []map[string]digest.Digest{x.Tags, x.Digests} {
+		for name, id := range names {
+			if r, ok := x.Images[id]; !ok || r.Removed {
+				return fmt.Errorf("name %q leads to no image", name)
+			}
+		}
+	}
+	return x.checkLayers()
+}
+
+func (x *index) checkLayers() error {
+	for c, l := range x.Layers {
+		if err := c.Validate(); err != nil {
+			return fmt.Errorf("chain ID %q: %w", c, err)
+		}
+		if l.Parent == "" {
+			continue
+		}
+		if _, ok := x.Layers[l.Parent]; !ok {
+			return fmt.Errorf("layer %s: no parent %s", c, l.Parent)
+		}
+		if x.depth(c) > MaxLayers {
+			return fmt.Errorf("layer %s is no chain of at most %d layers", c, MaxLayers)
+		}
+	}
+	return nil
+}
+
+// depth counts the layers from the blank disk to chain, and stops beyond MaxLayers.
+func (x *index) depth(chain digest.Digest) int {
+	n := 0
+	for ; chain != "" && n <= MaxLayers; n++ {
+		chain = x.Layers[chain].Parent
+	}
+	return n
+}
+
+// names returns the keys of m that lead to id.
+func names(m map[string]digest.Digest, id digest.Digest) []string {
+	var out []string
+	for name, to := range m {
+		if to == id {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func dropNames(m map[string]digest.Digest, id digest.Digest) {
+	maps.DeleteFunc(m, func(_ string, to digest.Digest) bool { return to == id })
+}

@@ -1,0 +1,28 @@
+package image
+
+// Limits on what an image may cost. They stand far above real images and well below what fills a host; what exceeds
+// one is refused with an error that names it.
+const (
+	// MaxLayerBytes bounds the uncompressed tar of a layer, and the file content that a tether extracts from it.
+	MaxLayerBytes = 20 << 30
+	// MaxLayerEntries bounds the members of a layer's tar.
+	MaxLayerEntries = 2_000_000
+	// MaxLayers bounds the depth of a disk chain; Docker's overlay2 driver has the same bound
+	// (moby, daemon/graphdriver/overlay2: maxDepth).
+	MaxLayers = 128
+	// MaxConfigBytes bounds an image's configuration.
+	MaxConfigBytes = 8 << 20
+	// MaxManifestBytes bounds a manifest or index; the OCI distribution specification asks registries for 4 MiB.
+	MaxManifestBytes = 4 << 20
+	// MaxArchiveBytes bounds the archive of a load after decompression; it is spooled to a temporary file.
+	MaxArchiveBytes = 64 << 30
+	// MaxArchiveEntries bounds the members of such an archive, not those of the layers in it.
+	MaxArchiveEntries = 100_000
+	// MaxIndexBytes bounds the image index on the datastore.
+	MaxIndexBytes = 256 << 20
+	// maxUnpackers bounds the unpacker VMs that run at a time.
+	maxUnpackers = 2
+	// maxDownloads bounds the layers of a pull that are fetched at a time; Docker's default is the same
+	// (moby, daemon/config: DefaultMaxConcurrentDownloads).
+	maxDownloads = 3
+)
