@@ -1,0 +1,10 @@
+// Package vsphere is the controller's way to its host: a vCenter, or any server of the vSphere API such as hostd-bridge.
+// It is the only package that uses govmomi.
+//
+// Everything is plain vim25 but two extensions that a host may offer beside it, on the same port and with the same
+// session: byte streams to a VM's vsock ports (DialVsock) and the log of a VM's main process (OpenLog). A host without
+// them answers 404, which these methods report as errdefs.ErrNotImplemented.
+//
+// One long poll (WaitForUpdatesEx over a view of all VMs) keeps an inventory in memory; reading it costs no call, and
+// waiting for a change of a VM is waiting for that long poll. Nothing here polls on a timer.
+package vsphere

@@ -1,0 +1,52 @@
+package vsphere
+
+import (
+	"context"
+	"runtime"
+
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/mo"
+)
+
+// bridgeVendor is the hardware vendor that hostd-bridge names; its model then says what runs the machines.
+const bridgeVendor = "containerVM"
+
+// HostInfo describes the host for people.
+type HostInfo struct {
+	Name         string
+	Product      string // "VMware vCenter Server 8.0.3 build-..."
+	Version      string
+	Model        string
+	CPUModel     string
+	CPUs         int // threads
+	MemoryBytes  int64
+	Accelerator  string // what runs machines and why; empty: not said
+	Architecture string
+}
+
+// Host asks the host who it is. On a vCenter it is the sum of what the first host says.
+func (c *Client) Host(ctx context.Context) (HostInfo, error) {
+	about := c.vim.ServiceContent.About
+	info := HostInfo{Product: about.FullName, Version: about.Version, Architecture: runtime.GOARCH}
+	finder := find.NewFinder(c.vim)
+	finder.SetDatacenter(c.place.datacenter)
+	hosts, err := finder.HostSystemList(ctx, "*")
+	if err != nil {
+		return info, failed(err, "find the host")
+	}
+	var host mo.HostSystem
+	pc := property.DefaultCollector(c.vim)
+	if err := pc.RetrieveOne(ctx, hosts[0].Reference(), []string{"name", "summary.hardware"}, &host); err != nil {
+		return info, failed(err, "describe the host")
+	}
+	info.Name = host.Name
+	if hw := host.Summary.Hardware; hw != nil {
+		info.Model, info.CPUModel = hw.Vendor+" "+hw.Model, hw.CpuModel
+		info.CPUs, info.MemoryBytes = int(hw.NumCpuThreads), hw.MemorySize
+		if hw.Vendor == bridgeVendor {
+			info.Accelerator = hw.Model
+		}
+	}
+	return info, nil
+}

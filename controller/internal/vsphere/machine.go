@@ -1,0 +1,229 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/vmware/govmomi/fault"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// settleTime bounds how long the inventory may lag behind an operation that the host has finished.
+const settleTime = 10 * time.Second
+
+// keyKernel and keyInitrd are the extraConfig keys that tell hostd-bridge what to boot (DESIGN.md).
+const (
+	keyKernel = "cvm.boot.kernel"
+	keyInitrd = "cvm.boot.initrd"
+)
+
+// VMSpec says what VM to make.
+type VMSpec struct {
+	Name      string // unique on the host, also the VM's directory
+	UUID      string // BIOS UUID, RFC 9562 text
+	CPUs      int
+	MemoryMiB int
+	Kernel    string // datastore paths of what it boots
+	Initrd    string
+	// RootParent is the datastore path of the disk of which the VM gets a delta as "<Name>/root.vmdk"; empty: no disk.
+	RootParent  string
+	MAC         string // of its network card; empty: the host chooses
+	ExtraConfig map[string]string
+}
+
+// CreateVM makes a VM that is off.
+func (c *Client) CreateVM(ctx context.Context, spec VMSpec) (Ref, error) {
+	conf, err := c.configSpec(spec)
+	if err != nil {
+		return Ref{}, failed(err, "create VM %s", spec.Name)
+	}
+	task, err := c.place.folder.CreateVM(ctx, conf, c.place.pool, nil)
+	if err != nil {
+		return Ref{}, failed(err, "create VM %s", spec.Name)
+	}
+	info, err := task.WaitForResult(ctx)
+	if err != nil {
+		return Ref{}, failed(err, "create VM %s", spec.Name)
+	}
+	vm, ok := info.Result.(types.ManagedObjectReference)
+	if !ok {
+		return Ref{}, fmt.Errorf("cannot create VM %s: the host's task yields %T, not a VM", spec.Name, info.Result)
+	}
+	return vm, c.settle(ctx, vm, func(now *VM) bool { return now != nil })
+}
+
+func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error) {
+	extra := maps.Clone(spec.ExtraConfig)
+	if extra == nil {
+		extra = map[string]string{}
+	}
+	extra[keyKernel], extra[keyInitrd] = c.path(spec.Kernel), c.path(spec.Initrd)
+	conf := types.VirtualMachineConfigSpec{
+		Name:        spec.Name,
+		Uuid:        spec.UUID,
+		GuestId:     string(types.VirtualMachineGuestOsIdentifierOtherLinux64Guest),
+		NumCPUs:     int32(spec.CPUs),
+		MemoryMB:    int64(spec.MemoryMiB),
+		Files:       &types.VirtualMachineFileInfo{VmPathName: c.path("")},
+		ExtraConfig: optionValues(extra),
+	}
+	card, err := c.networkCard(spec.MAC)
+	if err != nil {
+		return conf, err
+	}
+	devices := object.VirtualDeviceList{card, newController()}
+	if conf.DeviceChange, err = devices.ConfigSpec(types.VirtualDeviceConfigSpecOperationAdd); err != nil {
+		return conf, err
+	}
+	if spec.RootParent != "" {
+		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(spec.Name+"/root.vmdk", spec.RootParent))
+	}
+	return conf, nil
+}
+
+func (c *Client) networkCard(mac string) (types.BaseVirtualDevice, error) {
+	backing, err := c.place.network.EthernetCardBackingInfo(context.Background()) // makes no call for a standard network
+	if err != nil {
+		return nil, err
+	}
+	card, err := object.EthernetCardTypes().CreateEthernetCard("vmxnet3", backing)
+	if err != nil || mac == "" {
+		return card, err
+	}
+	nic := card.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
+	nic.AddressType, nic.MacAddress = string(types.VirtualEthernetCardMacTypeManual), mac
+	return card, nil
+}
+
+// optionValues encodes a map for the API, ordered by key; an empty value removes a key.
+func optionValues(kv map[string]string) []types.BaseOptionValue {
+	var options []types.BaseOptionValue
+	for _, k := range slices.Sorted(maps.Keys(kv)) {
+		options = append(options, &types.OptionValue{Key: k, Value: kv[k]})
+	}
+	return options
+}
+
+func (c *Client) machine(vm Ref) *object.VirtualMachine { return object.NewVirtualMachine(c.vim, vm) }
+
+// PowerOn starts a VM. When it returns, the inventory shows the VM of the new run: what the guest set in an earlier run
+// is gone.
+func (c *Client) PowerOn(ctx context.Context, vm Ref) error {
+	before := c.now(vm)
+	if err := wait(ctx, c.machine(vm).PowerOn); err != nil {
+		return failed(err, "power on VM %s", vm.Value)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool {
+		return now == nil || now.PowerState == PoweredOn || before == nil || saidMore(before.Extra, now.Extra)
+	})
+}
+
+// saidMore reports whether a key is new or has another value: a VM that is off again has run and said so. Keys that
+// vanish tell only that a run begins.
+func saidMore(before, now map[string]string) bool {
+	for k, v := range now {
+		if before[k] != v {
+			return true
+		}
+	}
+	return false
+}
+
+// PowerOff ends a VM at once. A VM that is off already is no error.
+func (c *Client) PowerOff(ctx context.Context, vm Ref) error {
+	err := wait(ctx, c.machine(vm).PowerOff)
+	if err != nil && !fault.IsAlreadyPoweredOffError(err) && !c.isOff(vm, err) {
+		return failed(err, "power off VM %s", vm.Value)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || now.PowerState != PoweredOn })
+}
+
+// isOff recognises the InvalidPowerState fault of a VM that ended by itself meanwhile.
+func (c *Client) isOff(vm Ref, err error) bool {
+	now := c.now(vm)
+	return fault.Is(err, &types.InvalidPowerState{}) && now != nil && now.PowerState == PoweredOff
+}
+
+// ShutdownGuest asks the guest to power itself off in order, and does not wait for it.
+func (c *Client) ShutdownGuest(ctx context.Context, vm Ref) error {
+	return failed(c.machine(vm).ShutdownGuest(ctx), "shut down the guest of VM %s", vm.Value)
+}
+
+// Destroy removes a VM that is off, with its directory and its own disk.
+func (c *Client) Destroy(ctx context.Context, vm Ref) error {
+	if err := wait(ctx, c.machine(vm).Destroy); err != nil {
+		return failed(err, "destroy VM %s", vm.Value)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil })
+}
+
+// Reconfigure changes keys of extraConfig; an empty value removes a key.
+func (c *Client) Reconfigure(ctx context.Context, vm Ref, extra map[string]string) error {
+	return c.Resize(ctx, vm, 0, 0, extra)
+}
+
+// Resize changes a VM's CPUs and memory, and keys of extraConfig with them; a size of 0 leaves it as it is, an empty
+// value removes a key.
+func (c *Client) Resize(ctx context.Context, vm Ref, cpus, memoryMiB int, extra map[string]string) error {
+	spec := types.VirtualMachineConfigSpec{NumCPUs: int32(cpus), MemoryMB: int64(memoryMiB), ExtraConfig: optionValues(extra)}
+	if err := c.reconfigure(ctx, vm, spec); err != nil {
+		return failed(err, "reconfigure VM %s", vm.Value)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool {
+		return now == nil || (cpus == 0 || now.CPUs == cpus) && (memoryMiB == 0 || now.MemoryMiB == memoryMiB) && holds(now.Extra, extra)
+	})
+}
+
+// holds reports whether all of part is in all; an empty value stands for none.
+func holds(all, part map[string]string) bool {
+	for k, v := range part {
+		if all[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// Rename changes a VM's name in the inventory, not its directory.
+func (c *Client) Rename(ctx context.Context, vm Ref, name string) error {
+	err := wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Rename(ctx, name) })
+	if err != nil {
+		return failed(err, "rename VM %s", vm.Value)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || now.Name == name })
+}
+
+func (c *Client) reconfigure(ctx context.Context, vm Ref, spec types.VirtualMachineConfigSpec) error {
+	return wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Reconfigure(ctx, spec) })
+}
+
+// wait starts a task and waits for its end.
+func wait(ctx context.Context, start func(context.Context) (*object.Task, error)) error {
+	task, err := start(ctx)
+	if err != nil {
+		return err
+	}
+	return task.Wait(ctx)
+}
+
+// settle waits until the inventory shows what an operation that has ended did, so that callers read their own writes.
+// done gets nil when the VM does not exist.
+func (c *Client) settle(ctx context.Context, vm Ref, done func(*VM) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if err := c.await(ctx, func() bool { return done(c.vms[vm]) }); err != nil {
+		return fmt.Errorf("cannot see the change of VM %s that the host has made: %w", vm.Value, err)
+	}
+	return nil
+}
+
+// now is what the inventory holds of a VM, or nil.
+func (c *Client) now(vm Ref) *VM {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.vms[vm]
+}
