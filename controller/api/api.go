@@ -1,0 +1,76 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+)
+
+// Deps is what the API serves. All fields are needed.
+type Deps struct {
+	Containers *container.Service
+	Images     *image.Store
+	Host       Host
+	Version    string // of this build
+	Log        *slog.Logger
+}
+
+// Host describes where containers run: *vsphere.Client.
+type Host interface {
+	Host(ctx context.Context) (vsphere.HostInfo, error)
+}
+
+// handler serves one endpoint. An error is answered by the router, unless the handler has begun an answer.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// router maps methods and paths, without the version prefix, to handlers.
+type router struct {
+	mux *http.ServeMux
+	log *slog.Logger
+}
+
+// handle registers h for a pattern of http.ServeMux ("GET /containers/{id}/json").
+func (r *router) handle(pattern string, h handler) {
+	r.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
+		tracked := &answer{ResponseWriter: w}
+		if err := h(tracked, req); err != nil {
+			r.fail(tracked, req, err)
+		}
+	})
+}
+
+// New returns the API's handler.
+func New(d Deps) http.Handler {
+	r := &router{mux: http.NewServeMux(), log: d.Log}
+	(&systemAPI{containers: d.Containers, images: d.Images, host: d.Host, version: d.Version}).routes(r)
+	(&containerAPI{containers: d.Containers}).routes(r)
+	(&streamAPI{containers: d.Containers, log: d.Log}).routes(r)
+	(&execAPI{containers: d.Containers, log: d.Log}).routes(r)
+	(&networkAPI{containers: d.Containers}).routes(r)
+	newImageAPI(d.Images, d.Containers).routes(r)
+	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
+	return versioned(r.mux, d.Log)
+}
+
+// answer remembers whether an answer has begun.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (a *answer) WriteHeader(status int) {
+	a.begun = true
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(p)
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// execAPI runs processes beside a container's own.
+type execAPI struct {
+	containers *ctr.Service
+	log        *slog.Logger
+}
+
+func (a *execAPI) routes(r *router) {
+	r.handle("POST /containers/{id}/exec", a.create)
+	r.handle("POST /exec/{id}/start", a.start)
+	r.handle("POST /exec/{id}/resize", a.resize)
+	r.handle("GET /exec/{id}/json", a.inspect)
+}
+
+func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
+	var req container.ExecCreateRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	keys, err := ctr.DetachKeys(req.DetachKeys)
+	if err != nil {
+		return err
+	}
+	id, err := a.containers.ExecCreate(r.PathValue("id"), ctr.ExecRequest{Config: req, DetachKeys: keys})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
+}
+
+func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
+	var req container.ExecStartRequest
+	if err := readOptionalJSON(w, r, &req); err != nil {
+		return err
+	}
+	id := r.PathValue("id")
+	session, err := a.containers.ExecInspect(id)
+	if err != nil {
+		return err
+	}
+	if req.Detach {
+		if _, err := a.containers.ExecStart(r.Context(), id, false, req.ConsoleSize); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	return a.attach(w, r, session, req.ConsoleSize)
+}
+
+// attach starts a session and carries its streams. A command that cannot be started is told of in the stream, as Docker
+// does: the client then asks for the exit code.
+func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session ctr.ExecState, consoleSize *[2]uint) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	x, startErr := a.containers.ExecStart(ctx, session.ID, true, consoleSize)
+	if startErr != nil && !errdefs.IsInvalidArgument(startErr) {
+		return startErr
+	}
+	conn, err := hijack(w, r, session.Config.Tty)
+	if err != nil {
+		if x != nil {
+			x.Close()
+		}
+		return err
+	}
+	defer conn.Close()
+	out := ctr.NewSink(conn, session.Config.Tty)
+	if startErr != nil {
+		return out.Write(link.StreamStdout, fmt.Appendf(nil, "%v\r\n", startErr))
+	}
+	stdin := conn.stdin(cancel)
+	if !session.Config.AttachStdin {
+		go drain(stdin)
+	}
+	return x.Run(ctx, stdin, out)
+}
+
+func (a *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
+	rows, columns, err := windowParams(r)
+	if err != nil {
+		return err
+	}
+	return a.containers.ExecResize(r.Context(), r.PathValue("id"), rows, columns)
+}
+
+func (a *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
+	e, err := a.containers.ExecInspect(r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	c := e.Config
+	return writeJSON(w, http.StatusOK, container.ExecInspectResponse{
+		ID: e.ID, ContainerID: e.ContainerID, Running: e.Running, ExitCode: e.ExitCode, Pid: e.Pid,
+		OpenStdin: c.AttachStdin, OpenStdout: c.AttachStdout, OpenStderr: c.AttachStderr, CanRemove: e.ExitCode != nil,
+		ProcessConfig: &container.ExecProcessConfig{
+			Tty: c.Tty, Entrypoint: c.Cmd[0], Arguments: c.Cmd[1:], Privileged: &c.Privileged, User: c.User,
+		},
+	})
+}

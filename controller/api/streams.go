@@ -1,0 +1,103 @@
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	ctr "github.com/containervm/containervm/controller/internal/container"
+)
+
+// streamAPI carries the streams of containers' main processes, and events.
+type streamAPI struct {
+	containers *ctr.Service
+	log        *slog.Logger
+}
+
+func (a *streamAPI) routes(r *router) {
+	r.handle("POST /containers/{id}/attach", a.attach)
+	r.handle("GET /containers/{id}/logs", a.logs)
+	r.handle("GET /events", a.events)
+}
+
+func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
+	keys, err := ctr.DetachKeys(r.FormValue("detachKeys"))
+	if err != nil {
+		return err
+	}
+	// The attachment outlives the request's context, which ends when the connection is taken over.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	at, err := a.containers.Attach(ctx, r.PathValue("id"), ctr.AttachOptions{
+		Stdin: boolParam(r, "stdin"), Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
+		Stream: boolParam(r, "stream"), Logs: boolParam(r, "logs"), DetachKeys: keys,
+	})
+	if err != nil {
+		return err
+	}
+	defer at.Close()
+	tty := at.Container.Config.Tty
+	conn, err := hijack(w, r, tty)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stdin := conn.stdin(cancel)
+	if !boolParam(r, "stdin") || !boolParam(r, "stream") || !at.Container.Config.OpenStdin {
+		go drain(stdin)
+	}
+	return at.Run(ctx, stdin, ctr.NewSink(conn, tty))
+}
+
+func (a *streamAPI) logs(w http.ResponseWriter, r *http.Request) error {
+	opt, err := logOptions(r, time.Now())
+	if err != nil {
+		return err
+	}
+	c, write, err := a.containers.Logs(r.Context(), r.PathValue("id"), opt)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", streamType(r.Context(), c.Config.Tty))
+	w.WriteHeader(http.StatusOK)
+	flush := http.NewResponseController(w)
+	if err := flush.Flush(); err != nil {
+		return err
+	}
+	return write(ctr.NewSink(flushWriter{w, flush, opt.Follow}, c.Config.Tty))
+}
+
+// flushWriter sends each write at once when someone waits for it.
+type flushWriter struct {
+	http.ResponseWriter
+	c  *http.ResponseController
+	on bool
+}
+
+func (f flushWriter) Write(p []byte) (int, error) {
+	n, err := f.ResponseWriter.Write(p)
+	if err == nil && f.on {
+		err = f.c.Flush()
+	}
+	return n, err
+}
+
+func logOptions(r *http.Request, now time.Time) (opt ctr.LogOptions, err error) {
+	opt = ctr.LogOptions{
+		Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
+		Follow: boolParam(r, "follow"), Timestamps: boolParam(r, "timestamps"), Tail: -1,
+	}
+	if opt.Since, err = parseTime(r.FormValue("since"), now); err != nil {
+		return opt, err
+	}
+	if opt.Until, err = parseTime(r.FormValue("until"), now); err != nil {
+		return opt, err
+	}
+	if t := r.FormValue("tail"); t != "" && t != "all" {
+		if opt.Tail, err = intParam(r, "tail", -1); err != nil {
+			opt.Tail = -1 // Docker takes what is no number for "all"
+		}
+	}
+	return opt, nil
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/system"
+
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+)
+
+// systemAPI tells of the engine itself.
+type systemAPI struct {
+	containers *container.Service
+	images     *image.Store
+	host       Host
+	version    string
+}
+
+func (a *systemAPI) routes(r *router) {
+	r.handle("GET /_ping", a.ping) // HEAD too (http.ServeMux)
+	r.handle("GET /version", a.getVersion)
+	r.handle("GET /info", a.info)
+	r.handle("POST /auth", a.auth)
+}
+
+func (a *systemAPI) ping(w http.ResponseWriter, _ *http.Request) error {
+	h := w.Header()
+	h.Set("Builder-Version", "1") // there is no BuildKit
+	h.Set("Swarm", "inactive")
+	h.Set("Cache-Control", "no-cache, no-store, must-revalidate")
+	h.Set("Pragma", "no-cache")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Length", "2")
+	_, err := w.Write([]byte("OK")) // the server drops it for HEAD
+	return err
+}
+
+// auth is asked by `docker login`; registries are asked for the first time by a pull.
+func (a *systemAPI) auth(http.ResponseWriter, *http.Request) error {
+	return notImplemented("docker login is not supported yet; a pull takes credentials from the client's configuration")
+}
+
+func (a *systemAPI) getVersion(w http.ResponseWriter, r *http.Request) error {
+	host, err := a.host.Host(r.Context())
+	if err != nil {
+		return err
+	}
+	commit, built := buildInfo()
+	engine := map[string]string{
+		"ApiVersion": MaxVersion, "MinAPIVersion": MinVersion, "Arch": runtime.GOARCH, "Os": "linux",
+		"GitCommit": commit, "BuildTime": built, "GoVersion": runtime.Version(), "Experimental": "false",
+	}
+	return writeJSON(w, http.StatusOK, system.VersionResponse{
+		Platform: system.PlatformInfo{Name: "containerVM"},
+		Version:  a.version, APIVersion: MaxVersion, MinAPIVersion: MinVersion,
+		Os: "linux", Arch: runtime.GOARCH, GitCommit: commit, BuildTime: built, GoVersion: runtime.Version(),
+		Components: []system.ComponentVersion{
+			{Name: "Engine", Version: a.version, Details: engine},
+			{Name: "vSphere", Version: host.Version, Details: map[string]string{"Product": host.Product, "Host": host.Name, "Accelerator": host.Accelerator}},
+		},
+	})
+}
+
+// buildInfo is what the Go toolchain stamped into the program.
+func buildInfo() (commit, built string) {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "", ""
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			commit = s.Value
+		case "vcs.time":
+			built = s.Value
+		}
+	}
+	return commit, built
+}
+
+func (a *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
+	host, err := a.host.Host(r.Context())
+	if err != nil {
+		return err
+	}
+	info := a.describe(host)
+	for _, c := range a.containers.All() {
+		info.Containers++
+		switch c.State() {
+		case "running":
+			info.ContainersRunning++
+		case "paused":
+			info.ContainersPaused++
+		default:
+			info.ContainersStopped++
+		}
+	}
+	return writeJSON(w, http.StatusOK, info)
+}
+
+func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
+	info := system.Info{
+		ID: host.Name, Name: host.Name, ServerVersion: a.version,
+		Images: len(a.images.List()),
+		Driver: "vmdk", DriverStatus: [][2]string{{"vSphere", host.Product}, {"Accelerator", host.Accelerator}, {"CPU", host.CPUModel}},
+		Plugins: system.PluginsInfo{
+			Log: []string{container.LogDriver}, Network: []string{networkDriver}, Volume: []string{}, Authorization: nil,
+		},
+		MemoryLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, IPv4Forwarding: true,
+		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
+		LoggingDriver: container.LogDriver, CgroupDriver: "none",
+		OperatingSystem: "containerVM on " + host.Product, OSType: "linux", Architecture: unameMachine(host.Architecture),
+		NCPU: host.CPUs, MemTotal: host.MemoryBytes,
+		RegistryConfig:  &registry.ServiceConfig{},
+		Runtimes:        map[string]system.RuntimeWithStatus{container.RuntimeBoot: {Runtime: system.Runtime{Type: "io.containervm.boot"}}},
+		DefaultRuntime:  container.RuntimeBoot,
+		SecurityOptions: []string{"name=vm"}, LiveRestoreEnabled: true,
+		Warnings: []string{},
+	}
+	if strings.HasPrefix(host.Accelerator, "TCG") {
+		info.Warnings = append(info.Warnings, "WARNING: machines are emulated, not accelerated ("+host.Accelerator+")")
+	}
+	return info
+}
+
+// unameMachine is what uname -m says on an architecture; Docker's info has that name.
+func unameMachine(goarch string) string {
+	switch goarch {
+	case "amd64":
+		return "x86_64"
+	case "arm64":
+		return "aarch64"
+	default:
+		return goarch
+	}
+}

@@ -1,0 +1,150 @@
+// Package daemon wires the controller: one vSphere host below, the Docker Engine API on a unix socket above.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/controller/api"
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+)
+
+// Config says where the controller serves and what it controls.
+type Config struct {
+	// Socket is the path of the API's unix socket. One that a dead controller left is replaced.
+	Socket string
+	// VSphereURL, Username, Password, CAFile and Insecure are those of vsphere.Config.
+	VSphereURL, Username, Password, CAFile string
+	Insecure                               bool
+	// Log gets what happens; nil: discarded.
+	Log *slog.Logger
+}
+
+const (
+	// socketMode lets the socket's owner and group in: who may use it is root on the containers, and no more.
+	socketMode = 0o660
+	// headerTimeout bounds how long a client may take to send a request's header.
+	headerTimeout = 30 * time.Second
+	// drainTime is how long requests may take to end at shutdown before their connections are closed.
+	drainTime = 2 * time.Second
+)
+
+// Run serves until ctx ends; containers go on running. It calls ready once when the socket takes requests.
+func Run(ctx context.Context, c Config, ready func()) error {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	// The connection to the host outlives ctx: requests that are under way at shutdown end first.
+	hostCtx, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer hangUp()
+	host, err := connect(ctx, hostCtx, c)
+	if err != nil {
+		return err
+	}
+	defer closeHost(host, c.Log)
+	images, err := image.New(ctx, host, c.Log)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	containers := container.New(host, images, container.Timeouts{}, c.Log)
+	work, stop := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	background.Go(func() { containers.Run(work) })
+	defer background.Wait()
+	defer stop()
+	handler := api.New(api.Deps{Containers: containers, Images: images, Host: host, Version: version(), Log: c.Log})
+	return serve(ctx, listener, handler, c.Log, ready)
+}
+
+// connect gives up when ctx ends, and makes a connection that lives as long as hostCtx.
+func connect(ctx, hostCtx context.Context, c Config) (*vsphere.Client, error) {
+	attempt, cancel := context.WithCancel(hostCtx)
+	stop := context.AfterFunc(ctx, cancel)
+	host, err := vsphere.Connect(attempt, vsphere.Config{
+		URL: c.VSphereURL, Username: c.Username, Password: c.Password, CAFile: c.CAFile, Insecure: c.Insecure, Log: c.Log,
+	})
+	if !stop() && err == nil {
+		return nil, errors.Join(ctx.Err(), host.Close())
+	}
+	if err != nil {
+		cancel()
+	}
+	return host, err
+}
+
+func closeHost(host *vsphere.Client, log *slog.Logger) {
+	if err := host.Close(); err != nil {
+		log.Debug("cannot end the session with the host", "error", err)
+	}
+}
+
+// listen opens the socket, replacing one that nobody serves.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the directory of the API's socket: %w", err)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("cannot listen on %s: another process serves it", path)
+	} else if errors.Is(err, unix.ECONNREFUSED) {
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("cannot remove the socket that a dead controller left: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen for the API: %w", err)
+	}
+	if err := os.Chmod(path, socketMode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("cannot protect the API's socket: %w", err)
+	}
+	return l, nil
+}
+
+func serve(ctx context.Context, l net.Listener, handler http.Handler, log *slog.Logger, ready func()) error {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	ready()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("cannot serve the API: %w", err)
+	case <-ctx.Done():
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		_ = server.Close()
+	}
+	<-failed
+	return nil
+}
+
+// version is that of the main module as the Go toolchain stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "0.1.0-dev"
+}

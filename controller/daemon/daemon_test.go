@@ -1,0 +1,109 @@
+package daemon_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/containervm/containervm/controller/daemon"
+	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/tether/link/linktest"
+)
+
+// engine is a controller on a host whose machines are in memory, with an image "base".
+type engine struct {
+	t      *testing.T
+	host   *daemontest.Host
+	socket string
+	docker *client.Client
+	stop   func()
+}
+
+// testTime bounds every test: one that waits for ever fails.
+const testTime = 2 * time.Minute
+
+func start(t *testing.T, setup func(*daemontest.Machine, *linktest.Tether)) *engine {
+	t.Helper()
+	e := &engine{t: t, host: daemontest.Start(t, daemontest.TetherGuest(t, setup)), socket: filepath.Join(t.TempDir(), "docker.sock")}
+	e.run()
+	t.Cleanup(func() { e.stop() })
+	e.importImage("base")
+	return e
+}
+
+// run starts the controller, also again after stop.
+func (e *engine) run() {
+	e.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	at := e.host.Endpoint
+	go func() {
+		ended <- daemon.Run(ctx, daemon.Config{
+			Socket: e.socket, VSphereURL: at.URL, Username: at.Username, Password: at.Password, CAFile: at.CAFile,
+			Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
+		}, func() { close(ready) })
+	}()
+	select {
+	case <-ready:
+	case err := <-ended:
+		e.t.Fatalf("controller ended at start: %v", err)
+	}
+	docker, err := client.New(client.WithHost("unix://" + e.socket))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.docker = docker
+	e.stop = func() {
+		e.stop = func() {}
+		docker.Close()
+		cancel()
+		if err := <-ended; err != nil {
+			e.t.Errorf("controller: %v", err)
+		}
+	}
+}
+
+// importImage makes an image of a root with one file in it.
+func (e *engine) importImage(name string) {
+	e.t.Helper()
+	var root bytes.Buffer
+	w := tar.NewWriter(&root)
+	if err := w.WriteHeader(&tar.Header{Name: "hello", Size: 2, Mode: 0o644}); err != nil {
+		e.t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("hi")); err != nil {
+		e.t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		e.t.Fatal(err)
+	}
+	res, err := e.docker.ImageImport(e.ctx(), client.ImageImportSource{Source: &root, SourceName: "-"}, name, client.ImageImportOptions{})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	defer res.Close()
+	if out, err := io.ReadAll(res); err != nil || bytes.Contains(out, []byte("error")) {
+		e.t.Fatalf("import: %s, %v", out, err)
+	}
+}
+
+func (e *engine) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), testTime)
+	e.t.Cleanup(cancel)
+	return ctx
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(p []byte) (int, error) {
+	_, err := os.Stderr.Write(p)
+	return len(p), err
+}

@@ -1,0 +1,99 @@
+package container
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/containervm/containervm/controller/internal/signal"
+)
+
+func invalid(format string, args ...any) error {
+	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
+}
+
+func notImplemented(format string, args ...any) error {
+	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(format, args...))
+}
+
+// runtimes are the values of HostConfig.Runtime: how a containerVM comes up.
+var runtimes = []string{"", RuntimeBoot}
+
+// RuntimeBoot boots the containerVM's kernel.
+const RuntimeBoot = "boot"
+
+// check refuses what cannot be a container, and what would be another one than asked for.
+func check(c *container.Config, h *container.HostConfig) error {
+	switch {
+	case len(c.Entrypoint)+len(c.Cmd) == 0:
+		return invalid("no command specified")
+	case c.WorkingDir != "" && !path.IsAbs(c.WorkingDir):
+		return invalid("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+	case !slices.Contains(runtimes, h.Runtime):
+		return invalid("unknown or invalid runtime name: %s", h.Runtime)
+	case h.AutoRemove && !h.RestartPolicy.IsNone():
+		return invalid("can't create 'AutoRemove' container with restart policy")
+	}
+	if _, err := signal.Parse(c.StopSignal); c.StopSignal != "" && err != nil {
+		return invalid("%v", err)
+	}
+	for _, kv := range c.Env {
+		if kv == "" || strings.HasPrefix(kv, "=") || strings.ContainsRune(kv, 0) {
+			return invalid("invalid environment variable: %s", kv)
+		}
+	}
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return invalid("%v", err)
+	}
+	if err := checkSize(&h.Resources); err != nil {
+		return err
+	}
+	return checkHost(h)
+}
+
+// checkHost refuses what a machine of its own cannot share with its host, and what is not there yet: better no
+// container than one that lacks a volume or listens nowhere.
+func checkHost(h *container.HostConfig) error {
+	switch {
+	case len(h.Binds)+len(h.Mounts)+len(h.VolumesFrom)+len(h.Tmpfs) > 0:
+		return notImplemented("volumes and mounts are not supported yet: a containerVM shares no file system with its host, and its own disk keeps what it writes")
+	case len(h.PortBindings) > 0 || h.PublishAllPorts:
+		return notImplemented("published ports are not supported yet")
+	case len(h.Devices)+len(h.DeviceRequests) > 0:
+		return notImplemented("devices of the host cannot be given to a containerVM")
+	case h.PidMode.IsHost() || h.PidMode.IsContainer() || h.IpcMode.IsHost() || h.IpcMode.IsContainer() || h.UTSMode.IsHost():
+		return notImplemented("a containerVM has its own kernel: it cannot share namespaces with its host or another container")
+	case h.NetworkMode.IsContainer() || h.NetworkMode == "host":
+		return notImplemented("network mode %s is not supported: a containerVM has its own network card", h.NetworkMode)
+	case h.NetworkMode != "" && h.NetworkMode.IsUserDefined():
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found", h.NetworkMode))
+	case len(h.Links) > 0:
+		return notImplemented("links are not supported yet")
+	case len(h.Sysctls) > 0:
+		return notImplemented("sysctls are not supported yet: a containerVM may set its own")
+	}
+	return nil
+}
+
+// warningsFor names what a request asks for and gets nothing of, where the container is what was asked for without it.
+func warningsFor(h *container.HostConfig, c *container.Config) []string {
+	warnings := []string{}
+	warn := func(when bool, text string) {
+		if when {
+			warnings = append(warnings, text)
+		}
+	}
+	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
+	warn(c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "Health checks are not supported yet. The container's health is not checked.")
+	warn(len(c.Volumes) > 0, "Volumes of the image are directories on the container's own disk.")
+	warn(h.NanoCPUs%nanoCPU != 0, "CPUs are rounded up to whole virtual CPUs.")
+	warn(h.LogConfig.Type != "" && h.LogConfig.Type != LogDriver, "The log driver "+h.LogConfig.Type+" is not supported. The log goes to the container's own file.")
+	return warnings
+}
+
+// LogDriver is the name of the only log driver.
+const LogDriver = "json-file"

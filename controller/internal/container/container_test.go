@@ -1,0 +1,274 @@
+package container
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// vmWith is a container's VM as the host shows it.
+func vmWith(t *testing.T, power vsphere.PowerState, st *tetherv1.Status, exit string) vsphere.VM {
+	t.Helper()
+	rec, err := json.Marshal(record{Config: container.Config{Cmd: []string{"cmd"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	extra := map[string]string{keyRole: roleContainer, keyName: "n", keyRecord: string(rec)}
+	if st != nil {
+		if extra[link.KeyStatus], err = link.EncodeStatus(st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if exit != "" {
+		extra[keyExit] = exit
+	}
+	return vsphere.VM{Ref: vsphere.Ref{Type: "VirtualMachine", Value: "vm-1"}, Name: strings.Repeat("ab", 32), PowerState: power, Extra: extra}
+}
+
+func TestState(t *testing.T) {
+	running := &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: 1}
+	exited := &tetherv1.Status{State: tetherv1.State_EXITED, StartedUnixNano: 1, Exit: &tetherv1.Exit{Code: 3, UnixNano: 2}}
+	failed := &tetherv1.Status{State: tetherv1.State_FAILED, Failure: &tetherv1.Failure{Reason: tetherv1.Failure_NOT_FOUND}}
+	const died = `{"at":"2026-01-02T03:04:05Z","reason":"QEMU killed by signal 9"}`
+	for _, c := range []struct {
+		name   string
+		power  vsphere.PowerState
+		status *tetherv1.Status
+		exit   string
+		state  container.ContainerState
+		code   int
+		err    string
+	}{
+		{"never started", vsphere.PoweredOff, nil, "", "created", 0, ""},
+		{"booting", vsphere.PoweredOn, nil, "", "running", 0, ""},
+		{"running", vsphere.PoweredOn, running, "", "running", 0, ""},
+		{"exited but still on", vsphere.PoweredOn, exited, "", "running", 0, ""},
+		{"exited", vsphere.PoweredOff, exited, died, "exited", 3, ""},
+		{"not started", vsphere.PoweredOff, failed, died, "created", 127, "executable file not found"},
+		{"killed under the process", vsphere.PoweredOff, running, died, "exited", 137, "QEMU killed by signal 9"},
+		{"killed without a report", vsphere.PoweredOff, running, "", "exited", 137, "powered off"},
+		{"died at boot", vsphere.PoweredOff, nil, died, "exited", 255, "before the process ran"},
+		{"report is nonsense", vsphere.PoweredOff, nil, "{", "exited", 255, "cannot be decoded"},
+		{"suspended", vsphere.Suspended, running, "", "paused", 137, ""},
+	} {
+		got, err := parse(vmWith(t, c.power, c.status, c.exit))
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got.State() != c.state || got.ExitCode() != c.code || !strings.Contains(got.Error(), c.err) || c.err == "" && c.name != "suspended" && got.Error() != "" {
+			t.Errorf("%s: %s, %d, %q; want %s, %d, %q", c.name, got.State(), got.ExitCode(), got.Error(), c.state, c.code, c.err)
+		}
+	}
+}
+
+func TestFinishedAt(t *testing.T) {
+	const died = `{"at":"2026-01-02T03:04:05Z","reason":"x"}`
+	c, err := parse(vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: 1}, died))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC); !c.FinishedAt().Equal(want) {
+		t.Errorf("finished at %v, want the machine's end %v", c.FinishedAt(), want)
+	}
+}
+
+// TestParseHostile: what a guest writes is never trusted.
+func TestParseHostile(t *testing.T) {
+	vm := vmWith(t, vsphere.PoweredOn, nil, "")
+	vm.Extra[link.KeyStatus] = "{nonsense"
+	c, err := parse(vm)
+	if err != nil || c.Status != nil || !c.Running() {
+		t.Errorf("parse with a nonsensical status: %+v, %v", c.Status, err)
+	}
+}
+
+// TestFailurePhrases holds the sentences by which the docker command chooses its exit code.
+func TestFailurePhrases(t *testing.T) {
+	for _, c := range []struct {
+		reason     tetherv1.Failure_Reason
+		text, arg  string
+		code       int
+		has, lacks string
+	}{
+		{tetherv1.Failure_NOT_FOUND, "", "nosuch", 127, "executable file not found in $PATH", "permission denied"},
+		{tetherv1.Failure_NOT_FOUND, "gone", "/nosuch", 127, "no such file or directory", "permission denied"},
+		{tetherv1.Failure_NOT_EXECUTABLE, "is a directory", "/etc", 126, "permission denied", "no such file or directory"},
+		{tetherv1.Failure_ROOT_DISK, "cannot open /dev/vda: no such file or directory", "x", 125, "/dev/vda", "no such file or directory"},
+		{tetherv1.Failure_NETWORK, "permission denied", "x", 125, "", "permission denied"},
+		{tetherv1.Failure_NO_USER, "unable to find user x: no matching entries in passwd file", "x", 125, "no matching entries", "no such file"},
+	} {
+		f := &tetherv1.Failure{Reason: c.reason, Message: c.text}
+		got := failureText(f, []string{c.arg})
+		if !strings.Contains(got, c.has) || strings.Contains(got, c.lacks) || failureCode(f) != c.code {
+			t.Errorf("%v %q: %q, %d; want %q, %d", c.reason, c.text, got, failureCode(f), c.has, c.code)
+		}
+	}
+}
+
+func TestMerge(t *testing.T) {
+	img := image.Image{Docker: dockerspec.DockerOCIImage{Config: dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{
+		User: "app", Env: []string{"A=image", "B=image"}, Entrypoint: []string{"entry"}, Cmd: []string{"cmd"},
+		WorkingDir: "/app", StopSignal: "INT", Labels: map[string]string{"l": "image", "m": "image"},
+		ExposedPorts: map[string]struct{}{"80/tcp": {}, "nonsense": {}},
+	}}}}
+	for _, c := range []struct {
+		name string
+		in   container.Config
+		args string
+	}{
+		{"nothing of its own", container.Config{}, "entry cmd"},
+		{"command", container.Config{Cmd: []string{"x"}}, "entry x"},
+		{"entrypoint drops the command", container.Config{Entrypoint: []string{"e"}}, "e"},
+		{"entrypoint and command", container.Config{Entrypoint: []string{"e"}, Cmd: []string{"x"}}, "e x"},
+		{"no entrypoint", container.Config{Entrypoint: []string{""}, Cmd: []string{"x"}}, "x"},
+	} {
+		merge(&c.in, img)
+		if got := strings.Join(append(c.in.Entrypoint, c.in.Cmd...), " "); got != c.args {
+			t.Errorf("%s: runs %q, want %q", c.name, got, c.args)
+		}
+	}
+	own := container.Config{User: "me", Env: []string{"B=mine", "A"}, Labels: map[string]string{"l": "mine"}}
+	merge(&own, img)
+	if own.User != "me" || own.WorkingDir != "/app" || own.StopSignal != "INT" || !slices.Equal(own.Env, []string{"B=mine", "A"}) ||
+		own.Labels["l"] != "mine" || own.Labels["m"] != "image" || len(own.ExposedPorts) != 1 {
+		t.Errorf("merged to %+v", own)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	got := environment("h", true, []string{"X=1", "PATH=/bin", "TERM", "X=2"})
+	if want := []string{"PATH=/bin", "HOSTNAME=h", "X=2"}; !slices.Equal(got, want) {
+		t.Errorf("environment %q, want %q", got, want)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for _, c := range []struct {
+		in   container.Resources
+		want size
+	}{
+		{container.Resources{}, size{1, 512}},
+		{container.Resources{Memory: 100*mib + 1, NanoCPUs: 1.5e9}, size{2, 101}},
+		{container.Resources{CPUQuota: 250_000}, size{3, 512}},
+		{container.Resources{CPUQuota: -1, NanoCPUs: 1e7}, size{1, 512}},
+	} {
+		if got := sizeOf(&c.in); got != c.want {
+			t.Errorf("size of %+v = %+v, want %+v", c.in, got, c.want)
+		}
+	}
+	for _, bad := range []container.Resources{{Memory: 1}, {Memory: -1}, {NanoCPUs: -1}, {NanoCPUs: 1e15}, {Memory: 128 * mib, MemorySwap: 64 * mib}} {
+		if err := checkSize(&bad); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("size %+v: %v, want it refused", bad, err)
+		}
+	}
+}
+
+func TestCheck(t *testing.T) {
+	cmd := container.Config{Cmd: []string{"x"}}
+	with := func(change func(*container.Config, *container.HostConfig)) error {
+		c, h := cmd, container.HostConfig{}
+		change(&c, &h)
+		return check(&c, &h)
+	}
+	for name, c := range map[string]struct {
+		is     func(error) bool
+		change func(*container.Config, *container.HostConfig)
+	}{
+		"no command":      {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.Cmd = nil }},
+		"relative cwd":    {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.WorkingDir = "a" }},
+		"bad signal":      {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.StopSignal = "NOPE" }},
+		"bad variable":    {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.Env = []string{"=x"} }},
+		"unknown runtime": {errdefs.IsInvalidArgument, func(_ *container.Config, h *container.HostConfig) { h.Runtime = "kata" }},
+		"bind mount":      {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.Binds = []string{"/a:/b"} }},
+		"host network":    {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "host" }},
+		"unknown network": {errdefs.IsNotFound, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "mine" }},
+		"host pid":        {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.PidMode = "host" }},
+	} {
+		if err := with(c.change); !c.is(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := with(func(*container.Config, *container.HostConfig) {}); err != nil {
+		t.Errorf("plain request refused: %v", err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	id := newID()
+	if len(id) != 64 || len(biosUUID(id)) != 36 || newID() == id {
+		t.Errorf("ID %q, UUID %q", id, biosUUID(id))
+	}
+	taken := map[string]string{}
+	for range 200 {
+		name := freeName(taken)
+		if _, dup := taken[name]; dup || !validName.MatchString(name) {
+			t.Fatalf("name %q is taken or not valid", name)
+		}
+		taken[name] = "x"
+	}
+}
+
+func FuzzHostEntries(f *testing.F) {
+	for _, s := range []string{"a:1.2.3.4", "a=::1", "a:[::1]", "a:host-gateway", ":", "="} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		hosts, err := hostEntries([]string{s})
+		if err == nil && (len(hosts) != 1 || hosts[0].Address == "" || hosts[0].Names[0] == "") {
+			t.Errorf("hostEntries(%q) = %v", s, hosts)
+		}
+	})
+}
+
+func TestWaiter(t *testing.T) {
+	off, on := vmWith(t, vsphere.PoweredOff, nil, ""), vmWith(t, vsphere.PoweredOn, nil, "")
+	done := func(code int32, at int64) vsphere.VM {
+		return vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_EXITED, Exit: &tetherv1.Exit{Code: code, UnixNano: at}}, "")
+	}
+	first, second := done(3, 1), done(4, 2)
+	for _, c := range []struct {
+		name      string
+		condition container.WaitCondition
+		from      vsphere.VM
+		events    []*vsphere.VM // nil: gone
+		met       int           // by how many events
+		code      int
+	}{
+		{"next exit", container.WaitConditionNextExit, off, []*vsphere.VM{&on, &first}, 2, 3},
+		{"a run too short to be seen", container.WaitConditionNextExit, first, []*vsphere.VM{&second}, 1, 4},
+		{"what an earlier run said vanishes at the start", container.WaitConditionNextExit, first, []*vsphere.VM{&off, &on, &second}, 3, 4},
+		{"removed", container.WaitConditionRemoved, on, []*vsphere.VM{&first, nil}, 2, 3},
+		{"removed before its next exit", container.WaitConditionNextExit, on, []*vsphere.VM{nil}, 1, 0},
+	} {
+		from, err := parse(c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &waiter{condition: c.condition, vm: c.from.Ref, last: from, was: from.Running(), run: run(c.from)}
+		before := &c.from
+		for i, vm := range c.events {
+			if w.met {
+				t.Errorf("%s: met after %d events, want %d", c.name, i, c.met)
+			}
+			if err := w.see(vsphere.VMEvent{Before: before, After: vm}); err != nil {
+				t.Fatal(err)
+			}
+			before = vm
+		}
+		if !w.met || w.last.ExitCode() != c.code {
+			t.Errorf("%s: met %v, code %d; want %d", c.name, w.met, w.last.ExitCode(), c.code)
+		}
+	}
+}

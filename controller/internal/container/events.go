@@ -1,0 +1,89 @@
+package container
+
+import (
+	"context"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// Events yields what happens to containers from now on, until ctx ends. It comes from the inventory alone, so it holds
+// also what other clients of the host do.
+func (s *Service) Events(ctx context.Context) <-chan events.Message {
+	changes := s.host.Subscribe(ctx)
+	out := make(chan events.Message)
+	go func() {
+		defer close(out)
+		for change := range changes {
+			for _, m := range eventsOf(change, time.Now()) {
+				select {
+				case out <- m:
+				case <-ctx.Done():
+				}
+			}
+		}
+	}()
+	return out
+}
+
+// eventsOf says what a change of a VM means in Docker's terms.
+func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
+	before, had := containerOf(change.Before)
+	after, has := containerOf(change.After)
+	var out []events.Message
+	add := func(c Container, action events.Action, more map[string]string) {
+		out = append(out, message(c, action, more, now))
+	}
+	switch {
+	case !had && !has:
+	case !had:
+		add(after, events.ActionCreate, nil)
+	case !has:
+		add(before, events.ActionDestroy, nil)
+	default:
+		if after.Name != before.Name {
+			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
+		}
+		again := run(after.VM) != run(before.VM)
+		if after.ran() && again && (!before.ran() || before.StartedAt() != after.StartedAt()) {
+			add(after, events.ActionStart, nil)
+		}
+		if !after.Running() && (before.Running() || again && after.Ended != nil) {
+			if after.Status.GetExit().GetOomKilled() {
+				add(after, events.ActionOOM, nil)
+			}
+			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode())})
+		}
+	}
+	return out
+}
+
+func containerOf(vm *vsphere.VM) (Container, bool) {
+	if vm == nil || vm.Extra[keyRole] != roleContainer {
+		return Container{}, false
+	}
+	c, err := parse(*vm)
+	return c, err == nil
+}
+
+func message(c Container, action events.Action, more map[string]string, now time.Time) events.Message {
+	attributes := map[string]string{}
+	maps.Copy(attributes, c.Config.Labels)
+	attributes["image"], attributes["name"] = c.Config.Image, c.Name
+	maps.Copy(attributes, more)
+	return events.Message{
+		Type: events.ContainerEventType, Action: action, Scope: "local",
+		Actor: events.Actor{ID: c.ID, Attributes: attributes},
+		Time:  now.Unix(), TimeNano: now.UnixNano(),
+	}
+}
+
+// OOMKilled reports whether the guest's kernel ended the process for lack of memory.
+func (c *Container) OOMKilled() bool {
+	return c.Status.GetState() == tetherv1.State_EXITED && c.Status.GetExit().GetOomKilled()
+}

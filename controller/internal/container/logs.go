@@ -1,0 +1,239 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"time"
+
+	"github.com/containervm/containervm/tether/link"
+)
+
+// LogOptions say what of a log is wanted.
+type LogOptions struct {
+	Stdout, Stderr bool
+	Follow         bool
+	Timestamps     bool      // each line begins with its time
+	Since, Until   time.Time // zero: no bound
+	Tail           int       // the last lines; negative: all
+}
+
+// Logs returns a function that writes a container's log. Following ends with the machine, or at Until.
+func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c Container, write func(Sink) error, err error) {
+	if !opt.Stdout && !opt.Stderr {
+		return c, nil, invalid("you must choose at least one stream")
+	}
+	if c, err = s.Get(ref); err != nil {
+		return c, nil, err
+	}
+	return c, func(out Sink) error { return s.writeLogs(ctx, c, opt, out) }, nil
+}
+
+func (s *Service) writeLogs(ctx context.Context, c Container, opt LogOptions, out Sink) error {
+	w := &logWriter{out: out, opt: opt, want: selection{opt.Stdout, opt.Stderr}}
+	from := int64(0)
+	if opt.Tail >= 0 {
+		tail, err := s.findTail(ctx, c, opt)
+		if err != nil {
+			return err
+		}
+		from, w.skip = tail.start(), tail.begin
+	}
+	follow := opt.Follow && c.Running()
+	if follow && !opt.Until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, opt.Until)
+		defer cancel()
+	}
+	r, offset, err := s.host.OpenLog(ctx, c.VM.Ref, from, follow, false)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w.at = offset
+	if err := w.copy(r); err != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("cannot read the log of %s: %w", &c, err)
+	}
+	return nil
+}
+
+// logWriter writes the wanted part of a log.
+type logWriter struct {
+	out  Sink
+	opt  LogOptions
+	want selection
+	at   int64            // offset of the next record in the file
+	skip map[stream]int64 // for each stream, the position of its first wanted byte
+	open map[stream]bool  // streams that are within a line
+}
+
+type stream = link.RecordStream
+
+func (w *logWriter) copy(r io.Reader) error {
+	w.open = map[stream]bool{}
+	records := link.NewRecordReader(r)
+	for {
+		rec, err := records.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		at := w.at
+		w.at += int64(link.RecordHeader + len(rec.Payload))
+		if !w.opt.Until.IsZero() && rec.Time.After(w.opt.Until) {
+			return nil
+		}
+		if !w.want.has(rec.Stream) || rec.Time.Before(w.opt.Since) {
+			continue
+		}
+		if err := w.write(rec, w.cut(rec, at)); err != nil {
+			return err
+		}
+	}
+}
+
+// cut returns what of a record lies behind its stream's first wanted byte.
+func (w *logWriter) cut(rec link.Record, at int64) []byte {
+	if w.skip == nil {
+		return rec.Payload
+	}
+	drop := w.skip[rec.Stream] - at
+	return rec.Payload[min(max(drop, 0), int64(len(rec.Payload))):]
+}
+
+func (w *logWriter) write(rec link.Record, p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	if w.opt.Timestamps {
+		p = w.stamp(rec, p)
+	}
+	return w.out.Write(rec.Stream, p)
+}
+
+// timestamp is Docker's layout: RFC 3339 with nine digits of fraction, so that lines sort.
+const timestamp = "2006-01-02T15:04:05.000000000Z07:00"
+
+// stamp puts the record's time before each line that begins in p.
+func (w *logWriter) stamp(rec link.Record, p []byte) []byte {
+	prefix := append(rec.Time.UTC().AppendFormat(nil, timestamp), ' ')
+	var out bytes.Buffer
+	for line := range bytes.Lines(p) {
+		if !w.open[rec.Stream] {
+			out.Write(prefix)
+		}
+		out.Write(line)
+		w.open[rec.Stream] = line[len(line)-1] != '\n'
+	}
+	return out.Bytes()
+}
+
+// tail finds where the last lines of a log begin. Positions count a byte of a payload as the offset of its record plus
+// its index in the payload, so they order bytes as the file does.
+type tail struct {
+	lines []lineStart // ring of the last ones
+	next  int
+	full  bool
+	begin map[stream]int64
+}
+
+type lineStart struct {
+	pos, record int64
+	stream      stream
+}
+
+// maxTail bounds the memory that finding the last lines takes; more lines are all lines.
+const maxTail = 1 << 20
+
+// findTail reads the log once.
+func (s *Service) findTail(ctx context.Context, c Container, opt LogOptions) (*tail, error) {
+	t := &tail{begin: map[stream]int64{link.StreamStdout: math.MaxInt64, link.StreamStderr: math.MaxInt64}}
+	if opt.Tail > maxTail {
+		t.begin = nil
+		return t, nil
+	}
+	t.lines = make([]lineStart, opt.Tail)
+	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, 0, false, false)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	if at, err = t.scan(r, at, opt); err != nil {
+		return nil, fmt.Errorf("cannot read the log of %s: %w", &c, err)
+	}
+	t.finish(at)
+	return t, nil
+}
+
+func (t *tail) scan(r io.Reader, at int64, opt LogOptions) (end int64, err error) {
+	want := selection{opt.Stdout, opt.Stderr}
+	open := map[stream]bool{}
+	records := link.NewRecordReader(r)
+	for {
+		rec, err := records.Next()
+		if err == io.EOF {
+			return at, nil
+		}
+		if err != nil {
+			return at, err
+		}
+		late := !opt.Until.IsZero() && rec.Time.After(opt.Until)
+		if want.has(rec.Stream) && !rec.Time.Before(opt.Since) && !late {
+			pos := at
+			for line := range bytes.Lines(rec.Payload) {
+				if !open[rec.Stream] {
+					t.push(lineStart{pos: pos, record: at, stream: rec.Stream})
+				}
+				pos += int64(len(line))
+				open[rec.Stream] = line[len(line)-1] != '\n'
+			}
+		}
+		at += int64(link.RecordHeader + len(rec.Payload))
+	}
+}
+
+func (t *tail) push(l lineStart) {
+	if len(t.lines) == 0 {
+		return
+	}
+	t.lines[t.next] = l
+	t.next = (t.next + 1) % len(t.lines)
+	t.full = t.full || t.next == 0
+}
+
+// finish sets where each stream begins: at its first line among the last ones, else behind all that was read.
+func (t *tail) finish(end int64) {
+	for s := range t.begin {
+		t.begin[s] = end
+	}
+	for _, l := range t.kept() {
+		t.begin[l.stream] = min(t.begin[l.stream], l.pos)
+	}
+}
+
+func (t *tail) kept() []lineStart {
+	if t.full {
+		return t.lines
+	}
+	return t.lines[:t.next]
+}
+
+// start is the offset of the record to begin with.
+func (t *tail) start() int64 {
+	if t.begin == nil {
+		return 0
+	}
+	least := int64(math.MaxInt64)
+	for _, l := range t.kept() {
+		least = min(least, l.record)
+	}
+	if least < math.MaxInt64 {
+		return least
+	}
+	return t.begin[link.StreamStdout] // no line is wanted: the end
+}

@@ -1,0 +1,124 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Remove destroys a container; one that runs only with force, which ends it at once.
+func (s *Service) Remove(ctx context.Context, ref string, force bool) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	if c.Running() && !force {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
+			"cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+c.Name, c.State()))
+	}
+	if err := s.remove(context.WithoutCancel(ctx), c); err != nil {
+		return fmt.Errorf("cannot remove container %q: %w", "/"+c.Name, err)
+	}
+	return nil
+}
+
+// remove ends the machine if it runs and destroys it. One that is gone is no error: someone else was faster.
+func (s *Service) remove(ctx context.Context, c Container) error {
+	if now, ok := s.host.Get(c.ID); ok && !isOff(now) {
+		if err := s.powerOff(c); err != nil {
+			return err
+		}
+	}
+	err := s.host.Destroy(ctx, c.VM.Ref)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Prune removes all containers that do not run and that match, and returns their IDs.
+func (s *Service) Prune(ctx context.Context, match func(Container) bool) ([]string, error) {
+	var removed []string
+	var failed []error
+	for _, c := range s.All() {
+		if c.Running() || !match(c) {
+			continue
+		}
+		if err := s.remove(ctx, c); err != nil {
+			failed = append(failed, fmt.Errorf("cannot remove container %q: %w", "/"+c.Name, err))
+			continue
+		}
+		removed = append(removed, c.ID)
+	}
+	return removed, errors.Join(failed...)
+}
+
+// removeRetry is the pause before an automatic removal that failed is tried again, and removeTries how often it is.
+const (
+	removeRetry = 2 * time.Second
+	removeTries = 5
+)
+
+// Run removes containers with AutoRemove when they have ended, also those that ended while no controller ran. It returns
+// when ctx ends and all removals that it began have.
+func (s *Service) Run(ctx context.Context) {
+	events := s.host.Subscribe(ctx)
+	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
+	for _, c := range s.All() {
+		r.consider(ctx, c)
+	}
+	for events != nil || len(r.busy) > 0 {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				events = nil
+				continue
+			}
+			s.execs.observe(e)
+			if e.After == nil || e.After.Extra[keyRole] != roleContainer {
+				continue
+			}
+			if c, err := parse(*e.After); err == nil {
+				r.consider(ctx, c)
+			}
+		case id := <-r.done:
+			delete(r.busy, id)
+		}
+	}
+}
+
+// remover removes containers, each in a goroutine of its own.
+type remover struct {
+	s    *Service
+	busy map[string]bool
+	done chan string
+}
+
+// consider begins the removal of a container that has ended and wants it.
+func (r *remover) consider(ctx context.Context, c Container) {
+	if !c.HostConfig.AutoRemove || c.Running() || !c.started() || r.busy[c.ID] {
+		return
+	}
+	r.busy[c.ID] = true
+	go func() {
+		defer func() { r.done <- c.ID }()
+		for try := 1; ; try++ {
+			err := r.s.remove(ctx, c)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "error", err)
+			if try == removeTries {
+				return
+			}
+			select {
+			case <-time.After(removeRetry):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+}

@@ -1,0 +1,135 @@
+package container
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// Host is what containers need of a vSphere host: *vsphere.Client.
+type Host interface {
+	Inventory
+	Machines
+	Streams
+}
+
+// Inventory shows the VMs of a host.
+type Inventory interface {
+	VMs() []vsphere.VM
+	Get(name string) (vsphere.VM, bool)
+	Wait(ctx context.Context, vm vsphere.Ref, until func(vsphere.VM) bool) (vsphere.VM, error)
+	Subscribe(ctx context.Context) <-chan vsphere.VMEvent
+}
+
+// Machines makes, drives and removes VMs.
+type Machines interface {
+	CreateVM(ctx context.Context, spec vsphere.VMSpec) (vsphere.Ref, error)
+	PowerOn(ctx context.Context, vm vsphere.Ref) error
+	PowerOff(ctx context.Context, vm vsphere.Ref) error
+	Destroy(ctx context.Context, vm vsphere.Ref) error
+	Resize(ctx context.Context, vm vsphere.Ref, cpus, memoryMiB int, extra map[string]string) error
+	Boot() vsphere.BootFiles
+}
+
+// Streams reaches into VMs.
+type Streams interface {
+	Link(ctx context.Context, vm vsphere.Ref) (*link.Client, error)
+	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error)
+	DownloadTail(ctx context.Context, path string, n int64) (io.ReadCloser, error)
+}
+
+// Images finds what containers are made from: *image.Store.
+type Images interface {
+	Acquire(ref string) (img image.Image, release func(), err error)
+}
+
+// Service is the containers of one host. Its methods may be called by several goroutines. Errors have the class (package
+// errdefs) and the words that Docker's clients expect.
+type Service struct {
+	host   Host
+	images Images
+	log    *slog.Logger
+	times  Timeouts
+	execs  *execs
+
+	mu     sync.Mutex
+	naming map[string]bool // names that are being given
+}
+
+// New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
+func New(host Host, images Images, times Timeouts, log *slog.Logger) *Service {
+	return &Service{host: host, images: images, log: log, times: times.withDefaults(), execs: newExecs(), naming: map[string]bool{}}
+}
+
+// All returns all containers, newest first.
+func (s *Service) All() []Container {
+	var all []Container
+	for _, vm := range s.host.VMs() {
+		if vm.Extra[keyRole] != roleContainer {
+			continue
+		}
+		c, err := parse(vm)
+		if err != nil {
+			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "error", err)
+			continue
+		}
+		all = append(all, c)
+	}
+	slices.SortStableFunc(all, func(a, b Container) int { return b.Created.Compare(a.Created) })
+	return all
+}
+
+// Get finds a container by ID, name or unique prefix of its ID, in this order.
+func (s *Service) Get(ref string) (Container, error) {
+	if vm, ok := s.host.Get(ref); ok && vm.Extra[keyRole] == roleContainer {
+		return parse(vm)
+	}
+	name := strings.TrimPrefix(ref, "/")
+	var byPrefix []Container
+	for _, c := range s.All() {
+		if c.Name == name {
+			return c, nil
+		}
+		if ref != "" && strings.HasPrefix(c.ID, ref) {
+			byPrefix = append(byPrefix, c)
+		}
+	}
+	switch len(byPrefix) {
+	case 1:
+		return byPrefix[0], nil
+	case 0:
+		return Container{}, errdefs.ErrNotFound.WithMessage("No such container: " + ref)
+	default:
+		return Container{}, errdefs.ErrInvalidArgument.WithMessage("multiple IDs found with provided prefix: " + ref)
+	}
+}
+
+// running finds a container that runs; the error's words are Docker's.
+func (s *Service) running(ref string) (Container, error) {
+	c, err := s.Get(ref)
+	if err == nil && !c.Running() {
+		err = errdefs.ErrConflict.WithMessage("container " + c.ID + " is not running")
+	}
+	return c, err
+}
+
+// ImageUsers tells which containers use an image.
+func (s *Service) ImageUsers(id digest.Digest) []image.User {
+	var users []image.User
+	for _, c := range s.All() {
+		if c.ImageID == id {
+			users = append(users, image.User{Container: c.ID, Running: c.Running()})
+		}
+	}
+	return users
+}

@@ -1,0 +1,66 @@
+package container
+
+import (
+	"github.com/moby/moby/api/types/container"
+)
+
+const (
+	mib = 1 << 20
+	// defaultMemory is what a container gets that asks for no limit, in bytes.
+	defaultMemory = 512 * mib
+	// minMemory is the least memory in which the kernel, the tether and a small process live, in bytes.
+	minMemory = 64 * mib
+	// nanoCPU is one CPU in Docker's unit.
+	nanoCPU = 1_000_000_000
+)
+
+// size is a machine's size.
+type size struct{ cpus, memoryMiB int }
+
+// sizeOf is the machine's size for the limits of a request, which gets the defaults written in. Memory is rounded up to
+// whole MiB and CPUs to whole virtual CPUs: a machine has no fractions of them.
+func sizeOf(r *container.Resources) size {
+	if r.Memory == 0 {
+		r.Memory = defaultMemory
+	}
+	if r.NanoCPUs == 0 {
+		r.NanoCPUs = cpusAsked(r) * nanoCPU
+	}
+	return size{
+		cpus:      int((r.NanoCPUs + nanoCPU - 1) / nanoCPU),
+		memoryMiB: int((r.Memory + mib - 1) / mib),
+	}
+}
+
+// cpusAsked derives whole CPUs from the CFS quota that older clients send; 1 without.
+func cpusAsked(r *container.Resources) int64 {
+	period := r.CPUPeriod
+	if period == 0 {
+		period = 100_000 // µs; the kernel's default (Documentation/scheduler/sched-bwc.rst)
+	}
+	if r.CPUQuota <= 0 {
+		return 1
+	}
+	return (r.CPUQuota + period - 1) / period
+}
+
+// checkSize refuses limits that no machine can have.
+func checkSize(r *container.Resources) error {
+	switch {
+	case r.Memory < 0:
+		return invalid("invalid memory limit %d: must not be negative", r.Memory)
+	case r.Memory != 0 && r.Memory < minMemory:
+		return invalid("Minimum memory limit allowed is %dMB: a containerVM holds its own kernel", minMemory/mib)
+	case r.NanoCPUs < 0, r.CPUQuota < 0 && r.CPUQuota != -1, r.CPUPeriod < 0:
+		return invalid("invalid CPU limit: must not be negative")
+	case r.NanoCPUs > maxCPUs*nanoCPU:
+		return invalid("range of CPUs is from 0.01 to %d.00", maxCPUs)
+	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
+		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
+	default:
+		return nil
+	}
+}
+
+// maxCPUs is the most virtual CPUs that a request may ask for; the host may allow fewer.
+const maxCPUs = 255

@@ -1,0 +1,146 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// tailBytes is how much of a guest's console an error quotes.
+const tailBytes = 2 << 10
+
+// Start powers a container's machine on and waits until its process runs. It goes on when the client leaves: a start is
+// not left half done. The error of a container that runs already is of class errdefs.ErrNotModified.
+func (s *Service) Start(ctx context.Context, ref string) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	if c.Running() {
+		return errdefs.ErrNotModified.WithMessage("container already started")
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Start)
+	defer cancel()
+	if err := s.start(ctx, c); err != nil {
+		return s.startFailed(c, err)
+	}
+	return nil
+}
+
+func (s *Service) start(ctx context.Context, c Container) error {
+	if err := s.host.PowerOn(ctx, c.VM.Ref); err != nil {
+		return fmt.Errorf("cannot start %s: %w", &c, err)
+	}
+	vm, err := s.host.Wait(ctx, c.VM.Ref, decided)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return s.hung(c, vm)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", &c, err)
+	}
+	now, err := parse(vm)
+	switch {
+	case err != nil:
+		return err
+	case now.ran():
+		return nil
+	case now.Status.GetState() == tetherv1.State_FAILED:
+		s.settleOff(c)
+		return startError(startPrefix, now.Status.GetFailure(), now.args())
+	default:
+		return fmt.Errorf("cannot start %s: %s%s", &c, now.Error(), quote(now.consoleTail()))
+	}
+}
+
+// decided reports whether a start has succeeded or failed.
+func decided(vm vsphere.VM) bool {
+	if vm.PowerState != vsphere.PoweredOn {
+		return true
+	}
+	st := statusOf(vm)
+	return st != nil && st.State != tetherv1.State_STARTING
+}
+
+// startFailed removes a container that is not to outlive its process.
+func (s *Service) startFailed(c Container, err error) error {
+	if !c.HostConfig.AutoRemove {
+		return err
+	}
+	return errors.Join(err, s.remove(context.Background(), c))
+}
+
+// settleOff waits until the machine of a container whose process has ended is off, and ends it when it does not go.
+func (s *Service) settleOff(c Container) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.times.Off)
+	defer cancel()
+	if _, err := s.host.Wait(ctx, c.VM.Ref, isOff); err != nil && !errdefs.IsNotFound(err) {
+		s.powerOff(c)
+	}
+}
+
+func isOff(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn }
+
+// powerOff ends a machine whose guest does not.
+func (s *Service) powerOff(c Container) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.times.Off)
+	defer cancel()
+	err := s.host.PowerOff(ctx, c.VM.Ref)
+	if err != nil && !errdefs.IsNotFound(err) {
+		s.log.Warn("cannot end a machine", "container", c.ID, "error", err)
+		return err
+	}
+	return nil
+}
+
+// hung ends a machine whose tether has not got its process running in time, and says how far it came.
+func (s *Service) hung(c Container, vm vsphere.VM) error {
+	phase := vm.Extra[link.KeyPhase]
+	if phase == "" {
+		phase = "before the tether's first (kernel or initramfs)"
+	}
+	tail := s.readConsole(c)
+	_ = s.powerOff(c)
+	return errdefs.ErrInternal.WithMessage(fmt.Sprintf(
+		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, quote(tail)))
+}
+
+// readConsole returns the end of a guest's console, or why it cannot be had.
+func (s *Service) readConsole(c Container) string {
+	ctx, cancel := context.WithTimeout(context.Background(), s.times.Link)
+	defer cancel()
+	r, err := s.host.DownloadTail(ctx, c.ID+"/console.log", tailBytes)
+	if err != nil {
+		return err.Error()
+	}
+	defer r.Close()
+	text, err := io.ReadAll(io.LimitReader(r, 64*tailBytes)) // more than asked for from a server without ranges
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-tailBytes):])
+}
+
+func (c *Container) consoleTail() string {
+	if c.Ended == nil {
+		return ""
+	}
+	return c.Ended.ConsoleTail
+}
+
+// quote sets a console's end under an error.
+func quote(tail string) string {
+	tail = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(tail, "\r", ""), "?"))
+	if tail == "" {
+		return ""
+	}
+	tail = tail[max(0, len(tail)-tailBytes):]
+	return "; the end of its console:\n" + withoutPhrases(tail)
+}

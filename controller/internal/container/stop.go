@@ -1,0 +1,140 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/controller/internal/signal"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// StopOptions say how to stop.
+type StopOptions struct {
+	Signal  string // empty: the container's own
+	Seconds *int   // until SIGKILL; negative: never; nil: the container's own
+}
+
+// Stop asks the container's process to end and waits until the machine is off. A tether that does not answer, or a guest
+// that does not go, has its machine powered off. The error of a container that does not run is of class
+// errdefs.ErrNotModified.
+func (s *Service) Stop(ctx context.Context, ref string, opt StopOptions) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	if !c.Running() {
+		return errdefs.ErrNotModified.WithMessage("container already stopped")
+	}
+	return s.stop(context.WithoutCancel(ctx), c, opt)
+}
+
+func (s *Service) stop(ctx context.Context, c Container, opt StopOptions) error {
+	req := &tetherv1.StopRequest{}
+	if opt.Signal != "" {
+		n, err := signal.Parse(opt.Signal)
+		if err != nil {
+			return invalid("%v", err)
+		}
+		req.Signal = n
+	}
+	seconds := stopSeconds(&c.Config)
+	if opt.Seconds != nil {
+		seconds = *opt.Seconds
+	}
+	req.NoGraceLimit = seconds < 0
+	req.GraceSeconds = uint32(max(0, seconds))
+	if err := s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
+		_, err := t.Stop(ctx, req)
+		return err
+	}); err != nil {
+		s.log.Warn("a tether does not take a stop, ending its machine", "container", c.ID, "error", err)
+		return s.powerOff(c)
+	}
+	return s.awaitOff(ctx, c, seconds)
+}
+
+// awaitOff waits until a machine that was told to end is off, and ends it when it is late.
+func (s *Service) awaitOff(ctx context.Context, c Container, graceSeconds int) error {
+	if graceSeconds >= 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(graceSeconds)*time.Second+s.times.Off)
+		defer cancel()
+	}
+	_, err := s.host.Wait(ctx, c.VM.Ref, isOff)
+	switch {
+	case err == nil, errdefs.IsNotFound(err):
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		s.log.Warn("a guest did not power off in time, ending its machine", "container", c.ID)
+		return s.powerOff(c)
+	default:
+		return err
+	}
+}
+
+// tell makes one call to a container's tether, which must answer within Timeouts.Link. A lost link is no error when the
+// machine is off by then.
+func (s *Service) tell(ctx context.Context, c Container, call func(context.Context, tetherv1.TetherService) error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.times.Link)
+	defer cancel()
+	l, err := s.host.Link(ctx, c.VM.Ref)
+	if err == nil {
+		err = call(ctx, l.Tether())
+	}
+	if now, ok := s.host.Get(c.ID); err != nil && (!ok || now.PowerState != vsphere.PoweredOn) {
+		return nil
+	}
+	return err
+}
+
+// Kill sends a signal to the container's process. After SIGKILL it waits until the machine is off.
+func (s *Service) Kill(ctx context.Context, ref, sig string) error {
+	if sig == "" {
+		sig = "KILL"
+	}
+	n, err := signal.Parse(sig)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	c, err := s.running(ref)
+	if err != nil {
+		if errdefs.IsConflict(err) {
+			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: %v", ref, err))
+		}
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	err = s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
+		_, err := t.Signal(ctx, &tetherv1.SignalRequest{Session: link.MainSession, Signal: n})
+		return err
+	})
+	if n != int32(unix.SIGKILL) {
+		return linkError(err, "cannot kill container %s", ref)
+	}
+	if err != nil {
+		s.log.Warn("a tether does not take a kill, ending its machine", "container", c.ID, "error", err)
+		return s.powerOff(c)
+	}
+	return s.awaitOff(ctx, c, 0)
+}
+
+// Restart stops the container when it runs, and starts it.
+func (s *Service) Restart(ctx context.Context, ref string, opt StopOptions) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	if c.Running() {
+		if err := s.stop(context.WithoutCancel(ctx), c, opt); err != nil {
+			return err
+		}
+	}
+	return s.Start(ctx, c.ID)
+}

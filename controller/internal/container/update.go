@@ -1,0 +1,59 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+)
+
+// Rename gives a container another name.
+func (s *Service) Rename(ctx context.Context, ref, name string) error {
+	if name == "" {
+		return invalid("Neither old nor new names may be empty")
+	}
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	name, release, err := s.claimName(name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.host.Resize(ctx, c.VM.Ref, 0, 0, map[string]string{keyName: name})
+}
+
+// Update changes the limits of a container that does not run. Zero fields stay as they are.
+func (s *Service) Update(ctx context.Context, ref string, change container.Resources) error {
+	c, err := s.Get(ref)
+	if err != nil {
+		return err
+	}
+	if change.Memory == 0 && change.NanoCPUs == 0 && change.CPUQuota == 0 {
+		return nil
+	}
+	if c.Running() {
+		return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
+			"Cannot update container %s: it is running, and its machine's memory and CPUs cannot change then: stop the container first", c.ID))
+	}
+	rec := c.record
+	r := &rec.HostConfig.Resources
+	if change.Memory != 0 {
+		r.Memory, r.MemorySwap = change.Memory, change.MemorySwap
+	}
+	if change.NanoCPUs != 0 || change.CPUQuota != 0 {
+		r.NanoCPUs, r.CPUQuota, r.CPUPeriod = change.NanoCPUs, change.CPUQuota, change.CPUPeriod
+	}
+	if err := checkSize(r); err != nil {
+		return err
+	}
+	size := sizeOf(r)
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("cannot encode %s: %w", keyRecord, err)
+	}
+	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{keyRecord: string(text)})
+}

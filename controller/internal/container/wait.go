@@ -1,0 +1,74 @@
+package container
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moby/moby/api/types/container"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+)
+
+// Wait returns a function that blocks until a container meets a condition and returns the exit code of its last run. What happens after Wait has returned is not
+// missed, however short it lasts. stop must be called in the end.
+func (s *Service) Wait(ctx context.Context, ref string, condition container.WaitCondition) (wait func() (code int, err error), stop func(), err error) {
+	ctx, stop = context.WithCancel(ctx)
+	events := s.host.Subscribe(ctx)
+	c, err := s.Get(ref)
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	w := &waiter{condition: condition, vm: c.VM.Ref, last: c, was: c.Running(), run: run(c.VM)}
+	switch condition {
+	case "", container.WaitConditionNotRunning:
+		w.met = !c.Running()
+	case container.WaitConditionNextExit, container.WaitConditionRemoved:
+	default:
+		stop()
+		return nil, nil, invalid("invalid condition: %q", condition)
+	}
+	return func() (int, error) { return w.wait(ctx, events) }, stop, nil
+}
+
+// waiter follows one container through the events.
+type waiter struct {
+	condition container.WaitCondition
+	vm        vsphere.Ref
+	last      Container // as seen last
+	was       bool      // it ran when seen last
+	run       string    // what the run seen last has said
+	met       bool
+}
+
+func (w *waiter) wait(ctx context.Context, events <-chan vsphere.VMEvent) (code int, err error) {
+	for !w.met {
+		e, ok := <-events
+		if !ok {
+			return 0, errors.Join(errors.New("cannot wait for the container any longer"), ctx.Err())
+		}
+		if err := w.see(e); err != nil {
+			return 0, err
+		}
+	}
+	return w.last.ExitCode(), nil
+}
+
+// see applies an event. A container that is removed meets every condition with its last exit code.
+func (w *waiter) see(e vsphere.VMEvent) error {
+	switch {
+	case e.After == nil && e.Before.Ref == w.vm:
+		w.met = true
+		return nil
+	case e.After == nil || e.After.Ref != w.vm:
+		return nil
+	}
+	now, err := parse(*e.After)
+	if err != nil {
+		return err
+	}
+	ended := !now.Running() && now.started() && (w.was || run(now.VM) != w.run)
+	w.last, w.was, w.run = now, now.Running(), run(now.VM)
+	w.met = ended && w.condition != container.WaitConditionRemoved
+	return nil
+}

@@ -1,0 +1,39 @@
+// Command controller serves the Docker Engine API for a vSphere host: every container is a virtual machine there.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/controller/daemon"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	c := config()
+	err := daemon.Run(ctx, c, func() { c.Log.Info("serving the Docker Engine API", "socket", c.Socket, "host", c.VSphereURL) })
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "controller:", err)
+		os.Exit(1)
+	}
+}
+
+// config reads the command line, and the environment for what govc takes from there too: a password on a command line
+// is everybody's.
+func config() daemon.Config {
+	c := daemon.Config{Password: os.Getenv("GOVC_PASSWORD"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	flag.StringVar(&c.Socket, "socket", "/run/containervm/docker.sock", "`path` of the API's unix socket")
+	flag.StringVar(&c.VSphereURL, "host", os.Getenv("GOVC_URL"), "`URL` of the vSphere host (GOVC_URL)")
+	flag.StringVar(&c.Username, "user", os.Getenv("GOVC_USERNAME"), "`name` to log in with (GOVC_USERNAME); the password is GOVC_PASSWORD")
+	flag.StringVar(&c.CAFile, "ca", os.Getenv("GOVC_TLS_CA_CERTS"), "`file` with the certificate authorities to trust (GOVC_TLS_CA_CERTS)")
+	flag.BoolVar(&c.Insecure, "insecure", os.Getenv("GOVC_INSECURE") == "1" || os.Getenv("GOVC_INSECURE") == "true", "accept any certificate (GOVC_INSECURE)")
+	flag.Parse()
+	return c
+}
