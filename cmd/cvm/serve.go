@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	controller "github.com/containervm/containervm/controller/daemon"
+	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+)
+
+// hostConfig is how the host is started.
+type hostConfig struct {
+	listen string // address of the vSphere API
+	guest  string // directory of the guest's artefacts
+	accel  string // "", "kvm" or "tcg"
+}
+
+// addFlags declares the flags that `cvm up` and the background process share.
+func (h *hostConfig) addFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&h.listen, "listen", "127.0.0.1:8989", "`ADDRESS` of the vSphere API")
+	cmd.Flags().StringVar(&h.guest, "guest", os.Getenv("CVM_GUEST_DIR"), "`DIR` of kernel, initramfs and blank disk (default: guest, beside this program; environment: CVM_GUEST_DIR)")
+	cmd.Flags().StringVar(&h.accel, "accel", "", "`NAME` of the accelerator: kvm or tcg (default: kvm when a trial shows that it works)")
+}
+
+// args are the flags that make another cvm use the same configuration.
+func (h *hostConfig) args(p paths) []string {
+	return []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel}
+}
+
+// serveCommand is the process behind `cvm up`. It tells its parent of progress on descriptor 3.
+func serveCommand(a *app) *cobra.Command {
+	var h hostConfig
+	cmd := &cobra.Command{
+		Use:    "serve",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report := newReporter(os.NewFile(reportFD, "report"))
+			logs, err := openLog(a.paths.logFile())
+			if err != nil {
+				return report.fail(err)
+			}
+			log := slog.New(fanout{slog.NewTextHandler(logs, nil), report})
+			return report.fail(serve(cmd.Context(), a.paths, h, log, report.ready))
+		},
+	}
+	h.addFlags(cmd)
+	return cmd
+}
+
+// serve runs the host until ctx ends or someone asks for a shutdown. The virtual machines go on running.
+func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready func(hostStatus)) error {
+	held, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return fmt.Errorf("cannot use the state directory %s: another cvm uses it", p.State)
+	}
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program's own path: %w", err)
+	}
+	control, err := listenControl(p.controlSocket())
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+
+	ctx, shutdown := context.WithCancel(ctx)
+	defer shutdown()
+	config := hostd.Config{
+		StateDir: p.State, RunDir: p.Run, Listen: h.listen, Accel: h.accel,
+		GuestDir:   firstSet(h.guest, filepath.Join(filepath.Dir(exe), "guest")),
+		Supervisor: filepath.Join(filepath.Dir(exe), "cvm-supervisor"),
+		Version:    version(),
+		Log:        log.With("part", "hostd-bridge"),
+	}
+	return runDaemons(ctx, config, p.dockerSocket(), log, func(e hostd.Endpoint) {
+		status := newStatus(p, e)
+		server := controlServer(status, shutdown)
+		go server.Serve(control) // ends with the listener, which serve closes
+		ready(status)
+	})
+}
+
+// runDaemons runs both daemons until ctx ends or one of them fails; the controller stops before the host under it.
+func runDaemons(ctx context.Context, config hostd.Config, socket string, log *slog.Logger, ready func(hostd.Endpoint)) error {
+	g, gctx := errgroup.WithContext(ctx)
+	hostCtx, stopHost := context.WithCancel(context.WithoutCancel(ctx))
+	endpoints := make(chan hostd.Endpoint, 1)
+	hostEnded := make(chan struct{})
+	g.Go(func() error {
+		defer close(hostEnded)
+		if err := hostd.Run(hostCtx, config, func(e hostd.Endpoint) { endpoints <- e }); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("hostd-bridge: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer stopHost()
+		select {
+		case e := <-endpoints:
+			return runController(gctx, e, socket, log, func() { ready(e) })
+		case <-hostEnded:
+			return nil
+		case <-gctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
+}
+
+func runController(ctx context.Context, e hostd.Endpoint, socket string, log *slog.Logger, ready func()) error {
+	err := controller.Run(ctx, controller.Config{
+		Socket: socket, VSphereURL: e.URL, Username: e.Username, Password: e.Password, CAFile: e.CAFile,
+		Log: log.With("part", "controller"),
+	}, ready)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("controller: %w", err)
+	}
+	return nil
+}
+
+func newStatus(p paths, e hostd.Endpoint) hostStatus {
+	s := hostStatus{
+		PID: os.Getpid(), Version: version(), Started: time.Now(),
+		State: p.State, Log: p.logFile(), DockerHost: "unix://" + p.dockerSocket(),
+	}
+	s.VSphere.URL, s.VSphere.Username, s.VSphere.Password, s.VSphere.CAFile = e.URL, e.Username, e.Password, e.CAFile
+	return s
+}
