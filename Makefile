@@ -1,0 +1,123 @@
+# containerVM. `make help` lists what there is to do.
+#
+# Go keeps track of its own dependencies, so its rules run always and cost little; the guest's files depend on what they are
+# made of. The kernel is cached outside the tree by the hash of its inputs (kernel-config/build).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+GO ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+FUZZTIME ?= 10s
+
+PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller
+GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: deps-build ## build the programs and the guest's files into bin/
+	@$(MAKE) programs guest
+
+.PHONY: programs
+programs: $(PROGRAMS)
+
+.PHONY: guest
+guest: $(GUEST)
+
+.PHONY: run
+run: deps-run ## run a container as a VM on this machine, with everything that needs
+	@$(MAKE) programs guest bin/busybox-demo.tar
+	@scripts/demo
+
+.PHONY: test
+test: deps-test ## run all tests, on real VMs too
+	@$(MAKE) programs guest bin/docker
+	@scripts/test
+
+.PHONY: lint
+lint: deps-build ## go vet, staticcheck, govulncheck
+	@echo '== go vet'; $(GO) vet ./...
+	@echo '== staticcheck'; $(GO) run $(STATICCHECK) ./...
+	@echo '== govulncheck'; $(GO) run $(GOVULNCHECK) ./...
+
+.PHONY: bench
+bench: deps-test ## measure against the floor of this machine, into bench/RESULTS.md
+	@$(MAKE) programs guest bin/debian.tar
+	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -root bin/debian.tar -out bench
+
+.PHONY: fuzz
+fuzz: ## run each fuzz test for FUZZTIME (10s)
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: clean
+clean: ## remove bin/; the kernel's cache and the state of cvm stay
+	rm -rf bin
+
+.PHONY: deps-build deps-run deps-test
+deps-build deps-run deps-test:
+	@scripts/install-deps $(@:deps-%=%)
+
+# --- programs of the host ---
+
+bin/cvm: PACKAGE := ./cmd/cvm
+bin/cvm-supervisor: PACKAGE := ./hostd-bridge/supervisor
+bin/hostd-bridge: PACKAGE := ./hostd-bridge
+bin/controller: PACKAGE := ./controller
+
+.PHONY: FORCE
+FORCE:
+
+# go_build PACKAGE FLAGS: build $@ and leave it alone, with its time, when it is as it was (`go build` would renew the time),
+# so that what depends on it is not made again. A program that runs is replaced, not overwritten.
+go_build = $(GO) build $(2) -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
+RELEASE := -trimpath -ldflags '-s -w'
+
+$(PROGRAMS): FORCE | bin
+	@$(call go_build,$(PACKAGE),$(RELEASE))
+
+# --- the guest ---
+
+bin/tether: FORCE | bin
+	@CGO_ENABLED=0 $(call go_build,./tether,$(RELEASE))
+
+bin/mkinitramfs: FORCE | bin
+	@$(call go_build,./initramfs/cmd/mkinitramfs)
+
+bin/guest/initramfs.cpio: bin/tether bin/mkinitramfs | bin/guest
+	bin/mkinitramfs -init bin/tether -o $@
+
+bin/guest/blank.vmdk: scripts/blank-disk | bin/guest
+	scripts/blank-disk $@
+
+# vmlinux stands for all three files. `install` replaces a file, so a machine that boots from the old one is not disturbed.
+bin/guest/vmlinux: $(wildcard kernel-config/*.config) kernel-config/source.pin kernel-config/build | bin/guest
+	@kernel=$$(kernel-config/build) && install -m 0644 -t bin/guest "$$kernel"/{bzImage,config,vmlinux}
+
+bin/guest/bzImage: bin/guest/vmlinux ;
+
+# --- the image of the demonstration ---
+
+bin/mkdemoimage: FORCE | bin
+	@$(call go_build,./internal/demoimage/cmd/mkdemoimage)
+
+bin/busybox-demo.tar: bin/mkdemoimage
+	bin/mkdemoimage -o $@
+
+# --- what tests and benchmark need ---
+
+bin/docker: scripts/docker-cli | bin
+	scripts/docker-cli $@
+
+# What unpacking is measured with.
+bin/debian.tar: | bin
+	mmdebstrap --variant=minbase bookworm $@
+
+bin bin/guest:
+	@mkdir -p $@
