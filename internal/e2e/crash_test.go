@@ -1,0 +1,95 @@
+package e2e
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containervm/containervm/internal/vmtest"
+)
+
+// TestDaemonsKilled ends each daemon as by kill -9 under a running container, which must not notice.
+func TestDaemonsKilled(t *testing.T) {
+	h := loaded(t, vmtest.Options{Split: true})
+	runAll(t, h, []hostTest{
+		{"Controller", testDaemonKilled(vmtest.Controller)},
+		{"Hostd", testDaemonKilled(vmtest.Hostd)},
+		{"Both", testDaemonKilled(vmtest.Hostd, vmtest.Controller)},
+	})
+}
+
+func testDaemonKilled(names ...string) func(*testing.T, *vmtest.Host) {
+	return func(t *testing.T, h *vmtest.Host) {
+		id := h.MustDocker(t, "run", "-d", "--name", "count", "-e", "A=b", image, "sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done`)
+		waitLog(t, h, "count", "10")
+		qemu, supervisor := h.MachineOf(t, id)
+		for _, name := range names {
+			h.Kill(name)
+		}
+		for _, name := range names {
+			h.Restart(name)
+		}
+		vmtest.Eventually(t, time.Minute, "the API answers again", func() bool { return h.Docker(t, "ps").Code == 0 })
+
+		equal(t, "state", inspect(t, h, "count", ".Id}} {{.State.Running}} {{index .Config.Env 0"), id+" true A=b")
+		if q, s := h.MachineOf(t, id); q != qemu || s != supervisor {
+			t.Errorf("processes %d and %d became %d and %d", qemu, supervisor, q, s)
+		}
+		waitLog(t, h, "count", nextNumber(t, h, "count"))
+		checkNoGap(t, h, "count")
+		equal(t, "exec", h.MustDocker(t, "exec", "count", "echo", "alive"), "alive")
+		h.MustDocker(t, "kill", "count")
+		equal(t, "docker wait", h.MustDocker(t, "wait", "count"), "137")
+	}
+}
+
+// nextNumber is a number that a counting container has not printed yet.
+func nextNumber(t *testing.T, h *vmtest.Host, name string) string {
+	t.Helper()
+	n, err := strconv.Atoi(h.MustDocker(t, "logs", "--tail", "1", name))
+	if err != nil {
+		t.Fatalf("the log ends with no number: %v", err)
+	}
+	return strconv.Itoa(n + 10)
+}
+
+// checkNoGap reads the log of a counting container: every number must be there, once, in order.
+func checkNoGap(t *testing.T, h *vmtest.Host, name string) {
+	t.Helper()
+	for i, line := range strings.Split(h.MustDocker(t, "logs", name), "\n") {
+		if line != strconv.Itoa(i) {
+			t.Fatalf("line %d of the log is %q", i, line)
+		}
+	}
+}
+
+// TestDaemonsKilledWhileStarting kills hostd-bridge in the middle of starts: afterwards each container is there or not,
+// as was answered, and can be removed.
+func TestDaemonsKilledWhileStarting(t *testing.T) {
+	h := loaded(t, vmtest.Options{Split: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	starting := h.Command(ctx, "docker", "run", "-d", "--name", "half", image, "sleep", "1000")
+	if err := starting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	vmtest.Eventually(t, time.Minute, "a machine is being started", func() bool {
+		for _, p := range h.Processes() {
+			if p.Program == vmtest.Supervisor {
+				return true
+			}
+		}
+		return false
+	})
+	h.Kill(vmtest.Hostd)
+	h.Restart(vmtest.Hostd)
+	_ = starting.Wait() // it may have been told of an error
+	vmtest.Eventually(t, time.Minute, "the API answers again", func() bool { return h.Docker(t, "ps").Code == 0 })
+	if r := h.Docker(t, "inspect", "half"); r.Code != 0 {
+		t.Errorf("a container that was created is gone: %s", r.Stderr)
+	}
+	h.CheckIdle(t)
+	equal(t, "a new container", h.MustDocker(t, "run", "--rm", image, "echo", "works"), "works")
+}

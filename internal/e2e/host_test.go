@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/containervm/containervm/internal/vmtest"
+)
+
+// TestHost runs everything that leaves its host in order on one host.
+func TestHost(t *testing.T) {
+	h := loaded(t, vmtest.Options{})
+	runAll(t, h, []hostTest{
+		{"Echo", testEcho},
+		{"ExitCodes", testExitCodes},
+		{"Streams", testStreams},
+		{"BigOutput", testBigOutput},
+		{"BigInput", testBigInput},
+		{"ProcessOptions", testProcessOptions},
+		{"Limits", testLimits},
+		{"Network", testNetwork},
+		{"System", testSystem},
+		{"Lifecycle", testLifecycle},
+		{"Kill", testKill},
+		{"StopKills", testStopKills},
+		{"LogsFollow", testLogsFollow},
+		{"DiskIsKept", testDiskIsKept},
+		{"Exec", testExec},
+		{"Attach", testAttach},
+		{"CreateStart", testCreateStart},
+		{"Terminal", testTerminal("docker")},
+		{"ExecTerminal", testExecTerminal},
+		{"Signals", testSignals},
+		{"Layers", testLayers},
+		{"Import", testImport},
+		{"Pull", testPull},
+		{"InterruptedLoad", testInterruptedLoad},
+		{"CVM", testCVM},
+		{"CVMTerminal", testTerminal("cvm")},
+		{"Govc", testGovc},
+		{"GovcNeedsPassword", testGovcNeedsPassword},
+		{"Redis", testRedis},
+		{"BadRequests", testBadRequests},
+		{"BadRuns", testBadRuns},
+		{"FullDisk", testFullDisk},
+		{"GuestPanic", testGuestPanic},
+		{"ClientDisconnects", testClientDisconnects},
+		{"MaliciousImages", testMaliciousImages},
+		{"MachineKilled", testMachineKilled},
+		{"DownAndUp", testDownAndUp}, // last: the host restarts
+	})
+}

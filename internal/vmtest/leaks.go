@@ -1,0 +1,150 @@
+package vmtest
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a process that belongs to a host.
+type Process struct {
+	PID, Parent int
+	Program     string // base name of its executable
+	Args        []string
+}
+
+func (p Process) String() string { return fmt.Sprintf("process %d: %s", p.PID, p.Program) }
+
+// Names of a machine's processes.
+const (
+	QEMU       = "qemu-system-x86_64"
+	Supervisor = "cvm-supervisor"
+)
+
+// Processes finds every process that names the host's directory in its arguments or its environment.
+func (h *Host) Processes() []Process {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	var found []Process
+	for _, dir := range dirs {
+		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || len(args) == 0 { // gone, a kernel thread or a zombie
+			continue
+		}
+		env, _ := os.ReadFile(filepath.Join(dir, "environ"))
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		if pid == os.Getpid() || !bytes.Contains(args, []byte(h.Dir)) && !bytes.Contains(env, []byte(h.Dir)) {
+			continue
+		}
+		exe, _ := os.Readlink(filepath.Join(dir, "exe"))
+		found = append(found, Process{pid, parentOf(dir), filepath.Base(exe), strings.Split(strings.TrimRight(string(args), "\x00"), "\x00")})
+	}
+	return found
+}
+
+// parentOf reads field 4 of /proc/PID/stat; the name in field 2 may hold anything, so fields are counted from its end.
+func parentOf(dir string) int {
+	stat, _ := os.ReadFile(filepath.Join(dir, "stat"))
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}
+
+// MachineOf finds the QEMU process of a container by its full ID, and the supervisor that is its parent.
+func (h *Host) MachineOf(tb testing.TB, id string) (qemu, supervisor int) {
+	tb.Helper()
+	for _, p := range h.Processes() {
+		if p.Program == QEMU && strings.Contains(strings.Join(p.Args, " "), id) {
+			return p.PID, p.Parent
+		}
+	}
+	tb.Fatalf("no QEMU process names container %s: %v", id, h.Processes())
+	return 0, 0
+}
+
+// RemoveAll removes every container, whatever its state.
+func (h *Host) RemoveAll(tb testing.TB) {
+	tb.Helper()
+	if ids := strings.Fields(h.MustDocker(tb, "ps", "-aq")); len(ids) > 0 {
+		h.MustDocker(tb, append([]string{"rm", "-f"}, ids...)...)
+	}
+}
+
+// CheckIdle removes every container and fails the test unless nothing of any machine is left: no process, socket,
+// directory, half-made layer or TAP.
+func (h *Host) CheckIdle(tb testing.TB) {
+	tb.Helper()
+	h.RemoveAll(tb)
+	var left []string
+	idle := func() bool { left = h.machineTraces(); return len(left) == 0 }
+	defer func() {
+		if len(left) > 0 {
+			tb.Log("left behind:\n  " + strings.Join(left, "\n  "))
+		}
+	}()
+	Eventually(tb, 20*time.Second, "machines are removed without a trace", idle)
+}
+
+// machineTraces lists what only exists while a machine does.
+func (h *Host) machineTraces() []string {
+	var left []string
+	for _, p := range h.Processes() {
+		if p.Program == QEMU || p.Program == Supervisor {
+			left = append(left, p.String())
+		}
+	}
+	left = append(left, h.machineFiles()...)
+	if n := countTAPs() - h.taps; n > 0 {
+		left = append(left, fmt.Sprintf("%d TAP devices", n))
+	}
+	return left
+}
+
+// machineFiles lists run directories of machines, their homes on the datastore, and layers that were never finished.
+func (h *Host) machineFiles() []string {
+	runs, _ := filepath.Glob(filepath.Join(h.Run, "vm", "*"))
+	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*", "*.vmx"))
+	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
+	return append(append(runs, homes...), partial...)
+}
+
+func (h *Host) datastore() string { return filepath.Join(h.State, "hostd", "datastore") }
+
+// checkGone fails the test when a process, socket or TAP outlives the host. Homes of stopped containers are its state.
+func (h *Host) checkGone() {
+	h.tb.Helper()
+	for _, p := range h.Processes() {
+		h.tb.Errorf("the host has ended and left behind %s", p)
+	}
+	_ = filepath.WalkDir(h.Run, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type()&fs.ModeSocket != 0 {
+			h.tb.Errorf("the host has ended and left behind the socket %s", path)
+		}
+		return nil
+	})
+	if n := countTAPs() - h.taps; n > 0 {
+		h.tb.Errorf("the host has ended and left behind %d TAP devices", n)
+	}
+}
+
+// killRest ends what a failed test has left, process by process, so that it disturbs no other test.
+func (h *Host) killRest() {
+	for _, p := range h.Processes() {
+		_ = syscall.Kill(p.PID, syscall.SIGKILL)
+	}
+}
+
+// countTAPs counts the TAP devices of the machine: they alone have tun_flags in sysfs.
+func countTAPs() int {
+	taps, _ := filepath.Glob("/sys/class/net/*/tun_flags")
+	return len(taps)
+}

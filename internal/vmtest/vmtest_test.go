@@ -1,0 +1,75 @@
+package vmtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+)
+
+// TestLeaksAreSeen leaves one of each thing behind and expects to be told.
+func TestLeaksAreSeen(t *testing.T) {
+	dir := t.TempDir()
+	h := &Host{Dir: dir, State: filepath.Join(dir, "s"), Run: filepath.Join(dir, "r"), tb: t, taps: countTAPs()}
+	if left := h.machineTraces(); len(left) != 0 {
+		t.Fatalf("an empty host has %v", left)
+	}
+	var want []string
+	for _, path := range []string{"r/vm/vm-1", "s/hostd/datastore/abc/abc.vmx", "s/hostd/datastore/cvm/layers/abc.partial.vmdk"} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, path)
+	}
+	if left := h.machineTraces(); !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
+	}
+}
+
+func TestProcessesAreSeen(t *testing.T) {
+	h := &Host{Dir: t.TempDir()}
+	byArgument := exec.Command("sh", "-c", "read x; : "+h.Dir)
+	byEnvironment := exec.Command("cat")
+	byEnvironment.Env = []string{"CVM_STATE=" + h.Dir + "/s"}
+	for _, cmd := range []*exec.Cmd{byArgument, byEnvironment} {
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer stdin.Close()
+	}
+	var pids []int
+	for _, p := range h.Processes() {
+		pids = append(pids, p.PID)
+		if p.Parent != os.Getpid() {
+			t.Errorf("%v has parent %d", p, p.Parent)
+		}
+	}
+	for _, cmd := range []*exec.Cmd{byArgument, byEnvironment} {
+		if !slices.Contains(pids, cmd.Process.Pid) {
+			t.Errorf("%v is not seen", cmd.Args)
+		}
+	}
+}
+
+func TestBusyboxIsValid(t *testing.T) {
+	img, err := tarball.ImageFromPath(Busybox(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(img); err != nil {
+		t.Error(err)
+	}
+}
