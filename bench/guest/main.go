@@ -1,0 +1,89 @@
+// Guest is the program that the benchmark runs in a container: a static binary whose own work is next to nothing.
+//
+//	bench true         do nothing
+//	bench source N     write N bytes to standard output
+//	bench serve PORT   on vsock: answer each byte ('p' a byte, 's' SourceBytes bytes), until killed
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/mdlayher/vsock"
+)
+
+// sourceBytes is what a peer gets that asks for 's'; bench knows the same number.
+const sourceBytes = 64 << 20
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "bench guest:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) == 1 && args[0] == "true":
+		return nil
+	case len(args) == 2 && args[0] == "source":
+		n, err := strconv.ParseInt(args[1], 10, 64)
+		if err != nil {
+			return err
+		}
+		return source(os.Stdout, n)
+	case len(args) == 2 && args[0] == "serve":
+		port, err := strconv.ParseUint(args[1], 10, 32)
+		if err != nil {
+			return err
+		}
+		return serve(uint32(port))
+	}
+	return fmt.Errorf("unknown command %q", args)
+}
+
+func source(w io.Writer, n int64) error {
+	chunk := make([]byte, 64<<10)
+	for ; n > 0; n -= int64(len(chunk)) {
+		if _, err := w.Write(chunk[:min(n, int64(len(chunk)))]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func serve(port uint32) error {
+	l, err := vsock.Listen(port, nil)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go answer(conn)
+	}
+}
+
+// answer ends with the connection.
+func answer(conn net.Conn) {
+	defer conn.Close()
+	ask := make([]byte, 1)
+	for {
+		if _, err := io.ReadFull(conn, ask); err != nil {
+			return
+		}
+		reply := func() error { _, err := conn.Write(ask); return err }
+		if ask[0] == 's' {
+			reply = func() error { return source(conn, sourceBytes) }
+		}
+		if reply() != nil {
+			return
+		}
+	}
+}

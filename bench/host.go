@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/moby/moby/client"
+	"github.com/vmware/govmomi/vim25/debug"
+	"golang.org/x/sync/errgroup"
+
+	controller "github.com/containervm/containervm/controller/daemon"
+	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+)
+
+// host is an embedded host like that of `cvm up`, in this process, so that its vim25 calls can be timed.
+type host struct {
+	docker   *client.Client
+	endpoint hostd.Endpoint
+	calls    *recorder
+	stop     func() error
+}
+
+// startHost starts both daemons with all their state below dir.
+func startHost(ctx context.Context, dir, guest, supervisor, accel string) (*host, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	daemons, ctx := errgroup.WithContext(ctx)
+	h := &host{calls: newRecorder(), stop: func() error { cancel(); return ignoreCancel(daemons.Wait()) }}
+	log := slog.New(slog.DiscardHandler)
+
+	listening := make(chan hostd.Endpoint, 1)
+	daemons.Go(func() error {
+		return hostd.Run(ctx, hostd.Config{
+			StateDir: dir, RunDir: filepath.Join(dir, "run"), GuestDir: guest, Listen: "127.0.0.1:0",
+			Supervisor: supervisor, Accel: accel, Log: log,
+		}, func(e hostd.Endpoint) { listening <- e })
+	})
+	select {
+	case h.endpoint = <-listening:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("cannot start hostd-bridge: %w", h.stop())
+	}
+
+	debug.SetProvider(h.calls) // before the controller's client is made
+	socket := filepath.Join(dir, "docker.sock")
+	ready := make(chan struct{})
+	daemons.Go(func() error {
+		return controller.Run(ctx, controller.Config{
+			Socket: socket, VSphereURL: h.endpoint.URL, Username: h.endpoint.Username, Password: h.endpoint.Password,
+			CAFile: h.endpoint.CAFile, Log: log,
+		}, func() { close(ready) })
+	})
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("cannot start controller: %w", h.stop())
+	}
+	var err error
+	if h.docker, err = client.New(client.WithHost("unix://" + socket)); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot reach controller: %w", err), h.stop())
+	}
+	return h, nil
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// importImage makes an image of a root tar.
+func (h *host) importImage(ctx context.Context, name string, root []byte) error {
+	res, err := h.docker.ImageImport(ctx, client.ImageImportSource{Source: bytes.NewReader(root), SourceName: "-"}, name, client.ImageImportOptions{})
+	if err != nil {
+		return fmt.Errorf("cannot import %s: %w", name, err)
+	}
+	defer res.Close()
+	if _, err := io.Copy(io.Discard, res); err != nil {
+		return fmt.Errorf("cannot import %s: %w", name, err)
+	}
+	return nil
+}

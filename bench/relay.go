@@ -1,0 +1,90 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/soap"
+
+	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+)
+
+// dialRaw opens the raw stream to a vsock port of a container: the relay's, without link and without the Docker API.
+func dialRaw(ctx context.Context, e hostd.Endpoint, id string, port uint32) (io.ReadWriteCloser, error) {
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return nil, fmt.Errorf("cannot parse address of hostd-bridge: %w", err)
+	}
+	transport := soap.NewClient(u, false)
+	if err := transport.SetRootCAs(e.CAFile); err != nil {
+		return nil, fmt.Errorf("cannot read certificate of hostd-bridge: %w", err)
+	}
+	v, err := vim25.NewClient(ctx, transport)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach hostd-bridge: %w", err)
+	}
+	c := &govmomi.Client{Client: v, SessionManager: session.NewManager(v)}
+	if err := c.Login(ctx, url.UserPassword(e.Username, e.Password)); err != nil {
+		return nil, fmt.Errorf("cannot log in: %w", err)
+	}
+	machine, err := find.NewFinder(v).VirtualMachine(ctx, "/ha-datacenter/vm/"+id)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find machine of container: %w", err)
+	}
+	return upgrade(ctx, &transport.Client, fmt.Sprintf("https://%s/cvm/vsock/%s/%d", u.Host, machine.Reference().Value, port))
+}
+
+func upgrade(ctx context.Context, c *http.Client, address string) (io.ReadWriteCloser, error) {
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "cvm-vsock")
+	res, err := c.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open relay: %w", err)
+	}
+	stream, ok := res.Body.(io.ReadWriteCloser)
+	if res.StatusCode != http.StatusSwitchingProtocols || !ok {
+		res.Body.Close()
+		return nil, fmt.Errorf("cannot open relay: %s", res.Status)
+	}
+	return stream, nil
+}
+
+// rawRoundTrip returns the milliseconds of one byte there and back.
+func rawRoundTrip(rw io.ReadWriter) (float64, error) {
+	begin := time.Now()
+	if _, err := rw.Write([]byte("p")); err != nil {
+		return 0, err
+	}
+	_, err := io.ReadFull(rw, make([]byte, 1))
+	return millis(time.Since(begin)), err
+}
+
+// rawThroughput returns MB/s of sourceBytes from the guest.
+func rawThroughput(rw io.ReadWriter) (float64, error) {
+	begin := time.Now()
+	if _, err := rw.Write([]byte("s")); err != nil {
+		return 0, err
+	}
+	n, err := io.CopyN(io.Discard, bufio.NewReaderSize(rw, 256<<10), sourceBytes)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("after %d bytes", n), err)
+	}
+	return perSecond(n, time.Since(begin)), nil
+}
+
+// perSecond is in MB/s (10^6 bytes).
+func perSecond(bytes int64, d time.Duration) float64 { return float64(bytes) / 1e6 / d.Seconds() }
