@@ -107,22 +107,25 @@ func (h *handle) Log(ctx context.Context, from int64, follow bool) (io.ReadClose
 	if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &follower{ctx: ctx, m: h.m, File: f, follow: follow}, nil
+	return &follower{ctx: ctx, m: h.m, file: f, follow: follow}, nil
 }
 
-// follower reads a file that grows until the machine ends.
+// follower reads a file that grows until the machine ends. The file is not embedded: its WriteTo would make io.Copy read
+// to its present end and no further.
 type follower struct {
-	*os.File
 	ctx    context.Context
 	m      *Machine
+	file   *os.File
 	follow bool
 }
+
+func (f *follower) Close() error { return f.file.Close() }
 
 func (f *follower) Read(p []byte) (int, error) {
 	for {
 		changed := f.m.signal.Changed()
 		ended := f.m.Exit() != nil
-		n, err := f.File.Read(p)
+		n, err := f.file.Read(p)
 		if n > 0 || err != io.EOF || !f.follow || ended {
 			return n, err
 		}
