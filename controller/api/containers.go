@@ -63,14 +63,14 @@ func notImplemented(format string, args ...any) error {
 }
 
 func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
-	if p := r.FormValue("platform"); p != "" && p != "linux" && p != "linux/amd64" {
+	if p := param(r, "platform"); p != "" && p != "linux" && p != "linux/amd64" {
 		return invalid("platform %s is not supported: containerVMs are linux/amd64", p)
 	}
 	var req container.CreateRequest
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	id, warnings, err := a.containers.Create(r.Context(), ctr.Request{Name: r.FormValue("name"), Config: req.Config, HostConfig: req.HostConfig})
+	id, warnings, err := a.containers.Create(r.Context(), ctr.Request{Name: param(r, "name"), Config: req.Config, HostConfig: req.HostConfig})
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,8 @@ func (a *containerAPI) restart(w http.ResponseWriter, r *http.Request) error {
 }
 
 func stopOptions(r *http.Request) (opt ctr.StopOptions, err error) {
-	opt.Signal = r.FormValue("signal")
-	if r.FormValue("t") != "" {
+	opt.Signal = param(r, "signal")
+	if param(r, "t") != "" {
 		seconds, err := intParam(r, "t", 0)
 		if err != nil {
 			return opt, err
@@ -118,7 +118,7 @@ func stopOptions(r *http.Request) (opt ctr.StopOptions, err error) {
 }
 
 func (a *containerAPI) kill(w http.ResponseWriter, r *http.Request) error {
-	return noContent(w, a.containers.Kill(r.Context(), r.PathValue("id"), r.FormValue("signal")))
+	return noContent(w, a.containers.Kill(r.Context(), r.PathValue("id"), param(r, "signal")))
 }
 
 func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
@@ -131,7 +131,7 @@ func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
 // wait sends its header as soon as the wait has begun: `docker run` starts the container only then, so that it cannot
 // miss the end.
 func (a *containerAPI) wait(w http.ResponseWriter, r *http.Request) error {
-	condition := container.WaitCondition(r.FormValue("condition"))
+	condition := container.WaitCondition(param(r, "condition"))
 	wait, stop, err := a.containers.Wait(r.Context(), r.PathValue("id"), condition)
 	if err != nil {
 		return err
@@ -150,7 +150,7 @@ func (a *containerAPI) wait(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *containerAPI) rename(w http.ResponseWriter, r *http.Request) error {
-	return noContent(w, a.containers.Rename(r.Context(), r.PathValue("id"), r.FormValue("name")))
+	return noContent(w, a.containers.Rename(r.Context(), r.PathValue("id"), param(r, "name")))
 }
 
 func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
@@ -178,16 +178,16 @@ func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
 
 // windowParams reads the size of a terminal from the query.
 func windowParams(r *http.Request) (rows, columns uint32, err error) {
-	h, err1 := strconv.ParseUint(r.FormValue("h"), 10, 16)
-	w, err2 := strconv.ParseUint(r.FormValue("w"), 10, 16)
+	h, err1 := strconv.ParseUint(param(r, "h"), 10, 16)
+	w, err2 := strconv.ParseUint(param(r, "w"), 10, 16)
 	if err1 != nil || err2 != nil || h == 0 || w == 0 {
-		return 0, 0, invalid("invalid terminal size %q x %q: must be 1 to 65535 each", r.FormValue("h"), r.FormValue("w"))
+		return 0, 0, invalid("invalid terminal size %q x %q: must be 1 to 65535 each", param(r, "h"), param(r, "w"))
 	}
 	return uint32(h), uint32(w), nil
 }
 
 func (a *containerAPI) top(w http.ResponseWriter, r *http.Request) error {
-	top, err := a.containers.Top(r.Context(), r.PathValue("id"), r.FormValue("ps_args"))
+	top, err := a.containers.Top(r.Context(), r.PathValue("id"), param(r, "ps_args"))
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ func (a *streamAPI) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	until, err := parseTime(r.FormValue("until"), time.Now())
+	until, err := parseTime(param(r, "until"), time.Now())
 	if err != nil {
 		return err
 	}

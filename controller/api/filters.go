@@ -13,7 +13,7 @@ type filters map[string][]string
 // readFilters decodes the parameter and refuses names other than known ones. It takes both of Docker's forms:
 // {"name":{"value":true}} and the older {"name":["value"]}.
 func readFilters(r *http.Request, known ...string) (filters, error) {
-	text := r.FormValue("filters")
+	text := param(r, "filters")
 	if text == "" {
 		return nil, nil
 	}

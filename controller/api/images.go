@@ -81,7 +81,7 @@ func (a *imageAPI) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *imageAPI) pull(w http.ResponseWriter, r *http.Request) error {
-	ref, err := pullReference(r.FormValue("fromImage"), r.FormValue("tag"))
+	ref, err := pullReference(param(r, "fromImage"), param(r, "tag"))
 	if err != nil {
 		return err
 	}
@@ -148,8 +148,8 @@ func checkPlatforms(platforms []string) error {
 }
 
 func (a *imageAPI) tag(w http.ResponseWriter, r *http.Request, name string) error {
-	target := r.FormValue("repo")
-	if tag := r.FormValue("tag"); tag != "" {
+	target := param(r, "repo")
+	if tag := param(r, "tag"); tag != "" {
 		target += ":" + tag
 	}
 	if err := a.store.Tag(r.Context(), name, target); err != nil {

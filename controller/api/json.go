@@ -66,9 +66,13 @@ func invalid(format string, args ...any) error {
 	return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(format, args...))
 }
 
+// param reads a query parameter. Forms are not looked at: parsing one would eat the body of an upload whose client called
+// it urlencoded, as curl does by default.
+func param(r *http.Request, name string) string { return r.URL.Query().Get(name) }
+
 // boolParam reads a query parameter as Docker does: everything but "", "0", "no", "false" and "none" is true.
 func boolParam(r *http.Request, name string) bool {
-	switch strings.ToLower(strings.TrimSpace(r.FormValue(name))) {
+	switch strings.ToLower(strings.TrimSpace(param(r, name))) {
 	case "", "0", "no", "false", "none":
 		return false
 	default:
@@ -78,7 +82,7 @@ func boolParam(r *http.Request, name string) bool {
 
 // intParam reads a query parameter; missing is def.
 func intParam(r *http.Request, name string, def int) (int, error) {
-	s := r.FormValue(name)
+	s := param(r, name)
 	if s == "" {
 		return def, nil
 	}

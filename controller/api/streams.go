@@ -22,7 +22,7 @@ func (a *streamAPI) routes(r *router) {
 }
 
 func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
-	keys, err := ctr.DetachKeys(r.FormValue("detachKeys"))
+	keys, err := ctr.DetachKeys(param(r, "detachKeys"))
 	if err != nil {
 		return err
 	}
@@ -88,13 +88,13 @@ func logOptions(r *http.Request, now time.Time) (opt ctr.LogOptions, err error) 
 		Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
 		Follow: boolParam(r, "follow"), Timestamps: boolParam(r, "timestamps"), Tail: -1,
 	}
-	if opt.Since, err = parseTime(r.FormValue("since"), now); err != nil {
+	if opt.Since, err = parseTime(param(r, "since"), now); err != nil {
 		return opt, err
 	}
-	if opt.Until, err = parseTime(r.FormValue("until"), now); err != nil {
+	if opt.Until, err = parseTime(param(r, "until"), now); err != nil {
 		return opt, err
 	}
-	if t := r.FormValue("tail"); t != "" && t != "all" {
+	if t := param(r, "tail"); t != "" && t != "all" {
 		if opt.Tail, err = intParam(r, "tail", -1); err != nil {
 			opt.Tail = -1 // Docker takes what is no number for "all"
 		}
