@@ -74,7 +74,7 @@ func (s *Service) vmSpec(id, name string, req Request, img image.Image) (vsphere
 	boot := s.host.Boot()
 	return vsphere.VMSpec{
 		Name: id, UUID: biosUUID(id), CPUs: size.cpus, MemoryMiB: size.memoryMiB,
-		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: img.TopDisk,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: img.TopDisk, NoNetwork: !networked(&rec),
 		ExtraConfig: map[string]string{
 			keyRole: roleContainer, keyName: name, keyRecord: string(text), link.KeySpec: guest,
 		},

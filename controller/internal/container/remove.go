@@ -32,11 +32,13 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 			return err
 		}
 	}
-	err := s.host.Destroy(ctx, c.VM.Ref)
-	if errdefs.IsNotFound(err) {
-		return nil
+	if err := s.host.Destroy(ctx, c.VM.Ref); err != nil && !errdefs.IsNotFound(err) {
+		return err
 	}
-	return err
+	if err := s.images.Released(ctx, c.ImageID, s.ImageUsers); err != nil {
+		s.log.Warn("cannot free the layers of a removed image", "image", c.ImageID, "error", err)
+	}
+	return nil
 }
 
 // Prune removes all containers that do not run and that match, and returns their IDs.

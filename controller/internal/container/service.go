@@ -48,9 +48,10 @@ type Streams interface {
 	DownloadTail(ctx context.Context, path string, n int64) (io.ReadCloser, error)
 }
 
-// Images finds what containers are made from: *image.Store.
+// Images finds what containers are made from, and is told when they are gone: *image.Store.
 type Images interface {
 	Acquire(ref string) (img image.Image, release func(), err error)
+	Released(ctx context.Context, id digest.Digest, inUse image.InUse) error
 }
 
 // Service is the containers of one host. Its methods may be called by several goroutines. Errors have the class (package

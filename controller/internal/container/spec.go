@@ -48,11 +48,16 @@ func tetherSpec(id string, rec *record) (*tetherv1.Spec, error) {
 		StopSignal:       stop,
 		Process:          mainProcess(c, h),
 	}
-	if !h.NetworkMode.IsNone() && !c.NetworkDisabled {
+	if networked(rec) {
 		spec.Interfaces = []*tetherv1.Interface{{Addresses: []string{GuestAddress}, Gateway: Gateway}}
 		spec.Resolver = resolver(h)
 	}
 	return spec, nil
+}
+
+// networked reports whether a container has a network card.
+func networked(rec *record) bool {
+	return !rec.HostConfig.NetworkMode.IsNone() && !rec.Config.NetworkDisabled
 }
 
 func mainProcess(c *container.Config, h *container.HostConfig) *tetherv1.Process {

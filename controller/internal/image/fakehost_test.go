@@ -112,6 +112,10 @@ func (h *fakeHost) Destroy(_ context.Context, ref vsphere.Ref) error {
 	leave, err := h.enter("Destroy")
 	defer leave()
 	if err == nil {
+		if vm := h.vms[ref]; vm != nil && vm.disk != "" { // goes with its VM, as on a real host
+			delete(h.files, vm.disk)
+			delete(h.parents, vm.disk)
+		}
 		delete(h.vms, ref)
 	}
 	return err
@@ -224,6 +228,16 @@ func (h *fakeHost) MoveFile(_ context.Context, from, to string) error {
 	delete(h.files, from)
 	delete(h.parents, from)
 	return nil
+}
+
+func (h *fakeHost) Stat(_ context.Context, path string) (vsphere.FileInfo, error) {
+	leave, err := h.enter("Stat")
+	defer leave()
+	data, ok := h.files[path]
+	if err == nil && !ok {
+		err = fmt.Errorf("no file %s: %w", path, errdefs.ErrNotFound)
+	}
+	return vsphere.FileInfo{Name: path, Size: int64(len(data))}, err
 }
 
 func (h *fakeHost) DeleteFile(_ context.Context, path string) error {

@@ -35,6 +35,7 @@ type Files interface {
 	Download(ctx context.Context, path string) (io.ReadCloser, error)
 	MoveFile(ctx context.Context, from, to string) error
 	DeleteFile(ctx context.Context, path string) error
+	Stat(ctx context.Context, path string) (vsphere.FileInfo, error)
 	MakeDirectory(ctx context.Context, path string) error
 	ListFiles(ctx context.Context, dir string) ([]vsphere.FileInfo, error)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -146,10 +147,14 @@ func (s *Store) freeze(ctx context.Context, partial string, chains []digest.Dige
 	return err
 }
 
-// drop deletes a disk that will not become a layer, also when ctx has ended.
+// drop deletes a disk that will not become a layer, also when ctx has ended. It may have gone with the unpacker that held
+// it.
 func (s *Store) drop(ctx context.Context, partial string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
+	if _, err := s.host.Stat(ctx, partial); errdefs.IsNotFound(err) {
+		return
+	}
 	if err := s.host.DeleteFile(ctx, partial); err != nil {
 		s.log.Error("a partial layer is left behind; the next start removes it", "file", partial, "error", err)
 	}

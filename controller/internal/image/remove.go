@@ -216,6 +216,15 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 	return deleted, freed, nil
 }
 
+// Released is told that a container on the image id is gone: when the image was removed before, its layers go now.
+func (s *Store) Released(ctx context.Context, id digest.Digest, inUse InUse) error {
+	if r, ok := s.index.Load().Images[id]; !ok || !r.Removed {
+		return nil
+	}
+	_, _, err := s.Collect(ctx, inUse)
+	return err
+}
+
 // dropUnreferenced removes the layers that no image has, and that keep does not ask for, topmost first. What it keeps
 // keeps its parents.
 func (x *index) dropUnreferenced(keep func(digest.Digest) bool) []digest.Digest {

@@ -231,9 +231,11 @@ func TestLayersOfRemovedImageStayForItsContainers(t *testing.T) {
 	if n := len(h.layers()); n != 2 {
 		t.Fatalf("%d layers after a restart, want 2", n)
 	}
-	deleted, _, err := s.Collect(t.Context(), nobody)
-	if err != nil || len(deleted) != 2 || len(h.layers()) != 0 {
-		t.Errorf("Collect = %v, %v; %d layers are left", deleted, err, len(h.layers()))
+	if err := s.Released(t.Context(), img.ID(), inUse); err != nil || len(h.layers()) != 2 {
+		t.Errorf("released by one of two containers: %v, %d layers are left, want 2", err, len(h.layers()))
+	}
+	if err := s.Released(t.Context(), img.ID(), nobody); err != nil || len(h.layers()) != 0 {
+		t.Errorf("released by the last container: %v, %d layers are left, want none", err, len(h.layers()))
 	}
 }
 

@@ -76,7 +76,7 @@ func (u *unpacker) boot(ctx context.Context, id string) (err error) {
 	// A VM whose creation was given up half way would be nobody's.
 	u.ref, err = host.CreateVM(context.WithoutCancel(ctx), vsphere.VMSpec{
 		Name: u.name, UUID: fmt.Sprintf("%s-%s-%s-%s-%s", id[:8], id[8:12], id[12:16], id[16:20], id[20:32]),
-		CPUs: unpackerCPUs, MemoryMiB: unpackerMemoryMiB,
+		CPUs: unpackerCPUs, MemoryMiB: unpackerMemoryMiB, NoNetwork: true,
 		Kernel: files.Kernel, Initrd: files.Initrd,
 		ExtraConfig: map[string]string{keyRole: roleUnpacker, link.KeySpec: spec},
 	})

@@ -32,6 +32,7 @@ type VMSpec struct {
 	// RootParent is the datastore path of the disk of which the VM gets a delta as "<Name>/root.vmdk"; empty: no disk.
 	RootParent  string
 	MAC         string // of its network card; empty: the host chooses
+	NoNetwork   bool   // it gets no network card
 	ExtraConfig map[string]string
 }
 
@@ -71,11 +72,15 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 		Files:       &types.VirtualMachineFileInfo{VmPathName: c.path("")},
 		ExtraConfig: optionValues(extra),
 	}
-	card, err := c.networkCard(spec.MAC)
-	if err != nil {
-		return conf, err
+	devices := object.VirtualDeviceList{newController()}
+	if !spec.NoNetwork {
+		card, err := c.networkCard(spec.MAC)
+		if err != nil {
+			return conf, err
+		}
+		devices = append(devices, card)
 	}
-	devices := object.VirtualDeviceList{card, newController()}
+	var err error
 	if conf.DeviceChange, err = devices.ConfigSpec(types.VirtualDeviceConfigSpecOperationAdd); err != nil {
 		return conf, err
 	}
