@@ -48,7 +48,7 @@ func describe(c ctr.Container) container.InspectResponse {
 func state(c ctr.Container) *container.State {
 	s := &container.State{
 		Status: c.State(), Running: c.Running(), Paused: c.State() == container.StatePaused,
-		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: c.Error(),
+		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: c.Trouble(),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}
 	if s.Running {

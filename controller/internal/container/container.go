@@ -128,8 +128,8 @@ func (c *Container) ExitCode() int {
 	}
 }
 
-// Error says for people why the container is not as it should be; empty: nothing is wrong.
-func (c *Container) Error() string {
+// Trouble says for people why the container is not as it should be; empty: nothing is wrong.
+func (c *Container) Trouble() string {
 	switch {
 	case c.Running() || !c.started() || c.Status.GetState() == tetherv1.State_EXITED:
 		return ""

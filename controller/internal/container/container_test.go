@@ -67,8 +67,8 @@ func TestState(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		if got.State() != c.state || got.ExitCode() != c.code || !strings.Contains(got.Error(), c.err) || c.err == "" && c.name != "suspended" && got.Error() != "" {
-			t.Errorf("%s: %s, %d, %q; want %s, %d, %q", c.name, got.State(), got.ExitCode(), got.Error(), c.state, c.code, c.err)
+		if got.State() != c.state || got.ExitCode() != c.code || !strings.Contains(got.Trouble(), c.err) || c.err == "" && c.name != "suspended" && got.Trouble() != "" {
+			t.Errorf("%s: %s, %d, %q; want %s, %d, %q", c.name, got.State(), got.ExitCode(), got.Trouble(), c.state, c.code, c.err)
 		}
 	}
 }

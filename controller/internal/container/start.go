@@ -56,7 +56,7 @@ func (s *Service) start(ctx context.Context, c Container) error {
 		s.settleOff(c)
 		return startError(startPrefix, now.Status.GetFailure(), now.args())
 	default:
-		return fmt.Errorf("cannot start %s: %s%s", &c, now.Error(), quote(now.consoleTail()))
+		return fmt.Errorf("cannot start %s: %s%s", &c, now.Trouble(), quote(now.consoleTail()))
 	}
 }
 
