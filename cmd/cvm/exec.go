@@ -76,7 +76,7 @@ func execAttached(ctx context.Context, a *app, api *client.Client, id string, o 
 	}
 	if o.tty {
 		defer a.followSize(func(s client.ConsoleSize) {
-			_, _ = api.ExecResize(ctx, id, client.ExecResizeOptions{Height: s.Height, Width: s.Width}) // it may have ended
+			_, _ = api.ExecResize(ctx, id, client.ExecResizeOptions(s)) // it may have ended
 		})()
 	}
 	s := &stream{app: a, conn: conn.HijackedResponse, tty: o.tty, stdin: o.interactive, detachKeys: keys}

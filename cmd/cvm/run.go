@@ -242,7 +242,7 @@ func (r *running) startAttached(ctx context.Context) error {
 func (r *running) foreground(ctx context.Context, conn client.HijackedResponse, wait client.ContainerWaitResult) error {
 	if r.tty {
 		defer r.app.followSize(func(s client.ConsoleSize) {
-			_, _ = r.api.ContainerResize(ctx, r.id, client.ContainerResizeOptions{Height: s.Height, Width: s.Width}) // it may have ended
+			_, _ = r.api.ContainerResize(ctx, r.id, client.ContainerResizeOptions(s)) // it may have ended
 		})()
 	} else {
 		defer onSignals(proxied(), func(s os.Signal) {

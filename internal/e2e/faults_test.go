@@ -136,7 +136,7 @@ func testMaliciousImages(t *testing.T, h *vmtest.Host) {
 		}
 	})
 	// An absolute link and a write through it stay inside the image's own root, as in a chroot.
-	inside := []vmtest.File{link(tar.TypeSymlink, "out", "/etc"), evil("out/evil")}
+	inside := []vmtest.File{entry(tar.Header{Name: "etc/", Mode: 0o755, Typeflag: tar.TypeDir}), link(tar.TypeSymlink, "out", "/etc"), evil("out/evil")}
 	h.MustDocker(t, "load", "-i", vmtest.Archive(t, "inside:test", v1.Config{}, inside))
 	h.MustDocker(t, "rmi", "inside:test")
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -18,16 +19,16 @@ func testGovc(t *testing.T, h *vmtest.Host) {
 	equal(t, "state that docker sees", inspect(t, h, "gov", ".State.Status"), "exited")
 
 	want(t, govc(t, h, "vm.power", "-on", id), 0, "", "")
-	vmtest.Eventually(t, time.Minute, "docker sees that govc has started the container", func() bool {
-		return inspect(t, h, "gov", ".State.Running") == "true"
+	vmtest.Eventually(t, time.Minute, "the process runs again", func() bool {
+		return h.MustDocker(t, "logs", "gov") == "ready\nready"
 	})
+	equal(t, "what docker sees of a container that govc has started", inspect(t, h, "gov", ".State.Running"), "true")
 	want(t, govc(t, h, "vm.power", "-s", id), 0, "", "") // guest shutdown: the process is asked to end
 	equal(t, "docker wait", h.MustDocker(t, "wait", "gov"), "0")
 }
 
 func testGovcNeedsPassword(t *testing.T, h *vmtest.Host) {
-	cmd := h.Command(t.Context(), "/proc/self/exe")
-	cmd.Path, cmd.Args = "/proc/self/exe", []string{"govc", "ls"}
-	cmd.Env = append(cmd.Env, asGovc+"=1", "GOVC_PASSWORD=wrong")
+	cmd := h.Command(t.Context(), os.Args[0], "ls")
+	cmd.Env = append(cmd.Env, asGovc+"=1", "GOVC_PASSWORD=wrong", "GOVC_PERSIST_SESSION=false") // no session of an earlier test
 	want(t, h.Finish(t, cmd), 1, "", "ogin")
 }

@@ -38,11 +38,11 @@ func loaded(t *testing.T, o vmtest.Options) *vmtest.Host {
 	return h
 }
 
-// want fails the test unless the command ended with code and its two outputs contain the texts.
+// want ends the test unless the command ended with code and its two outputs contain the texts.
 func want(t *testing.T, r vmtest.Result, code int, stdout, stderr string) {
 	t.Helper()
 	if r.Code != code || !strings.Contains(r.Stdout, stdout) || !strings.Contains(r.Stderr, stderr) {
-		t.Errorf("exit %d, stdout %q, stderr %q; want exit %d, stdout with %q, stderr with %q", r.Code, r.Stdout, r.Stderr, code, stdout, stderr)
+		t.Fatalf("exit %d, stdout %q, stderr %q; want exit %d, stdout with %q, stderr with %q", r.Code, r.Stdout, r.Stderr, code, stdout, stderr)
 	}
 }
 

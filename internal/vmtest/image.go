@@ -122,5 +122,8 @@ func Tar(files []File) ([]byte, error) {
 			return nil, fmt.Errorf("cannot write the entry %s: %w", h.Name, err)
 		}
 	}
-	return b.Bytes(), w.Close()
+	if err := w.Close(); err != nil { // writes the end of the archive
+		return nil, fmt.Errorf("cannot end the archive: %w", err)
+	}
+	return b.Bytes(), nil
 }
