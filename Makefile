@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 
 GO ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
 PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller
@@ -45,7 +45,7 @@ test: deps-test ## run all tests, on real VMs too
 lint: deps-build ## go vet, staticcheck, govulncheck
 	@echo '== go vet'; $(GO) vet ./...
 	@echo '== staticcheck'; $(GO) run $(STATICCHECK) ./...
-	@echo '== govulncheck'; $(GO) run $(GOVULNCHECK) ./...
+	@echo '== govulncheck'; scripts/vulncheck $(GOVULNCHECK)
 
 .PHONY: bench
 bench: deps-test ## measure against the floor of this machine, into bench/RESULTS.md
