@@ -11,8 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// validName is Docker's rule for names.
-var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+// validName is Docker's rule for names, but that one character is enough.
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 // newID returns 64 random hexadecimal digits. One whose first twelve are all decimal is not used: as Docker's short ID
 // and as a host name it would be taken for a number.
