@@ -6,8 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/u-root/u-root/pkg/cpio"
-
+	"github.com/containervm/containervm/initramfs"
 	"github.com/containervm/containervm/internal/vmtest"
 )
 
@@ -42,15 +41,10 @@ func guestWithInit(t *testing.T, script string) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w := cpio.Newc.Writer(f)
-	records := []cpio.Record{
-		cpio.Directory("bin", 0o755), cpio.Directory("dev", 0o755), cpio.CharDev("dev/console", 0o600, 5, 1),
-		cpio.StaticFile("bin/busybox", string(busybox), 0o755), cpio.StaticFile("init", script, 0o755),
-	}
-	if err := cpio.WriteRecords(w, records); err != nil {
-		t.Fatal(err)
-	}
-	if err := cpio.WriteTrailer(w); err != nil {
+	entries := append(initramfs.Content([]byte(script)),
+		initramfs.Entry{Name: "bin", Mode: initramfs.ModeDir | 0o755},
+		initramfs.Entry{Name: "bin/busybox", Mode: initramfs.ModeRegular | 0o755, Data: busybox})
+	if err := initramfs.Write(f, entries); err != nil {
 		t.Fatal(err)
 	}
 	return dir
