@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -108,9 +109,25 @@ func (s *server) accept(ctx context.Context) error {
 func (s *server) join(f func()) bool {
 	leave, ok := s.enter()
 	if ok {
-		go func() { defer leave(); f() }()
+		go func() {
+			defer leave()
+			defer s.survive(nil)
+			f()
+		}()
 	}
 	return ok
+}
+
+// survive makes a panic of a handler the end of what it did, not of its program, which is PID 1 of a machine.
+func (s *server) survive(err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	s.log.Error("the tether is broken", "panic", p, "stack", string(debug.Stack()))
+	if err != nil {
+		*err = status.Errorf(codes.Internal, "the tether is broken: %v", p)
+	}
 }
 
 func (s *server) enter() (leave func(), ok bool) {
@@ -186,12 +203,13 @@ func (s *server) output(ctx context.Context, cancel context.CancelFunc, stream *
 	context.AfterFunc(ctx, func() { r.Close(); close(closed) })
 	defer func() { cancel(); <-closed }()
 	if accepted(stream, first, dropped) == nil {
-		sendAll(stream, r, dropped)
+		sendAll(ctx, stream, r, dropped)
 	}
 }
 
-// sendAll sends r as frames, with what it skips beyond dropped and how it ended.
-func sendAll(stream io.Writer, r io.Reader, dropped int64) {
+// sendAll sends r as frames, with what it skips beyond dropped and how it ended. The end of ctx is no end of r, which a
+// host reads again by another session.
+func sendAll(ctx context.Context, stream io.Writer, r io.Reader, dropped int64) {
 	lossy, _ := r.(Lossy)
 	buf := make([]byte, frameHeaderLength+chunk)
 	for {
@@ -213,7 +231,9 @@ func sendAll(stream io.Writer, r io.Reader, dropped int64) {
 			return
 		}
 		if err != nil {
-			finish(stream, err)
+			if ctx.Err() == nil {
+				finish(stream, err)
+			}
 			return
 		}
 	}
@@ -270,11 +290,12 @@ func (s *server) control(ctx context.Context, stream *yamux.Stream) {
 }
 
 // count makes each running call part of the session's work.
-func (s *server) count(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+func (s *server) count(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (_ any, err error) {
 	leave, ok := s.enter()
 	if !ok {
 		return nil, status.Error(codes.Unavailable, "the session is ending")
 	}
 	defer leave()
+	defer s.survive(&err)
 	return method(ctx, unmarshal)
 }
