@@ -37,7 +37,7 @@ type Action int
 const (
 	Rename  Action = iota // Link gets Name; it is down
 	SetMTU                // Link gets MTU
-	Quiet                 // Link's IPv6 addresses are usable at once: no duplicate address detection
+	Quiet                 // Link's IPv6 addresses, link-local too, are usable at once: no duplicate address detection
 	Address               // Link gets Address
 	Up                    // Link is brought up
 	Route                 // the default route leads through Link to Gateway
@@ -114,10 +114,11 @@ func plan(w *tetherv1.Interface, n int, l Link) ([]Step, error) {
 	if w.Mtu != 0 {
 		steps = append(steps, Step{Do: SetMTU, Link: l.Index, MTU: int(w.Mtu)})
 	}
-	addresses, err := addressSteps(w, name, l)
+	addresses, err := addressSteps(w, l)
 	if err != nil {
 		return nil, err
 	}
+	steps = append(steps, Step{Do: Quiet, Link: l.Index, Name: name})
 	steps = append(append(steps, addresses...), Step{Do: Up, Link: l.Index})
 	if w.Gateway == "" {
 		return steps, nil
@@ -129,17 +130,12 @@ func plan(w *tetherv1.Interface, n int, l Link) ([]Step, error) {
 	return append(steps, Step{Do: Route, Link: l.Index, Gateway: gateway}), nil
 }
 
-func addressSteps(w *tetherv1.Interface, name string, l Link) ([]Step, error) {
+func addressSteps(w *tetherv1.Interface, l Link) ([]Step, error) {
 	var steps []Step
-	quiet := false
 	for _, text := range w.Addresses {
 		prefix, err := netip.ParsePrefix(text)
 		if err != nil {
 			return nil, fmt.Errorf("malformed address: %w", err)
-		}
-		if prefix.Addr().Is6() && !quiet {
-			quiet = true
-			steps = append(steps, Step{Do: Quiet, Link: l.Index, Name: name})
 		}
 		steps = append(steps, Step{Do: Address, Link: l.Index, Address: prefix})
 	}
