@@ -47,6 +47,7 @@ type tether struct {
 	host      *guestinfo.Client   // nil until the host is found
 	reporter  *guestinfo.Reporter // nil until then
 	vsock     bool                // the host is reached by vsock
+	heard     bool                // the host has answered
 	spec      *tetherv1.Spec
 	disk      rootfs.Disk
 	mounted   bool
@@ -118,11 +119,14 @@ func (t *tether) readSpec(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
 	text, err := t.host.Get(ctx, link.KeySpec)
+	if err == nil || errors.Is(err, link.ErrNoValue) {
+		t.heard = true
+		go t.reporter.Run(context.WithoutCancel(ctx))
+		t.reporter.Set(link.KeyVersion, t.version)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read what to run: %w", err)
 	}
-	go t.reporter.Run(context.WithoutCancel(ctx)) // now that the host is known to answer
-	t.reporter.Set(link.KeyVersion, t.version)
 	t.spec, err = link.DecodeSpec(text)
 	return err
 }
@@ -203,8 +207,8 @@ func (t *tether) flush(ctx context.Context) {
 // fail tells everyone why the container never ran.
 func (t *tether) fail(ctx context.Context, err error) {
 	t.console.Error("failed", "phase", t.phase.Load(), "err", err)
-	if t.reporter == nil || t.spec == nil {
-		return // no host that would listen
+	if !t.heard {
+		return
 	}
 	t.setStatus(&tetherv1.Status{State: tetherv1.State_FAILED, Failure: process.Failure(err)})
 	t.flush(ctx)

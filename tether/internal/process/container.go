@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,8 @@ const (
 	// maxEnded and maxEndedMemory bound the sessions that are kept for late readers, in number and in bytes of output.
 	maxEnded       = 64
 	maxEndedMemory = 8 << 20
+	// endWait is how long a PID 1 may take to end once the kernel has refused its namespace a process.
+	endWait = 2 * time.Second
 	// promiseWait is how long output waits for a reader that was promised and does not come.
 	promiseWait = 30 * time.Second
 )
@@ -35,8 +38,7 @@ type Container struct {
 	space    *Space
 	reaper   *Reaper
 	hostname string
-	pts      int // directory of the container's devpts
-	oom      oomWatch
+	pts      *os.File // directory of the container's devpts
 
 	mu       sync.Mutex
 	first    string              // session of PID 1
@@ -44,16 +46,18 @@ type Container struct {
 	ended    []*Session          // oldest first
 }
 
-// NewContainer takes charge of space, whose root must have a devpts on /dev/pts.
+// NewContainer takes charge of space, whose root must have a devpts on /dev/pts, and closes it when that fails.
 func NewContainer(space *Space, reaper *Reaper, hostname string) (*Container, error) {
 	c := &Container{space: space, reaper: reaper, hostname: hostname, sessions: map[string]*Session{}}
-	return c, space.Do(func() (err error) {
-		c.pts, err = unix.Open("/dev/pts", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("cannot open terminals of the container: %w", err)
-		}
-		return nil
+	err := space.Do(func() (err error) {
+		c.pts, err = os.OpenFile("/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
+		return err
 	})
+	if err != nil {
+		space.Close()
+		return nil, fmt.Errorf("cannot open terminals of the container: %w", err)
+	}
+	return c, nil
 }
 
 // Options say who will read a process's output.
@@ -63,13 +67,16 @@ type Options struct {
 }
 
 // Start runs p as the session id. The first process of a Container is PID 1 of its namespace; when that fails or ends,
-// no other can start. The error is an *Error where the
-// process's description is at fault, ErrExists, ErrBusy, or ErrEnded without a PID 1.
+// no other can start. The error is an *Error where the process's description is at fault, ErrExists, ErrBusy, or
+// ErrEnded without a PID 1.
 func (c *Container) Start(id string, p *tetherv1.Process, o Options) (*Session, error) {
 	if err := c.claim(id); err != nil {
 		return nil, err
 	}
 	session, err := c.launch(id, p)
+	if errors.Is(err, unix.ENOMEM) && id != c.first && c.ending() {
+		err = ErrEnded
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -108,6 +115,21 @@ func (c *Container) claim(id string) error {
 	return nil
 }
 
+// ending reports whether PID 1 is about to end, which makes the kernel refuse its namespace new processes for want of
+// memory, as it says (Linux, kernel/pid.c, alloc_pid).
+func (c *Container) ending() bool {
+	first, ok := c.Session(c.first)
+	if !ok {
+		return true
+	}
+	select {
+	case <-first.done:
+		return true
+	case <-time.After(endWait):
+		return false
+	}
+}
+
 func (c *Container) launch(id string, p *tetherv1.Process) (*Session, error) {
 	var session *Session
 	err := c.space.Do(func() (err error) {
@@ -137,19 +159,31 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 			if !first {
 				return nil
 			}
-			return mountProc(c.reaper)
+			return c.complete(p.Tty, streams)
 		})
 	}
 	if err != nil {
 		streams.closeOurs()
 		return nil, err
 	}
-	return newSession(id, child, c.reaper, streams, &c.oom), nil
+	return newSession(id, child, c.reaper, streams, first), nil
+}
+
+// complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, and
+// its terminal as the console.
+func (c *Container) complete(tty bool, streams *stdio) error {
+	if err := mountProc(c.reaper); err != nil {
+		return err
+	}
+	if !tty {
+		return nil
+	}
+	return mountConsole(streams.output)
 }
 
 func (c *Container) open(p *tetherv1.Process, owner account) (*stdio, error) {
 	if p.Tty {
-		return openTerminal(c.pts, p.Window, p.Stdin, owner)
+		return openTerminal(int(c.pts.Fd()), p.Window, p.Stdin, owner)
 	}
 	return openPipes(p.Stdin, owner)
 }
@@ -197,8 +231,8 @@ func (c *Container) Sessions() []string {
 	return ids
 }
 
-// Close leaves the container's namespaces.
+// Close leaves the container's namespaces. Nothing can be started any more.
 func (c *Container) Close() {
-	_ = unix.Close(c.pts)
 	c.space.Close()
+	_ = c.pts.Close()
 }

@@ -4,28 +4,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 )
 
-// oomWatch tells whether the kernel has killed for want of memory lately. The machine is the container's own, so the
-// kernel's count for the machine is the container's.
-type oomWatch struct {
-	mu   sync.Mutex
-	seen uint64
-}
-
-// struck reports whether the kernel has killed since the last call.
-func (o *oomWatch) struck() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// oomStruck reports whether the kernel has killed for want of memory since the machine's start. The machine is the
+// container's own, so its count is the container's.
+func oomStruck() bool {
 	text, err := os.ReadFile("/proc/vmstat")
-	if err != nil {
-		return false
-	}
-	kills := oomKills(string(text))
-	grew := kills > o.seen
-	o.seen = kills
-	return grew
+	return err == nil && oomKills(string(text)) > 0
 }
 
 // oomKills is the count oom_kill of /proc/vmstat (Linux, mm/vmstat.c).

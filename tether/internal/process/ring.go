@@ -189,6 +189,16 @@ func (rr *RingReader) skip() {
 	}
 }
 
+// Hold makes writers wait for the reader again, from the oldest byte on that is kept.
+func (rr *RingReader) Hold() {
+	rr.ring.mu.Lock()
+	defer rr.ring.mu.Unlock()
+	if !rr.closed {
+		rr.skip()
+		rr.ring.holders[rr] = struct{}{}
+	}
+}
+
 // Release stops holding back writers; the reader goes on as one that may lose bytes.
 func (rr *RingReader) Release() {
 	rr.ring.mu.Lock()

@@ -39,7 +39,7 @@ type Session struct {
 	pumps  []*pump
 	input  stdin
 	tty    *os.File // nil without a terminal
-	oom    *oomWatch
+	first  bool     // PID 1 of the container
 	done   chan struct{}
 	exit   *tetherv1.Exit // set before done is closed
 
@@ -47,9 +47,9 @@ type Session struct {
 	holds []*RingReader // kept for readers that were promised
 }
 
-func newSession(id string, c *child, r *Reaper, s *stdio, oom *oomWatch) *Session {
+func newSession(id string, c *child, r *Reaper, s *stdio, first bool) *Session {
 	session := &Session{
-		ID: id, PID: c.pid, Started: time.Now(), reaper: r, child: c, input: s.input, oom: oom, done: make(chan struct{}),
+		ID: id, PID: c.pid, Started: time.Now(), reaper: r, child: c, input: s.input, first: first, done: make(chan struct{}),
 	}
 	out := startPump(s.output, s.errors == nil)
 	session.pumps, session.Stdout = []*pump{out}, out.ring
@@ -71,7 +71,8 @@ func (s *Session) watch() {
 		exit.Signal = int32(ws.Signal())
 		exit.Code = 128 + exit.Signal // what a shell reports
 	}
-	exit.OomKilled = exit.Code != 0 && s.oom.struck()
+	// As with Docker, a container is out of memory when any process of it was killed for that.
+	exit.OomKilled = (s.first || ws.Signal() == unix.SIGKILL) && oomStruck()
 	for _, p := range s.pumps {
 		p.finish()
 	}

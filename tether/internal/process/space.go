@@ -3,18 +3,29 @@ package process
 import (
 	"fmt"
 	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// leaveWait is how long Close waits for a call that the container holds up, as by a file system of its own making: the
+// machine ends without it then.
+const leaveWait = 5 * time.Second
 
 // Space is the container's namespaces as the tether holds them: one operating-system thread whose root and mount
 // namespace are the container's and whose children are born in the container's PID namespace, the first of them as its
 // PID 1. So a path looked up in the Space cannot leave the container's root, whatever links an image holds, and a
 // process is started in it by one fork and one exec, with no helper in between.
+//
+// Its methods may be called by several goroutines, at any time.
 type Space struct {
 	calls chan func()
-	done  chan struct{}
-	home  int // mount namespace of the tether
+	leave func()        // closes left, once
+	left  chan struct{} // closed: no call is taken any more
+	done  chan struct{} // closed when run has ended
+	home  int           // mount namespace of the tether
 }
 
 // NewSpace makes the namespaces and calls enter in them, which mounts what the container needs and changes the
@@ -24,7 +35,8 @@ func NewSpace(enter func() error) (*Space, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open mount namespace: %w", err)
 	}
-	s := &Space{calls: make(chan func()), done: make(chan struct{}), home: home}
+	s := &Space{calls: make(chan func()), left: make(chan struct{}), done: make(chan struct{}), home: home}
+	s.leave = sync.OnceFunc(func() { close(s.left) })
 	go s.run()
 	err = s.Do(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWPID); err != nil {
@@ -46,8 +58,7 @@ func NewSpace(enter func() error) (*Space, error) {
 func (s *Space) run() {
 	runtime.LockOSThread()
 	defer close(s.done)
-	for call := range s.calls {
-		call()
+	for s.next() {
 	}
 	// Leaving the mount namespace, not ending the thread, lets go of the mounts: the thread may be the process's first
 	// one, which stays as a zombie.
@@ -55,16 +66,43 @@ func (s *Space) run() {
 	_ = unix.Close(s.home)
 }
 
-// Do calls f in the container's namespaces and root. Calls run one after the other. f must not wait for anything that
-// the container can delay without limit.
-func (s *Space) Do(f func() error) error {
-	result := make(chan error, 1)
-	s.calls <- func() { result <- f() }
-	return <-result
+func (s *Space) next() bool {
+	select {
+	case call := <-s.calls:
+		call()
+		return true
+	case <-s.left:
+		return false
+	}
 }
 
-// Close leaves the namespaces. The kernel ends the mounts with the last process in them. Do must not be called again.
+// Do calls f in the container's namespaces and root. Calls run one after the other. f must not wait for anything that
+// the container can delay without limit. The error is f's, or ErrEnded after Close. A panic of f is an error: it works on
+// what an image holds, and PID 1 must not end by that.
+func (s *Space) Do(f func() error) error {
+	result := make(chan error, 1)
+	select {
+	case s.calls <- func() { result <- guarded(f) }:
+		return <-result
+	case <-s.left:
+		return ErrEnded
+	}
+}
+
+func guarded(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the tether is broken: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// Close leaves the namespaces, once. The kernel ends the mounts with the last process in them.
 func (s *Space) Close() {
-	close(s.calls)
-	<-s.done
+	s.leave()
+	select {
+	case <-s.done:
+	case <-time.After(leaveWait):
+	}
 }

@@ -138,6 +138,25 @@ func openSlave(master int, size *tetherv1.Window, owner account) (int, error) {
 	return int(slave), nil
 }
 
+// mountConsole makes the terminal of master the /dev/console of the calling thread's root, as runc does.
+func mountConsole(master *os.File) error {
+	var number uint32
+	err := control(master, func(fd int) (err error) {
+		number, err = unix.IoctlGetUint32(fd, unix.TIOCGPTN)
+		return err
+	})
+	if err == nil {
+		err = unix.Mknod("/dev/console", unix.S_IFREG|0o600, 0)
+	}
+	if err == nil {
+		err = unix.Mount(fmt.Sprintf("/dev/pts/%d", number), "/dev/console", "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make /dev/console of the container: %w", err)
+	}
+	return nil
+}
+
 func setWindow(fd int, w *tetherv1.Window) error {
 	if w.Rows > 65535 || w.Columns > 65535 {
 		return fmt.Errorf("window of %d rows and %d columns: %w", w.Rows, w.Columns, unix.EINVAL)

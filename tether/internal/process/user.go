@@ -17,7 +17,7 @@ import (
 
 // Limits of the image's account files: they are the image's, so nothing about them is certain.
 const (
-	maxAccountFile = 16 << 20  // bytes
+	maxAccountFile = 1 << 20   // bytes: what is kept of a file is up to 20 times as large, in a machine that may be small
 	maxID          = 1<<31 - 1 // largest user or group ID that Docker takes
 )
 
@@ -47,22 +47,23 @@ type accounts struct {
 }
 
 // readAccounts reads the files of the root of the calling thread. An image without them has no accounts.
-func readAccounts() (accounts, error) {
-	var a accounts
-	err := eachLine("/etc/passwd", func(f []string) {
-		if len(f) >= 6 {
-			a.users = append(a.users, passwdEntry{name: f[0], home: f[5], uid: parseID(f[2]), gid: parseID(f[3])})
-		}
-	})
-	if err != nil {
-		return a, err
+func readAccounts() (a accounts, err error) {
+	if err = eachLine("/etc/passwd", a.addUser); err == nil {
+		err = eachLine("/etc/group", a.addGroup)
 	}
-	err = eachLine("/etc/group", func(f []string) {
-		if len(f) >= 4 {
-			a.groups = append(a.groups, groupEntry{f[0], parseID(f[2]), strings.Split(f[3], ",")})
-		}
-	})
 	return a, err
+}
+
+func (a *accounts) addUser(f []string) {
+	if len(f) >= 6 {
+		a.users = append(a.users, passwdEntry{name: f[0], home: f[5], uid: parseID(f[2]), gid: parseID(f[3])})
+	}
+}
+
+func (a *accounts) addGroup(f []string) {
+	if len(f) >= 4 {
+		a.groups = append(a.groups, groupEntry{f[0], parseID(f[2]), strings.Split(f[3], ",")})
+	}
 }
 
 // eachLine calls f with the fields of each line. A file that is no regular one is refused, not waited for.
@@ -75,15 +76,28 @@ func eachLine(path string, f func(fields []string)) error {
 		return fmt.Errorf("cannot read accounts of the image: %w", err)
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot read accounts of the image: %w", err)
+	case !info.Mode().IsRegular():
 		return fmt.Errorf("cannot read accounts of the image: %s is not a regular file", path)
+	case info.Size() > maxAccountFile:
+		return fmt.Errorf("cannot read accounts of the image: %s has %d bytes, the limit is %d", path, info.Size(), maxAccountFile)
 	}
-	lines := bufio.NewScanner(io.LimitReader(file, maxAccountFile))
-	lines.Buffer(nil, maxAccountFile)
+	return splitLines(io.LimitReader(file, maxAccountFile), f)
+}
+
+func splitLines(r io.Reader, f func(fields []string)) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, maxAccountFile+1)
 	for lines.Scan() {
 		f(strings.Split(strings.TrimSpace(lines.Text()), ":"))
 	}
-	return lines.Err()
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("cannot read accounts of the image: %w", err)
+	}
+	return nil
 }
 
 // parseID reads a number of an account file; like runc, a malformed one counts as 0.

@@ -3,7 +3,9 @@ package rootfs
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +36,8 @@ const (
 )
 
 // mounts are those of a privileged Docker container (moby, oci/defaults.go): nothing is masked, nothing is read-only. The
-// order counts. /proc comes later: it is the PID namespace's, which has no process yet.
+// order counts. /proc comes later: it is the PID namespace's, which has no process yet. The container has the machine's
+// whole cgroup tree: the machine is its limit, so a cgroup of its own would say nothing new, and would cost the start.
 func mounts() []mount {
 	return []mount{
 		{"/dev", "tmpfs", unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
@@ -137,21 +140,39 @@ func populateDev() error {
 	return nil
 }
 
-// write replaces the file. It never opens what is there, which may be a link or a pipe.
+// write replaces the file, unless it has the text already: so a container whose disk is full starts again. It never opens
+// for writing what is there, which may be a link or a pipe.
 func (f File) write() error {
+	if f.isWritten() {
+		return nil
+	}
 	fresh := f.Path + ".cvm"
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
-	if err := os.MkdirAll("/etc", 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
 	if err := os.WriteFile(fresh, []byte(f.Text), 0o644); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(fresh))
 	}
 	err := os.Rename(fresh, f.Path)
 	if err == nil {
 		return nil
 	}
 	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
+}
+
+// isWritten reports whether a regular file with the text is there.
+func (f File) isWritten() bool {
+	file, err := os.OpenFile(f.Path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(f.Text)) {
+		return false
+	}
+	text, err := io.ReadAll(file)
+	return err == nil && string(text) == f.Text
 }
