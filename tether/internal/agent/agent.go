@@ -40,11 +40,18 @@ type Config struct {
 // Agent implements link.Handler. Its methods may be called by several goroutines.
 type Agent struct {
 	Config
-	calls sync.WaitGroup // answers that are owed to hosts
+
+	mu   sync.Mutex
+	owed int           // answers that hosts wait for
+	none chan struct{} // closed while owed is 0
 }
 
 // New returns an agent.
-func New(c Config) *Agent { return &Agent{Config: c} }
+func New(c Config) *Agent {
+	none := make(chan struct{})
+	close(none)
+	return &Agent{Config: c, none: none}
+}
 
 var _ link.Handler = (*Agent)(nil)
 
@@ -79,14 +86,29 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 
 // Drain waits, at most until ctx ends, for answers that are being given.
 func (a *Agent) Drain(ctx context.Context) {
-	done := make(chan struct{})
-	go func() {
-		a.calls.Wait()
-		close(done)
-	}()
+	a.mu.Lock()
+	none := a.none
+	a.mu.Unlock()
 	select {
-	case <-done:
+	case <-none:
 	case <-ctx.Done():
+	}
+}
+
+// owe counts an answer until it is given. New ones may come while Drain waits, which a sync.WaitGroup does not allow.
+func (a *Agent) owe() (given func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.owed == 0 {
+		a.none = make(chan struct{})
+	}
+	a.owed++
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.owed--; a.owed == 0 {
+			close(a.none)
+		}
 	}
 }
 
@@ -120,6 +142,8 @@ func (a *Agent) Exec(_ context.Context, r *tetherv1.ExecRequest) (*tetherv1.Exec
 		return &tetherv1.ExecResponse{Pid: int32(s.PID)}, nil
 	case errors.Is(err, process.ErrExists):
 		return nil, status.Errorf(codes.AlreadyExists, "session %s exists", r.Session)
+	case errors.Is(err, process.ErrEnded):
+		return nil, status.Error(codes.FailedPrecondition, "the container's process has ended")
 	case errors.Is(err, process.ErrBusy):
 		return nil, status.Error(codes.ResourceExhausted, err.Error())
 	default:
@@ -133,8 +157,7 @@ func (a *Agent) Wait(ctx context.Context, r *tetherv1.WaitRequest) (*tetherv1.Wa
 	if err != nil {
 		return nil, err
 	}
-	a.calls.Add(1)
-	defer a.calls.Done()
+	defer a.owe()()
 	exit, err := s.Wait(ctx)
 	if err != nil {
 		return nil, status.FromContextError(err).Err()
@@ -198,8 +221,10 @@ func (a *Agent) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv
 	if a.Unpacker == nil {
 		return nil, status.Error(codes.FailedPrecondition, "this machine runs a container: it unpacks no layers")
 	}
-	a.calls.Add(1)
-	defer a.calls.Done()
+	if !link.ValidSession(r.Upload) {
+		return nil, status.Errorf(codes.InvalidArgument, "malformed upload id %.80q", r.Upload)
+	}
+	defer a.owe()()
 	return a.Unpacker.Unpack(ctx, r)
 }
 

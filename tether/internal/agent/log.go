@@ -27,13 +27,15 @@ type HostLog struct {
 	dial func(ctx context.Context) (net.Conn, error)
 	log  *slog.Logger
 
+	patience time.Duration // see logPatience
+
 	mu   sync.Mutex
 	conn net.Conn
 }
 
 // NewHostLog returns a log that connects by dial.
 func NewHostLog(dial func(ctx context.Context) (net.Conn, error), log *slog.Logger) *HostLog {
-	return &HostLog{dial: dial, log: log}
+	return &HostLog{dial: dial, log: log, patience: logPatience}
 }
 
 // Copy sends what r reads until the stream ends, and then nil is returned, or ctx does. A lost connection is made again
@@ -67,14 +69,15 @@ func (h *HostLog) send(ctx context.Context, record []byte, r *process.RingReader
 	for {
 		err := h.try(ctx, record)
 		if err == nil {
-			if patience != nil {
-				patience.Stop()
+			if patience != nil && !patience.Stop() {
+				r.Hold()
+				h.log.Warn("the host takes the log again", "dropped", r.Dropped())
 			}
 			return nil
 		}
 		if patience == nil {
 			h.log.Warn("connection of the host's log is lost", "err", err)
-			patience = time.AfterFunc(logPatience, r.Release)
+			patience = time.AfterFunc(h.patience, r.Release)
 		}
 		select {
 		case <-ctx.Done():

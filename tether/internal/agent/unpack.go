@@ -13,30 +13,32 @@ import (
 
 	"github.com/containervm/containervm/tether/internal/rootfs"
 	"github.com/containervm/containervm/tether/internal/unpack"
+	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// uploadWait is how long an Unpack waits for its upload.
+// uploadWait is how long an Unpack and its upload wait for each other.
 const uploadWait = 30 * time.Second
 
 // Unpacker extracts layers to the root disk, one at a time. The host may change the disk between two of them.
 type Unpacker struct {
 	dir  string
+	wait time.Duration // see uploadWait
 	busy chan struct{} // capacity 1: held while a layer is unpacked
 
 	mu      sync.Mutex
 	uploads map[string]chan upload
 }
 
-// upload is a byte stream on its way to an Unpack, which closes done.
+// upload is a byte stream on its way to an Unpack, which says how it ended.
 type upload struct {
 	r    io.Reader
-	done chan struct{}
+	done chan error // capacity 1
 }
 
 // NewUnpacker returns an unpacker that mounts the root disk on dir.
 func NewUnpacker(dir string) *Unpacker {
-	return &Unpacker{dir: dir, busy: make(chan struct{}, 1), uploads: map[string]chan upload{}}
+	return &Unpacker{dir: dir, wait: uploadWait, busy: make(chan struct{}, 1), uploads: map[string]chan upload{}}
 }
 
 // meet is where the upload and the Unpack of an id find each other, whichever comes first.
@@ -57,41 +59,52 @@ func (u *Unpacker) forget(id string) {
 	delete(u.uploads, id)
 }
 
-// Upload offers r to the Unpack of id and returns when that has ended.
+// Upload offers r to the Unpack of id and returns when that has ended, with its error: the host's end of the upload
+// learns why no more of it is taken.
 func (u *Unpacker) Upload(ctx context.Context, id string, r io.Reader) error {
 	defer u.forget(id)
-	up := upload{r: r, done: make(chan struct{})}
+	up := upload{r: r, done: make(chan error, 1)}
+	wait, cancel := context.WithTimeout(ctx, u.wait)
+	defer cancel()
 	select {
 	case u.meet(id) <- up:
-	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
+	case <-wait.Done():
+		return unmet(ctx, "nobody unpacked the upload %s", id)
 	}
 	select {
-	case <-up.done:
-		return nil
+	case err := <-up.done:
+		return err
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
 	}
 }
 
 // Unpack extracts the layer that comes by the upload of the request's id, and leaves the disk unmounted and durable.
-func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv1.UnpackResponse, error) {
+func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (res *tetherv1.UnpackResponse, err error) {
 	select {
 	case u.busy <- struct{}{}:
 		defer func() { <-u.busy }()
 	default:
 		return nil, status.Error(codes.FailedPrecondition, "another layer is being unpacked")
 	}
-	wait, cancel := context.WithTimeout(ctx, uploadWait)
-	defer cancel()
 	defer u.forget(r.Upload)
+	wait, cancel := context.WithTimeout(ctx, u.wait)
+	defer cancel()
 	select {
 	case up := <-u.meet(r.Upload):
-		defer close(up.done)
+		defer func() { up.done <- err }()
 		return u.extract(ctx, up.r, unpack.Limits{MaxBytes: r.MaxBytes, MaxEntries: r.MaxEntries})
 	case <-wait.Done():
-		return nil, status.Errorf(codes.DeadlineExceeded, "the upload %s did not come", r.Upload)
+		return nil, unmet(ctx, "the upload %s did not come", r.Upload)
 	}
+}
+
+// unmet is the error of one who waited in vain: the caller's own end, or the other side's absence.
+func unmet(ctx context.Context, format string, id string) error {
+	if ctx.Err() != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return status.Errorf(codes.DeadlineExceeded, format, id)
 }
 
 func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limits) (*tetherv1.UnpackResponse, error) {
@@ -128,9 +141,11 @@ func (u *Unpacker) mount(ctx context.Context) (rootfs.Disk, error) {
 	return disk, disk.Mount(u.dir, unix.MS_NOATIME, rootfs.ScratchOptions)
 }
 
-// unpackCode tells a layer at fault from a machine at fault.
+// unpackCode tells a layer at fault from a machine or a connection at fault.
 func unpackCode(err error) codes.Code {
 	switch {
+	case errors.Is(err, link.ErrLost):
+		return codes.Unavailable
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return codes.ResourceExhausted
 	case errors.Is(err, context.Canceled):
