@@ -81,15 +81,12 @@ func (r *recorder) take() []Call {
 	return done
 }
 
-// shareUnder is the share (0 to 1) of calls that took less than limit milliseconds.
-func shareUnder(calls []Call, limit float64) float64 {
-	under := 0
+// total is the milliseconds of all calls.
+func total(calls []Call) (ms float64) {
 	for _, c := range calls {
-		if c.Ms < limit {
-			under++
-		}
+		ms += c.Ms
 	}
-	return float64(under) / float64(max(1, len(calls)))
+	return ms
 }
 
 // tripFile is one file of a round trip.

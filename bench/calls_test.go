@@ -27,9 +27,8 @@ func TestRecorderNamesAndTimesCalls(t *testing.T) {
 	}
 }
 
-func TestShareUnder(t *testing.T) {
-	calls := []Call{{"a", 1}, {"b", 4.9}, {"c", 5}, {"d", 100}}
-	if got := shareUnder(calls, 5); got != 0.5 {
-		t.Errorf("shareUnder = %v, want 0.5", got)
+func TestTotal(t *testing.T) {
+	if got := total([]Call{{"a", 1}, {"b", 4.5}}); got != 5.5 {
+		t.Errorf("total = %v, want 5.5", got)
 	}
 }

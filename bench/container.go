@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,37 +30,46 @@ func (h *host) remove(ctx context.Context, id string) error {
 	return err
 }
 
-// startUntil attaches to a container, starts it and returns the milliseconds from the start to the given line.
-func (h *host) startUntil(ctx context.Context, id, line string) (float64, error) {
+// startUntil attaches to a container, starts it and returns the milliseconds from the start to the end of word in its
+// output, and to the answer of the start.
+func (h *host) startUntil(ctx context.Context, id, word string) (first, answered float64, err error) {
 	attached, err := h.docker.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return 0, fmt.Errorf("cannot attach: %w", err)
+		return 0, 0, fmt.Errorf("cannot attach: %w", err)
 	}
 	defer attached.Close()
 	begin := time.Now()
-	if _, err := h.docker.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
-		return 0, fmt.Errorf("cannot start: %w", err)
+	seen := make(chan error, 1)
+	go func() { // as a client does: output may come before the answer
+		err := readUntil(attached.Reader, word)
+		first = millis(time.Since(begin))
+		seen <- err
+	}()
+	_, err = h.docker.ContainerStart(ctx, id, client.ContainerStartOptions{})
+	answered = millis(time.Since(begin))
+	if err != nil {
+		attached.Close()
+		return 0, 0, errors.Join(fmt.Errorf("cannot start: %w", err), <-seen)
 	}
-	// The API may answer the start after the first byte has come: the reader below finds it in the connection's buffer,
-	// so the time counted is at most too long, never too short.
-	out := demultiplex(attached.Reader)
-	defer out.Close()
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if lines.Text() == line {
-			return millis(time.Since(begin)), nil
-		}
-	}
-	return 0, errors.New("the container ended without a word")
+	return first, answered, <-seen
 }
 
-// boot returns the milliseconds from the start of a fresh container to its process's first byte.
-func (h *host) boot(ctx context.Context) (float64, error) {
-	id, err := h.create(ctx, "/busybox", "echo", greeting)
-	if err != nil {
-		return 0, err
+// errSeen ends a copy that has brought what was waited for.
+var errSeen = errors.New("seen")
+
+// readUntil reads an attach until word has come on its standard output.
+func readUntil(r io.Reader, word string) error {
+	var out []byte
+	_, err := stdcopy.StdCopy(writer(func(b []byte) (int, error) {
+		if out = append(out, b...); bytes.Contains(out, []byte(word)) {
+			return 0, errSeen
+		}
+		return len(b), nil
+	}), io.Discard, r)
+	if errors.Is(err, errSeen) {
+		return nil
 	}
-	ms, err := h.startUntil(ctx, id, greeting)
-	return ms, errors.Join(err, h.remove(ctx, id))
+	return errors.Join(errors.New("the container ended without a word"), err)
 }
 
 // exec runs a command in a container to its end and returns the bytes of its output.
@@ -74,27 +83,15 @@ func (h *host) exec(ctx context.Context, id string, args ...string) (int64, erro
 		return 0, fmt.Errorf("cannot start exec: %w", err)
 	}
 	defer attached.Close()
-	var n count
-	if _, err := stdcopy.StdCopy(&n, io.Discard, attached.Reader); err != nil {
+	var n int64
+	count := writer(func(b []byte) (int, error) { n += int64(len(b)); return len(b), nil })
+	if _, err := stdcopy.StdCopy(count, io.Discard, attached.Reader); err != nil {
 		return 0, fmt.Errorf("cannot read exec: %w", err)
 	}
-	return int64(n), nil
+	return n, nil
 }
 
-// demultiplex returns the standard output of an attach. Closing it ends the copy.
-func demultiplex(r io.Reader) io.ReadCloser {
-	out, in := io.Pipe()
-	go func() {
-		_, err := stdcopy.StdCopy(in, io.Discard, r)
-		in.CloseWithError(err)
-	}()
-	return out
-}
+// writer is a function as an io.Writer.
+type writer func(b []byte) (int, error)
 
-// count counts what is written to it.
-type count int64
-
-func (c *count) Write(b []byte) (int, error) {
-	*c += count(len(b))
-	return len(b), nil
-}
+func (w writer) Write(b []byte) (int, error) { return w(b) }

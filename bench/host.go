@@ -23,13 +23,15 @@ type host struct {
 	endpoint hostd.Endpoint
 	calls    *recorder
 	stop     func() error
+
+	datastore string // directory of the containers' files
 }
 
 // startHost starts both daemons with all their state below dir.
 func startHost(ctx context.Context, dir, guest, supervisor, accel string) (*host, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	daemons, ctx := errgroup.WithContext(ctx)
-	h := &host{calls: newRecorder(), stop: func() error { cancel(); return ignoreCancel(daemons.Wait()) }}
+	h := &host{calls: newRecorder(), datastore: filepath.Join(dir, "hostd/datastore"), stop: func() error { cancel(); return ignoreCancel(daemons.Wait()) }}
 	log := slog.New(slog.DiscardHandler)
 
 	listening := make(chan hostd.Endpoint, 1)

@@ -2,20 +2,17 @@
 // are measured by turns in one run, their paired ratios give a median and its interval, rounds in which the machine was
 // busy with something else are discarded and counted, failures stay in the samples.
 //
-//	go run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -out bench [-n 30] [-root debian.tar]
+//	go run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -out bench [-n 30] [-quick] [-root debian.tar]
 package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"time"
 )
 
 // options are the flags.
@@ -24,15 +21,22 @@ type options struct {
 	rounds                              int
 }
 
+// quickRounds tell a mishap from success, no more.
+const quickRounds = 6
+
 func main() {
 	var o options
 	flag.StringVar(&o.guest, "guest", "bin/guest", "`DIR` of the kernel, the initramfs and the blank disk")
 	flag.StringVar(&o.supervisor, "supervisor", "bin/cvm-supervisor", "`FILE` of the supervisor program")
-	flag.StringVar(&o.out, "out", "bench", "`DIR` of RESULTS.md and results.json")
+	flag.StringVar(&o.out, "out", "bench", "`DIR` of RESULTS.md and results.json; empty: only print")
 	flag.StringVar(&o.accel, "accel", "tcg", "accelerator of both sides: tcg or kvm")
 	flag.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
 	flag.IntVar(&o.rounds, "n", 30, "rounds of each case")
+	quick := flag.Bool("quick", false, "few rounds and no unpacking: under two minutes, and nothing to publish")
 	flag.Parse()
+	if *quick {
+		o.rounds, o.root, o.out = quickRounds, "", ""
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := bench(ctx, o); err != nil {
@@ -64,50 +68,42 @@ func bench(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := r.write(o.out); err != nil {
-		return err
-	}
 	fmt.Print(r.markdown())
-	return nil
+	if o.out == "" {
+		return nil
+	}
+	return r.write(o.out)
 }
 
-func measure(ctx context.Context, h *host, o options, dir string) (Report, error) {
-	r := Report{At: time.Now(), Processors: runtime.NumCPU(), Accel: o.accel}
-	kernel, err := os.ReadFile(filepath.Join(o.guest, "vmlinux"))
+// measure runs the cases one after the other.
+func measure(ctx context.Context, h *host, o options, dir string) (*Report, error) {
+	r, err := newReport(o)
 	if err != nil {
-		return r, fmt.Errorf("cannot read kernel: %w", err)
+		return nil, err
 	}
-	r.KernelSHA = fmt.Sprintf("%x", sha256.Sum256(kernel))
 	root, err := benchRoot(ctx, dir)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	if err := h.importImage(ctx, imageName, root); err != nil {
-		return r, err
+		return nil, err
 	}
-	bare, err := newBareMachine(dir, filepath.Join(o.guest, "vmlinux"), o.accel)
+	id, raw, closeRaw, err := serveRaw(ctx, h)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
-	h.calls.take()
-	if err := r.add(ctx, bootCase(h, bare), o.rounds); err != nil {
-		return r, err
+	bare, err := newBareMachine(dir, id)
+	if err == nil {
+		err = r.addAll(ctx, execCases(h, id, raw), o)
 	}
-	r.Calls = h.calls.take()
-	r.Under5Ms = shareUnder(r.Calls, 5)
-
-	cases, closeCases, err := execCases(ctx, h)
-	if err != nil {
-		return r, err
+	if err := errors.Join(err, closeRaw()); err != nil { // before the boots: a machine that idles is noise
+		return nil, err
 	}
-	for _, c := range cases {
-		if err := r.add(ctx, c, o.rounds); err != nil {
-			return r, errors.Join(err, closeCases())
-		}
+	b := newBoots(h)
+	if err := r.addAll(ctx, []Case{bootCase(b, bare)}, o); err != nil {
+		return nil, err
 	}
-	if err := closeCases(); err != nil {
-		return r, err
-	}
+	r.addBoots(b)
 	return r, r.addUnpack(ctx, h, o, dir)
 }
 
@@ -119,14 +115,24 @@ func (r *Report) addUnpack(ctx context.Context, h *host, o options, dir string) 
 	if err != nil {
 		return fmt.Errorf("cannot read Debian root: %w", err)
 	}
-	return r.add(ctx, unpackCase(h, root, dir), max(3, o.rounds/6))
+	o.rounds = max(2, o.rounds/5)
+	return r.addAll(ctx, []Case{unpackCase(h, root, dir)}, o)
 }
 
-func (r *Report) add(ctx context.Context, c Case, rounds int) error {
-	res, err := run(ctx, c, rounds, os.Stderr)
-	if err != nil {
-		return err
+// addAll measures cases, each with the noise of its side B against itself.
+func (r *Report) addAll(ctx context.Context, cases []Case, o options) error {
+	for _, c := range cases {
+		res, err := run(ctx, c, o.rounds, os.Stderr)
+		if err != nil {
+			return err
+		}
+		noise, err := run(ctx, Case{Name: c.Name + " (noise)", A: c.B, B: c.B}, max(3, o.rounds/3), os.Stderr)
+		if err != nil {
+			return err
+		}
+		res.Noise = noise.Ratio
+		r.Results = append(r.Results, res)
+		fmt.Fprintln(os.Stderr, "  "+res.row())
 	}
-	r.Results = append(r.Results, res)
 	return nil
 }

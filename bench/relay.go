@@ -63,14 +63,32 @@ func upgrade(ctx context.Context, c *http.Client, address string) (io.ReadWriteC
 	return stream, nil
 }
 
+// ask sends one byte of the protocol of bench/guest and waits for the one that answers.
+func ask(rw io.ReadWriter, what byte) error {
+	if _, err := rw.Write([]byte{what}); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(rw, make([]byte, 1))
+	return err
+}
+
 // rawRoundTrip returns the milliseconds of one byte there and back.
 func rawRoundTrip(rw io.ReadWriter) (float64, error) {
 	begin := time.Now()
-	if _, err := rw.Write([]byte("p")); err != nil {
-		return 0, err
-	}
-	_, err := io.ReadFull(rw, make([]byte, 1))
+	err := ask(rw, 'p')
 	return millis(time.Since(begin)), err
+}
+
+// rawExec returns the milliseconds of five round trips, in the last of which the guest starts a process and waits for
+// its end.
+func rawExec(rw io.ReadWriter) (float64, error) {
+	begin := time.Now()
+	for _, what := range []byte("ppppx") {
+		if err := ask(rw, what); err != nil {
+			return 0, err
+		}
+	}
+	return millis(time.Since(begin)), nil
 }
 
 // rawThroughput returns MB/s of sourceBytes from the guest.

@@ -44,6 +44,7 @@ type Result struct {
 	MedianA   float64 `json:"medianA"`
 	MedianB   float64 `json:"medianB"`
 	Ratio     Ratio   `json:"ratio"`
+	Noise     Ratio   `json:"noise"` // of B against itself, measured likewise
 	Discarded int     `json:"discarded"`
 	Failed    int     `json:"failed"`
 	Rounds    []Round `json:"rounds"`

@@ -2,7 +2,8 @@
 //
 //	bench true         do nothing
 //	bench source N     write N bytes to standard output
-//	bench serve PORT   on vsock: answer each byte ('p' a byte, 's' SourceBytes bytes), until killed
+//	bench serve PORT   on vsock, until killed: answer each byte ('p': with it; 's': with sourceBytes bytes;
+//	                   'x': with it, when a "bench true" that it starts has ended)
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 
 	"github.com/mdlayher/vsock"
@@ -81,12 +83,21 @@ func answer(conn net.Conn) {
 		if _, err := io.ReadFull(conn, ask); err != nil {
 			return
 		}
-		reply := func() error { _, err := conn.Write(ask); return err }
-		if ask[0] == 's' {
-			reply = func() error { return source(conn, sourceBytes) }
-		}
-		if reply() != nil {
+		if reply(conn, ask) != nil {
 			return
 		}
 	}
+}
+
+func reply(conn net.Conn, ask []byte) error {
+	switch ask[0] {
+	case 's':
+		return source(conn, sourceBytes)
+	case 'x':
+		if err := exec.Command("/proc/self/exe", "true").Run(); err != nil {
+			return err
+		}
+	}
+	_, err := conn.Write(ask)
+	return err
 }
