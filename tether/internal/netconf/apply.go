@@ -54,7 +54,9 @@ func (s Step) apply() error {
 	case SetMTU:
 		return netlink.LinkSetMTU(link, s.MTU)
 	case Quiet:
-		return quiet(s.Name)
+		return setIPv6(s.Name, "accept_dad", "0") // also for the link-local address
+	case NoIPv6:
+		return setIPv6(s.Name, "disable_ipv6", "1")
 	case Address:
 		addr := &netlink.Addr{IPNet: ipNet(s.Address)}
 		if s.Address.Addr().Is6() {
@@ -68,9 +70,9 @@ func (s Step) apply() error {
 	}
 }
 
-// quiet switches off duplicate address detection, also for the link-local address. A kernel without IPv6 has none.
-func quiet(name string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0)
+// setIPv6 sets a card's value of Linux' Documentation/networking/ip-sysctl.rst. A kernel without IPv6 has none.
+func setIPv6(card, key, value string) error {
+	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+card+"/"+key, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

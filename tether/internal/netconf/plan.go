@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -38,6 +39,7 @@ const (
 	Rename  Action = iota // Link gets Name; it is down
 	SetMTU                // Link gets MTU
 	Quiet                 // Link's IPv6 addresses, link-local too, are usable at once: no duplicate address detection
+	NoIPv6                // Link gets no IPv6 address, not even a link-local one
 	Address               // Link gets Address
 	Up                    // Link is brought up
 	Route                 // the default route leads through Link to Gateway
@@ -51,6 +53,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("link %d: mtu %d", s.Link, s.MTU)
 	case Quiet:
 		return fmt.Sprintf("link %d: no duplicate address detection on %s", s.Link, s.Name)
+	case NoIPv6:
+		return fmt.Sprintf("link %d: no IPv6 on %s", s.Link, s.Name)
 	case Address:
 		return fmt.Sprintf("link %d: address %s", s.Link, s.Address)
 	case Up:
@@ -118,7 +122,7 @@ func plan(w *tetherv1.Interface, n int, l Link) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	steps = append(steps, Step{Do: Quiet, Link: l.Index, Name: name})
+	steps = append(steps, Step{Do: ipv6(addresses), Link: l.Index, Name: name})
 	steps = append(append(steps, addresses...), Step{Do: Up, Link: l.Index})
 	if w.Gateway == "" {
 		return steps, nil
@@ -128,6 +132,15 @@ func plan(w *tetherv1.Interface, n int, l Link) ([]Step, error) {
 		return nil, fmt.Errorf("malformed gateway: %w", err)
 	}
 	return append(steps, Step{Do: Route, Link: l.Index, Gateway: gateway}), nil
+}
+
+// ipv6 is as Docker has it: a card without an IPv6 address of the spec's has none at all. It also spares each boot the
+// kernel's address configuration.
+func ipv6(addresses []Step) Action {
+	if slices.ContainsFunc(addresses, func(s Step) bool { return s.Address.Addr().Is6() }) {
+		return Quiet
+	}
+	return NoIPv6
 }
 
 func addressSteps(w *tetherv1.Interface, l Link) ([]Step, error) {

@@ -16,7 +16,7 @@ func TestMake(t *testing.T) {
 	}{
 		{"nothing", nil, ""},
 		{"first card, IPv4", []*tetherv1.Interface{{Addresses: []string{"10.0.2.15/24"}, Gateway: "10.0.2.2"}},
-			"link 2: no duplicate address detection on eth0\nlink 2: address 10.0.2.15/24\nlink 2: up\nlink 2: default route by 10.0.2.2"},
+			"link 2: no IPv6 on eth0\nlink 2: address 10.0.2.15/24\nlink 2: up\nlink 2: default route by 10.0.2.2"},
 		{"by MAC, renamed, both families", []*tetherv1.Interface{{
 			Mac: "52:54:00:00:00:02", Name: "net0", Mtu: 1400, Addresses: []string{"10.1.0.2/16", "fd00::2/64", "fd00::3/64"},
 		}}, "link 3: name net0\nlink 3: mtu 1400\nlink 3: no duplicate address detection on net0\n" +
