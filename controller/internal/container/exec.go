@@ -252,22 +252,29 @@ func (x *Execution) await(l *link.Client) {
 	x.s.execs.update(x.e, func(e *execution) { e.end(code) })
 }
 
-func (x *Execution) open(ctx context.Context, l *link.Client) (err error) {
+// open opens the wanted streams side by side: each takes a round trip.
+func (x *Execution) open(ctx context.Context, l *link.Client) error {
 	conf := &x.e.Config
+	var streams errgroup.Group
 	if conf.AttachStdout {
-		if x.stdout, err = l.OpenOutput(ctx, x.e.ID, link.StreamStdout, 0); err != nil {
+		streams.Go(func() (err error) {
+			x.stdout, err = l.OpenOutput(ctx, x.e.ID, link.StreamStdout, 0)
 			return err
-		}
+		})
 	}
 	if conf.AttachStderr && !conf.Tty {
-		if x.stderr, err = l.OpenOutput(ctx, x.e.ID, link.StreamStderr, 0); err != nil {
+		streams.Go(func() (err error) {
+			x.stderr, err = l.OpenOutput(ctx, x.e.ID, link.StreamStderr, 0)
 			return err
-		}
+		})
 	}
 	if conf.AttachStdin {
-		x.stdin, err = l.OpenInput(ctx, x.e.ID)
+		streams.Go(func() (err error) {
+			x.stdin, err = l.OpenInput(ctx, x.e.ID)
+			return err
+		})
 	}
-	return err
+	return streams.Wait()
 }
 
 // Close lets go of the streams; the process goes on.
