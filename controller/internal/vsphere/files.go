@@ -132,17 +132,15 @@ func (c *Client) search(ctx context.Context, dir, pattern string) ([]FileInfo, e
 		MatchPattern: []string{pattern},
 		Details:      &types.FileQueryFlags{FileSize: true, FileType: true, Modification: true, FileOwner: false},
 	}
-	task, err := browser.SearchDatastore(ctx, c.path(dir), &spec)
+	result, err := c.run(ctx, func(ctx context.Context) (*object.Task, error) {
+		return browser.SearchDatastore(ctx, c.path(dir), &spec)
+	})
 	if err != nil {
 		return nil, err
 	}
-	info, err := task.WaitForResult(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found, ok := info.Result.(types.HostDatastoreBrowserSearchResults)
+	found, ok := result.(types.HostDatastoreBrowserSearchResults)
 	if !ok {
-		return nil, fmt.Errorf("the host's task yields %T, not a list of files", info.Result)
+		return nil, fmt.Errorf("the host's task yields %T, not a list of files", result)
 	}
 	var files []FileInfo
 	for _, f := range found.File {
@@ -164,7 +162,7 @@ func fileInfo(f types.BaseFileInfo) FileInfo {
 // MoveFile renames a file of the datastore, replacing none.
 func (c *Client) MoveFile(ctx context.Context, from, to string) error {
 	files, dc := object.NewFileManager(c.vim), c.place.datacenter
-	err := wait(ctx, func(ctx context.Context) (*object.Task, error) {
+	err := c.wait(ctx, func(ctx context.Context) (*object.Task, error) {
 		return files.MoveDatastoreFile(ctx, c.path(from), dc, c.path(to), dc, false)
 	})
 	return failed(err, "move %s to %s", from, to)
@@ -173,7 +171,7 @@ func (c *Client) MoveFile(ctx context.Context, from, to string) error {
 // DeleteFile removes a file or directory of the datastore; one that does not exist is no error.
 func (c *Client) DeleteFile(ctx context.Context, name string) error {
 	files := object.NewFileManager(c.vim)
-	err := wait(ctx, func(ctx context.Context) (*object.Task, error) {
+	err := c.wait(ctx, func(ctx context.Context) (*object.Task, error) {
 		return files.DeleteDatastoreFile(ctx, c.path(name), c.place.datacenter)
 	})
 	if fault.Is(err, &types.FileNotFound{}) {

@@ -34,16 +34,17 @@ type VM struct {
 // VMEvent is a change of one VM: Before is nil when it has appeared, After when it is gone.
 type VMEvent struct{ Before, After *VM }
 
-// inventory is the picture of the host's VMs that the watch keeps.
+// inventory is the picture of the host's VMs, and of its latest tasks, that the watch keeps.
 type inventory struct {
 	mu      sync.Mutex
 	vms     map[Ref]*VM
+	tasks   map[Ref]taskInfo
 	changed chan struct{} // closed and replaced at each change
 	subs    map[*subscription]struct{}
 }
 
 func newInventory() *inventory {
-	return &inventory{vms: map[Ref]*VM{}, changed: make(chan struct{}), subs: map[*subscription]struct{}{}}
+	return &inventory{vms: map[Ref]*VM{}, tasks: map[Ref]taskInfo{}, changed: make(chan struct{}), subs: map[*subscription]struct{}{}}
 }
 
 // VMs returns all VMs, ordered by name.
@@ -143,11 +144,16 @@ func (i *inventory) publish(ref Ref, after *VM) {
 	if before == nil && after == nil {
 		return
 	}
-	close(i.changed)
-	i.changed = make(chan struct{})
+	i.wake()
 	for s := range i.subs {
 		s.push(VMEvent{Before: before, After: after})
 	}
+}
+
+// wake tells those who await something; the caller holds mu.
+func (i *inventory) wake() {
+	close(i.changed)
+	i.changed = make(chan struct{})
 }
 
 // subscription is one reader's queue.

@@ -42,17 +42,15 @@ func (c *Client) CreateVM(ctx context.Context, spec VMSpec) (Ref, error) {
 	if err != nil {
 		return Ref{}, failed(err, "create VM %s", spec.Name)
 	}
-	task, err := c.place.folder.CreateVM(ctx, conf, c.place.pool, nil)
+	result, err := c.run(ctx, func(ctx context.Context) (*object.Task, error) {
+		return c.place.folder.CreateVM(ctx, conf, c.place.pool, nil)
+	})
 	if err != nil {
 		return Ref{}, failed(err, "create VM %s", spec.Name)
 	}
-	info, err := task.WaitForResult(ctx)
-	if err != nil {
-		return Ref{}, failed(err, "create VM %s", spec.Name)
-	}
-	vm, ok := info.Result.(types.ManagedObjectReference)
+	vm, ok := result.(types.ManagedObjectReference)
 	if !ok {
-		return Ref{}, fmt.Errorf("cannot create VM %s: the host's task yields %T, not a VM", spec.Name, info.Result)
+		return Ref{}, fmt.Errorf("cannot create VM %s: the host's task yields %T, not a VM", spec.Name, result)
 	}
 	return vm, c.settle(ctx, vm, func(now *VM) bool { return now != nil })
 }
@@ -119,7 +117,7 @@ func (c *Client) machine(vm Ref) *object.VirtualMachine { return object.NewVirtu
 // is gone.
 func (c *Client) PowerOn(ctx context.Context, vm Ref) error {
 	before := c.now(vm)
-	if err := wait(ctx, c.machine(vm).PowerOn); err != nil {
+	if err := c.wait(ctx, c.machine(vm).PowerOn); err != nil {
 		return failed(err, "power on VM %s", vm.Value)
 	}
 	return c.settle(ctx, vm, func(now *VM) bool {
@@ -140,7 +138,7 @@ func saidMore(before, now map[string]string) bool {
 
 // PowerOff ends a VM at once. A VM that is off already is no error.
 func (c *Client) PowerOff(ctx context.Context, vm Ref) error {
-	err := wait(ctx, c.machine(vm).PowerOff)
+	err := c.wait(ctx, c.machine(vm).PowerOff)
 	if err != nil && !fault.IsAlreadyPoweredOffError(err) && !c.isOff(vm, err) {
 		return failed(err, "power off VM %s", vm.Value)
 	}
@@ -160,7 +158,7 @@ func (c *Client) ShutdownGuest(ctx context.Context, vm Ref) error {
 
 // Destroy removes a VM that is off, with its directory and its own disk.
 func (c *Client) Destroy(ctx context.Context, vm Ref) error {
-	if err := wait(ctx, c.machine(vm).Destroy); err != nil {
+	if err := c.wait(ctx, c.machine(vm).Destroy); err != nil {
 		return failed(err, "destroy VM %s", vm.Value)
 	}
 	return c.settle(ctx, vm, func(now *VM) bool { return now == nil })
@@ -195,7 +193,7 @@ func holds(all, part map[string]string) bool {
 
 // Rename changes a VM's name in the inventory, not its directory.
 func (c *Client) Rename(ctx context.Context, vm Ref, name string) error {
-	err := wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Rename(ctx, name) })
+	err := c.wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Rename(ctx, name) })
 	if err != nil {
 		return failed(err, "rename VM %s", vm.Value)
 	}
@@ -203,16 +201,13 @@ func (c *Client) Rename(ctx context.Context, vm Ref, name string) error {
 }
 
 func (c *Client) reconfigure(ctx context.Context, vm Ref, spec types.VirtualMachineConfigSpec) error {
-	return wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Reconfigure(ctx, spec) })
+	return c.wait(ctx, func(ctx context.Context) (*object.Task, error) { return c.machine(vm).Reconfigure(ctx, spec) })
 }
 
-// wait starts a task and waits for its end.
-func wait(ctx context.Context, start func(context.Context) (*object.Task, error)) error {
-	task, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	return task.Wait(ctx)
+// wait starts a task without a result and waits for its end.
+func (c *Client) wait(ctx context.Context, start func(context.Context) (*object.Task, error)) error {
+	_, err := c.run(ctx, start)
+	return err
 }
 
 // settle waits until the inventory shows what an operation that has ended did, so that callers read their own writes.

@@ -74,9 +74,10 @@ func (c *Client) follow(ctx context.Context, complete func()) error {
 		return err
 	}
 	defer c.discard(pc.Destroy)
-	if _, err := pc.CreateFilter(ctx, watchFilter(vms.Reference())); err != nil {
+	if _, err := pc.CreateFilter(ctx, watchFilter(vms.Reference(), c.vim.ServiceContent.TaskManager)); err != nil {
 		return err
 	}
+	c.forgetTasks()
 	return c.poll(ctx, pc.Reference(), complete)
 }
 
@@ -111,6 +112,10 @@ func (c *Client) poll(ctx context.Context, collector types.ManagedObjectReferenc
 
 // apply enters one update into the inventory.
 func (c *Client) apply(u types.ObjectUpdate) {
+	if u.Obj.Type == "Task" {
+		c.applyTask(u)
+		return
+	}
 	if u.Kind == types.ObjectUpdateKindLeave {
 		c.publish(u.Obj, nil)
 		return
@@ -172,19 +177,30 @@ func extraMap(options []types.BaseOptionValue) map[string]string {
 	return extra
 }
 
-// watchFilter asks for the watched properties of all VMs in a view, whole properties only.
-func watchFilter(v types.ManagedObjectReference) types.CreateFilter {
-	return types.CreateFilter{Spec: types.PropertyFilterSpec{
-		ObjectSet: []types.ObjectSpec{{
-			Obj:       v,
+// watchFilter asks for the watched properties of all VMs in a view and of the host's latest tasks, so that an operation
+// needs no watch of its own.
+func watchFilter(view types.ManagedObjectReference, tasks *types.ManagedObjectReference) types.CreateFilter {
+	members := func(of types.ManagedObjectReference, path string) types.ObjectSpec {
+		return types.ObjectSpec{
+			Obj:       of,
 			Skip:      types.NewBool(true),
-			SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: v.Type, Path: "view"}},
-		}},
+			SelectSet: []types.BaseSelectionSpec{&types.TraversalSpec{Type: of.Type, Path: path}},
+		}
+	}
+	spec := types.PropertyFilterSpec{
+		ObjectSet: []types.ObjectSpec{members(view, "view")},
 		PropSet: []types.PropertySpec{{
 			Type:    "VirtualMachine",
 			PathSet: []string{propName, propUUID, propExtra, propCPUs, propMemory, propPower},
 		}},
-	}}
+	}
+	if tasks != nil {
+		spec.ObjectSet = append(spec.ObjectSet, members(*tasks, "recentTask"))
+		spec.PropSet = append(spec.PropSet, types.PropertySpec{
+			Type: "Task", PathSet: []string{propTaskState, propTaskError, propTaskResult},
+		})
+	}
+	return types.CreateFilter{Spec: spec}
 }
 
 // discard removes an object of the session on the host; where that fails the session's end removes it.

@@ -20,7 +20,7 @@ const (
 	taskLife = 10 * time.Minute
 	// maxTasks bounds the ended tasks that are kept.
 	maxTasks = 1000
-	// recentTasks is how many tasks TaskManager.recentTask names.
+	// recentTasks is how many tasks TaskManager.recentTask names, and all that run.
 	recentTasks = 20
 )
 
@@ -123,14 +123,14 @@ func (t *tasks) get(ref types.ManagedObjectReference) (*mo.Task, bool) {
 	return job.object, true
 }
 
-// recent returns the latest tasks, the newest first.
+// recent returns the tasks that run and the latest of those that have ended, the newest first.
 func (t *tasks) recent() []types.ManagedObjectReference {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []types.ManagedObjectReference{}
 	for _, job := range slices.Backward(t.order) {
-		if len(out) == recentTasks {
-			break
+		if job.object.Info.CompleteTime != nil && len(out) >= recentTasks {
+			continue
 		}
 		out = append(out, job.object.Self)
 	}
