@@ -39,6 +39,7 @@ type Container struct {
 	reaper   *Reaper
 	hostname string
 	pts      *os.File // directory of the container's devpts
+	oom      *oomWatch
 
 	mu       sync.Mutex
 	first    string              // session of PID 1
@@ -57,6 +58,7 @@ func NewContainer(space *Space, reaper *Reaper, hostname string) (*Container, er
 		space.Close()
 		return nil, fmt.Errorf("cannot open terminals of the container: %w", err)
 	}
+	c.oom = newOOMWatch()
 	return c, nil
 }
 
@@ -166,7 +168,7 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 		streams.closeOurs()
 		return nil, err
 	}
-	return newSession(id, child, c.reaper, streams, first), nil
+	return newSession(id, child, c.reaper, streams, c.oom, first), nil
 }
 
 // complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, and
@@ -235,4 +237,5 @@ func (c *Container) Sessions() []string {
 func (c *Container) Close() {
 	c.space.Close()
 	_ = c.pts.Close()
+	c.oom.close()
 }

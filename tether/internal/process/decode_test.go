@@ -45,12 +45,17 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestOOMKills(t *testing.T) {
-	if n := oomKills("pgfault 3\noom_kill 12\nnuma_hit 4\n"); n != 12 {
-		t.Errorf("oom_kill %d", n)
-	}
-	if n := oomKills("nothing\n"); n != 0 {
-		t.Errorf("without the line: %d", n)
+func TestIsOOMKill(t *testing.T) {
+	for record, want := range map[string]bool{
+		"3,812,10502763,-;Out of memory: Killed process 42 (awk) total-vm:219596kB\n":                           true,
+		"3,813,10502763,-;Memory cgroup out of memory: Killed process 42 (awk) total-vm:219596kB\n SUBSYSTEM=x": true,
+		"12,814,10502763,-;Out of memory: Killed process 42 (said by a process)\n":                              false,
+		"6,815,10502763,-;random: crng init done\n":                                                             false,
+		"": false, ";": false, "x;Out of memory: Killed process 1": false,
+	} {
+		if isOOMKill(record) != want {
+			t.Errorf("%q: %v", record, !want)
+		}
 	}
 }
 

@@ -39,7 +39,8 @@ type Session struct {
 	pumps  []*pump
 	input  stdin
 	tty    *os.File // nil without a terminal
-	first  bool     // PID 1 of the container
+	oom    *oomWatch
+	first  bool // PID 1 of the container
 	done   chan struct{}
 	exit   *tetherv1.Exit // set before done is closed
 
@@ -47,9 +48,9 @@ type Session struct {
 	holds []*RingReader // kept for readers that were promised
 }
 
-func newSession(id string, c *child, r *Reaper, s *stdio, first bool) *Session {
+func newSession(id string, c *child, r *Reaper, s *stdio, oom *oomWatch, first bool) *Session {
 	session := &Session{
-		ID: id, PID: c.pid, Started: time.Now(), reaper: r, child: c, input: s.input, first: first, done: make(chan struct{}),
+		ID: id, PID: c.pid, Started: time.Now(), reaper: r, child: c, input: s.input, oom: oom, first: first, done: make(chan struct{}),
 	}
 	out := startPump(s.output, s.errors == nil)
 	session.pumps, session.Stdout = []*pump{out}, out.ring
@@ -72,7 +73,7 @@ func (s *Session) watch() {
 		exit.Code = 128 + exit.Signal // what a shell reports
 	}
 	// As with Docker, a container is out of memory when any process of it was killed for that.
-	exit.OomKilled = (s.first || ws.Signal() == unix.SIGKILL) && oomStruck()
+	exit.OomKilled = (s.first || ws.Signal() == unix.SIGKILL) && s.oom.struck()
 	for _, p := range s.pumps {
 		p.finish()
 	}

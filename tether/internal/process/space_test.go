@@ -2,11 +2,14 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -307,4 +310,66 @@ func p2(script string, files uint64) *tetherv1.Process {
 	p := shell(script)
 	p.Rlimits = []*tetherv1.Rlimit{{Name: "nofile", Soft: files, Hard: files}}
 	return p
+}
+
+// The end of a Space meets calls that come late or at the same time: an error, whatever the order.
+func TestSpaceAfterItsEnd(t *testing.T) {
+	c := testContainer(t, false, nil)
+	main, err := c.Start("main", shell("sleep 1000"), Options{})
+	must(t, err)
+	var calls sync.WaitGroup
+	for range 8 {
+		calls.Go(func() {
+			for c.space.Do(func() error { return nil }) != ErrEnded {
+				_, _ = c.Start(rand.Text(), shell("true"), Options{})
+				_, _ = c.List()
+			}
+		})
+	}
+	must(t, main.Signal(unix.SIGKILL))
+	<-main.Done()
+	c.Close()
+	c.Close()
+	calls.Wait()
+	if _, err := c.Start("late", shell("true"), Options{}); err != ErrEnded {
+		t.Errorf("start: %v", err)
+	}
+	if _, err := c.List(); err != nil {
+		t.Errorf("list: %v", err)
+	}
+}
+
+func TestSpaceThatCannotBeEntered(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root for namespaces; try: sudo go test")
+	}
+	broken := errors.New("broken")
+	if s, err := NewSpace(func() error { return broken }); s != nil || !errors.Is(err, broken) {
+		t.Errorf("%v, %v", s, err)
+	}
+	if s, err := NewSpace(func() error { panic("odd image") }); s != nil || err == nil || !strings.Contains(err.Error(), "odd image") {
+		t.Errorf("%v, %v", s, err)
+	}
+	space, err := NewSpace(func() error { return unix.Chroot(t.TempDir()) }) // without /dev/pts
+	must(t, err)
+	if c, err := NewContainer(space, NewReaper(), "box"); c != nil || err == nil {
+		t.Errorf("%v, %v", c, err)
+	}
+	if err := space.Do(func() error { return nil }); err != ErrEnded {
+		t.Errorf("a call after the failure: %v", err)
+	}
+}
+
+// A process that dies of its own while it is started takes nothing along.
+func TestStartThatFailsEndsTheContainer(t *testing.T) {
+	c := testContainer(t, false, nil)
+	if _, err := c.Start("main", &tetherv1.Process{Args: []string{"/nosuch"}}, Options{}); Failure(err).Reason != tetherv1.Failure_NOT_FOUND {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Start("main", shell("true"), Options{}); err != ErrEnded {
+		t.Errorf("a second start: %v", err)
+	}
+	if list, err := c.List(); err != nil || len(list) != 0 {
+		t.Errorf("%v, %v", list, err)
+	}
 }
