@@ -22,9 +22,10 @@ const uploadWait = 30 * time.Second
 
 // Unpacker extracts layers to the root disk, one at a time. The host may change the disk between two of them.
 type Unpacker struct {
-	dir  string
-	wait time.Duration // see uploadWait
-	busy chan struct{} // capacity 1: held while a layer is unpacked
+	dir   string
+	mount func(ctx context.Context, dir string) (rootfs.Disk, error)
+	wait  time.Duration // see uploadWait
+	busy  chan struct{} // capacity 1: held while a layer is unpacked
 
 	mu      sync.Mutex
 	uploads map[string]chan upload
@@ -38,7 +39,9 @@ type upload struct {
 
 // NewUnpacker returns an unpacker that mounts the root disk on dir.
 func NewUnpacker(dir string) *Unpacker {
-	return &Unpacker{dir: dir, wait: uploadWait, busy: make(chan struct{}, 1), uploads: map[string]chan upload{}}
+	return &Unpacker{
+		dir: dir, mount: mountScratch, wait: uploadWait, busy: make(chan struct{}, 1), uploads: map[string]chan upload{},
+	}
 }
 
 // meet is where the upload and the Unpack of an id find each other, whichever comes first.
@@ -109,7 +112,7 @@ func unmet(ctx context.Context, format string, id string) error {
 
 func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limits) (*tetherv1.UnpackResponse, error) {
 	begun := time.Now()
-	disk, err := u.mount(ctx)
+	disk, err := u.mount(ctx, u.dir)
 	if err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
@@ -128,7 +131,8 @@ func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limit
 	}, nil
 }
 
-func (u *Unpacker) mount(ctx context.Context) (rootfs.Disk, error) {
+// mountScratch mounts the root disk as it is now.
+func mountScratch(ctx context.Context, dir string) (rootfs.Disk, error) {
 	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
 	defer cancel()
 	disk, err := rootfs.WaitDisk(ctx)
@@ -138,7 +142,7 @@ func (u *Unpacker) mount(ctx context.Context) (rootfs.Disk, error) {
 	if err := disk.Reread(); err != nil {
 		return disk, err
 	}
-	return disk, disk.Mount(u.dir, unix.MS_NOATIME, rootfs.ScratchOptions)
+	return disk, disk.Mount(dir, unix.MS_NOATIME, rootfs.ScratchOptions)
 }
 
 // unpackCode tells a layer at fault from a machine or a connection at fault.

@@ -1,0 +1,222 @@
+package rootfs
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestListDisks(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"sda", "vdb", "loop0", "vda", "nvme0n1", "ram0"} {
+		must(t, os.Mkdir(filepath.Join(dir, name), 0o755))
+	}
+	if got, err := listDisks(dir); err != nil || !slices.Equal(got, []string{"vda", "vdb", "sda", "nvme0n1"}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := listDisks(filepath.Join(dir, "none")); err == nil {
+		t.Error("no directory, no error")
+	}
+}
+
+func TestWaitUeventEnds(t *testing.T) {
+	fd, err := listenUevents()
+	if err != nil {
+		t.Skipf("cannot listen for devices here: %v", err)
+	}
+	defer unix.Close(fd)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	if err := waitUevent(ctx, fd); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // nil: there was one
+		t.Error(err)
+	}
+}
+
+// needRoot ends the test of a user who cannot mount.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root for mounts; try: sudo go test")
+	}
+}
+
+// loopDisk attaches a file of 64 MiB, formatted or not, to a loop device.
+func loopDisk(t *testing.T, format bool) Disk {
+	t.Helper()
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "disk")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, 64<<20))
+	if format {
+		if out, err := exec.Command("/sbin/mke2fs", "-q", "-F", "-t", "ext4", file).CombinedOutput(); err != nil {
+			t.Skipf("cannot make a file system: %v: %s", err, out)
+		}
+	}
+	out, err := exec.Command("/sbin/losetup", "-f", "--show", file).Output()
+	if err != nil {
+		t.Skipf("cannot make a loop device: %v", err)
+	}
+	d := Disk{Path: strings.TrimSpace(string(out))}
+	t.Cleanup(func() { _ = exec.Command("/sbin/losetup", "-d", d.Path).Run() })
+	return d
+}
+
+func TestDisk(t *testing.T) {
+	d := loopDisk(t, true)
+	dir := filepath.Join(t.TempDir(), "made", "here")
+	must(t, d.Reread())
+	must(t, d.Mount(dir, unix.MS_NOATIME, ScratchOptions))
+	must(t, os.WriteFile(filepath.Join(dir, "file"), []byte("text"), 0o644))
+	must(t, unix.Unmount(dir, 0))
+	must(t, d.Flush())
+	must(t, d.Mount(dir, 0, DurableOptions))
+	text, err := os.ReadFile(filepath.Join(dir, "file"))
+	if err != nil || string(text) != "text" {
+		t.Errorf("%q, %v", text, err)
+	}
+	must(t, unix.Unmount(dir, 0))
+}
+
+func TestMountSaysWhatIsWrong(t *testing.T) {
+	d := loopDisk(t, false)
+	if err := d.Mount(t.TempDir(), 0, DurableOptions); err == nil || !strings.Contains(err.Error(), "it is empty or holds no ext4 file system") {
+		t.Errorf("blank disk: %v", err)
+	}
+	none := Disk{Path: filepath.Join(t.TempDir(), "none")}
+	if none.Mount(t.TempDir(), 0, "") == nil || none.Flush() == nil || none.Reread() == nil {
+		t.Error("a missing disk is taken")
+	}
+}
+
+// inRoot calls f in a mount namespace of its own after r, whose Dir is bound onto itself, was entered.
+func inRoot(t *testing.T, r Root, f func(entered error)) {
+	t.Helper()
+	needRoot(t)
+	done := make(chan error)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread is spoiled
+		if err := errors.Join(
+			unix.Unshare(unix.CLONE_NEWNS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount(r.Dir, r.Dir, "", unix.MS_BIND, ""),
+		); err != nil {
+			done <- err
+			return
+		}
+		f(r.Enter())
+	}()
+	must(t, <-done)
+}
+
+func TestEnter(t *testing.T) {
+	dir := t.TempDir()
+	outside := filepath.Join(t.TempDir(), "victim")
+	must(t, os.WriteFile(outside, []byte("untouched"), 0o644))
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
+	must(t, os.Symlink(outside, filepath.Join(dir, "etc/resolv.conf")))
+	must(t, unix.Mkfifo(filepath.Join(dir, "etc/hosts"), 0o644))
+	must(t, os.MkdirAll(filepath.Join(dir, "etc/hostname/directory"), 0o755))
+	must(t, os.Symlink(outside, filepath.Join(dir, "etc/hostname.cvm")))
+	files := []File{{"/etc/hostname", "box\n"}, {"/etc/hosts", "hosts\n"}, {"/etc/resolv.conf", "resolver\n"}}
+	inRoot(t, Root{Dir: dir, Files: files, ReadOnly: true}, func(err error) {
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, path := range []string{"/dev/null", "/dev/pts/ptmx", "/dev/shm", "/dev/fd", "/sys/kernel", "/proc"} {
+			if _, err := os.Lstat(path); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.WriteFile("/file", nil, 0o644); !errors.Is(err, unix.EROFS) {
+			t.Errorf("write to a read-only root: %v", err)
+		}
+		if err := os.WriteFile("/dev/shm/file", nil, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, f := range files {
+		path := filepath.Join(dir, f.Path)
+		text, err := os.ReadFile(path)
+		if info, lerr := os.Lstat(path); err != nil || lerr != nil || string(text) != f.Text || !info.Mode().IsRegular() {
+			t.Errorf("%s: %q, %v, %v", f.Path, text, err, lerr)
+		}
+	}
+	if text, err := os.ReadFile(outside); err != nil || string(text) != "untouched" {
+		t.Errorf("a file outside the root: %q, %v", text, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "etc/*.cvm")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// What stands in the place of directories is an error, or stays within the root; nothing hangs.
+func TestEnterOddRoots(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil func(dir string) error
+		fails bool
+	}{
+		"empty":         {func(string) error { return nil }, false},
+		"etc leads out": {func(dir string) error { return os.Symlink("/../../../../tmp", filepath.Join(dir, "etc")) }, true},
+		"etc leads to a relative": {func(dir string) error {
+			return errors.Join(os.Mkdir(filepath.Join(dir, "real"), 0o755), os.Symlink("../../real", filepath.Join(dir, "etc")))
+		}, false},
+		"etc is a loop":         {func(dir string) error { return os.Symlink("etc", filepath.Join(dir, "etc")) }, true},
+		"etc is a file":         {func(dir string) error { return os.WriteFile(filepath.Join(dir, "etc"), nil, 0o644) }, true},
+		"dev is a pipe":         {func(dir string) error { return unix.Mkfifo(filepath.Join(dir, "dev"), 0o644) }, true},
+		"sys is a loop":         {func(dir string) error { return os.Symlink("sys", filepath.Join(dir, "sys")) }, true},
+		"proc leads to nothing": {func(dir string) error { return os.Symlink("nothing", filepath.Join(dir, "proc")) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			needRoot(t)
+			dir := t.TempDir()
+			must(t, test.spoil(dir))
+			before, _ := filepath.Glob("/tmp/hostname*")
+			inRoot(t, Root{Dir: dir, Files: []File{{"/etc/hostname", "box\n"}}}, func(err error) {
+				if (err != nil) != test.fails {
+					t.Errorf("entered: %v", err)
+				}
+			})
+			if after, _ := filepath.Glob("/tmp/hostname*"); len(after) != len(before) {
+				t.Errorf("written outside the root: %v", after)
+			}
+		})
+	}
+}
+
+// A file that is right stays as it is: a disk that is full, or read-only, does not matter then.
+func TestWriteLeavesWhatIsRight(t *testing.T) {
+	dir := t.TempDir()
+	f := File{Path: filepath.Join(dir, "file"), Text: "text\n"}
+	must(t, f.write())
+	before, err := os.Stat(f.Path)
+	must(t, err)
+	must(t, f.write())
+	after, err := os.Stat(f.Path)
+	must(t, err)
+	if !os.SameFile(before, after) {
+		t.Error("the file was replaced")
+	}
+	f.Text = "next\n"
+	must(t, f.write())
+	if text, err := os.ReadFile(f.Path); err != nil || string(text) != f.Text {
+		t.Errorf("%q, %v", text, err)
+	}
+}
