@@ -23,7 +23,7 @@ help: ## list the targets
 
 .PHONY: build
 build: deps-build ## build the programs and the guest's files into bin/
-	@$(MAKE) programs guest
+	@$(MAKE) -j2 programs guest
 
 .PHONY: programs
 programs: $(PROGRAMS)
@@ -33,7 +33,7 @@ guest: $(GUEST)
 
 .PHONY: run
 run: deps-run ## run a container as a VM on this machine, with everything that needs
-	@$(MAKE) programs guest bin/busybox-demo.tar
+	@$(MAKE) -j2 programs guest bin/busybox-demo.tar
 	@scripts/demo
 
 .PHONY: test
@@ -101,9 +101,10 @@ bin/guest/initramfs.cpio: bin/tether bin/mkinitramfs | bin/guest
 bin/guest/blank.vmdk: scripts/blank-disk | bin/guest
 	scripts/blank-disk $@
 
+# The kernel's make counts its own jobs; the Go programs are built beside it (-j2), in the times when it has but one.
 # vmlinux stands for all three files. `install` replaces a file, so a machine that boots from the old one is not disturbed.
 bin/guest/vmlinux: $(wildcard kernel-config/*.config) kernel-config/source.pin kernel-config/build | bin/guest
-	@kernel=$$(kernel-config/build) && install -m 0644 -t bin/guest "$$kernel"/{bzImage,config,vmlinux}
+	@kernel=$$(env -u MAKEFLAGS -u MFLAGS kernel-config/build) && install -m 0644 -t bin/guest "$$kernel"/{bzImage,config,vmlinux}
 
 bin/guest/bzImage: bin/guest/vmlinux ;
 
