@@ -47,6 +47,7 @@ func newProcess(ctx context.Context, pid int32, spec *tetherv1.Process, keepOut,
 	if spec.GetTty() {
 		p.Stderr = p.out
 	}
+	context.AfterFunc(ctx, p.stdin.end)
 	if !spec.GetStdin() {
 		_ = p.stdin.Close()
 	}
