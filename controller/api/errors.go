@@ -33,7 +33,7 @@ func statusOf(err error) int {
 		return http.StatusNotModified
 	case errdefs.IsNotImplemented(err):
 		return http.StatusNotImplemented
-	case errdefs.IsUnavailable(err):
+	case errdefs.IsUnavailable(err), errdefs.IsResourceExhausted(err):
 		return http.StatusServiceUnavailable
 	default:
 		return http.StatusInternalServerError

@@ -276,11 +276,12 @@ func (i *Inventory) checkConfig(c *Config) error {
 	return checkExtra(c.Extra)
 }
 
-// checkSize checks the CPUs and memory.
+// checkSize checks the CPUs and memory: no VM has more than its host, as on ESXi.
 func (i *Inventory) checkSize(c *Config) error {
+	cpus := min(maxCPUs, i.opt.HostCPUs)
 	switch {
-	case c.CPUs < 1 || c.CPUs > maxCPUs:
-		return &ArgumentError{Property: "numCPUs", Why: fmt.Sprintf("%d, must be 1 to %d", c.CPUs, maxCPUs)}
+	case c.CPUs < 1 || c.CPUs > cpus:
+		return &ArgumentError{Property: "numCPUs", Why: fmt.Sprintf("%d, must be 1 to %d: the host has %d CPUs", c.CPUs, cpus, i.opt.HostCPUs)}
 	case c.MemoryMiB < minMemoryMiB:
 		return &ArgumentError{Property: "memoryMB", Why: fmt.Sprintf("%d, must be at least %d", c.MemoryMiB, minMemoryMiB)}
 	case int64(c.MemoryMiB) > i.opt.HostMemoryMiB:
