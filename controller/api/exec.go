@@ -48,7 +48,7 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := r.PathValue("id")
-	session, err := a.containers.ExecInspect(id)
+	session, err := a.containers.ExecInspect(r.Context(), id)
 	if err != nil {
 		return err
 	}
@@ -99,16 +99,18 @@ func (a *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	e, err := a.containers.ExecInspect(r.PathValue("id"))
+	e, err := a.containers.ExecInspect(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	c := e.Config
+	process := &container.ExecProcessConfig{Tty: c.Tty, Privileged: &c.Privileged, User: c.User}
+	if len(c.Cmd) > 0 { // not known of a session that an earlier controller made
+		process.Entrypoint, process.Arguments = c.Cmd[0], c.Cmd[1:]
+	}
 	return writeJSON(w, http.StatusOK, container.ExecInspectResponse{
 		ID: e.ID, ContainerID: e.ContainerID, Running: e.Running, ExitCode: e.ExitCode, Pid: e.Pid,
 		OpenStdin: c.AttachStdin, OpenStdout: c.AttachStdout, OpenStderr: c.AttachStderr, CanRemove: e.ExitCode != nil,
-		ProcessConfig: &container.ExecProcessConfig{
-			Tty: c.Tty, Entrypoint: c.Cmd[0], Arguments: c.Cmd[1:], Privileged: &c.Privileged, User: c.User,
-		},
+		ProcessConfig: process,
 	})
 }

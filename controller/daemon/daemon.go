@@ -29,6 +29,8 @@ type Config struct {
 	// VSphereURL, Username, Password, CAFile and Insecure are those of vsphere.Config.
 	VSphereURL, Username, Password, CAFile string
 	Insecure                               bool
+	// Timeouts bound the waits for guests; the zero value has the defaults.
+	Timeouts container.Timeouts
 	// Log gets what happens; nil: discarded.
 	Log *slog.Logger
 }
@@ -63,7 +65,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	containers := container.New(host, images, container.Timeouts{}, c.Log)
+	containers := container.New(host, images, c.Timeouts, c.Log)
 	work, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { containers.Run(work) })

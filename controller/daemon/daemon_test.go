@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/containervm/containervm/controller/daemon"
+	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
 	"github.com/containervm/containervm/tether/link/linktest"
 )
@@ -24,15 +25,22 @@ type engine struct {
 	host   *daemontest.Host
 	socket string
 	docker *client.Client
+	times  ctr.Timeouts
 	stop   func()
 }
 
 // testTime bounds every test: one that waits for ever fails.
-const testTime = 2 * time.Minute
+const testTime = time.Minute
 
 func start(t *testing.T, setup func(*daemontest.Machine, *linktest.Tether)) *engine {
 	t.Helper()
-	e := &engine{t: t, host: daemontest.Start(t, daemontest.TetherGuest(t, setup)), socket: filepath.Join(t.TempDir(), "docker.sock")}
+	return startOn(t, daemontest.TetherGuest(t, setup), ctr.Timeouts{})
+}
+
+// startOn starts an engine whose machines run guest.
+func startOn(t *testing.T, guest daemontest.Guest, times ctr.Timeouts) *engine {
+	t.Helper()
+	e := &engine{t: t, host: daemontest.Start(t, guest), socket: filepath.Join(t.TempDir(), "docker.sock"), times: times}
 	e.run()
 	t.Cleanup(func() { e.stop() })
 	e.importImage("base")
@@ -48,7 +56,7 @@ func (e *engine) run() {
 	go func() {
 		ended <- daemon.Run(ctx, daemon.Config{
 			Socket: e.socket, VSphereURL: at.URL, Username: at.Username, Password: at.Password, CAFile: at.CAFile,
-			Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
+			Timeouts: e.times, Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
 		}, func() { close(ready) })
 	}()
 	select {

@@ -37,7 +37,8 @@ type ExecState struct {
 // execKeep is how long an ended session can still be inspected.
 const execKeep = 5 * time.Minute
 
-// execs are the exec sessions of this controller; they are lost with it, as in Docker, but not their processes.
+// execs are the exec sessions that this controller knows: those that it made, and those of an earlier one that it was
+// asked for (see adopt).
 type execs struct {
 	mu   sync.Mutex
 	byID map[string]*execution
@@ -95,13 +96,11 @@ func (x *execs) update(e *execution, change func(*execution)) {
 	change(e)
 }
 
-func (x *execs) get(id string) (*execution, error) {
+func (x *execs) get(id string) (*execution, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e := x.byID[id]; e != nil {
-		return e, nil
-	}
-	return nil, errdefs.ErrNotFound.WithMessage("No such exec instance: " + id)
+	e, ok := x.byID[id]
+	return e, ok
 }
 
 // ExecIDs lists a container's exec sessions that have not ended.
@@ -129,14 +128,14 @@ func (s *Service) ExecCreate(ref string, req ExecRequest) (id string, err error)
 	if err != nil {
 		return "", err
 	}
-	e := &execution{keys: req.DetachKeys, vm: c.VM.Ref, ExecState: ExecState{ID: newID(), ContainerID: c.ID, Config: req.Config}}
+	e := &execution{keys: req.DetachKeys, vm: c.VM.Ref, ExecState: ExecState{ID: newExecID(c), ContainerID: c.ID, Config: req.Config}}
 	s.execs.add(e)
 	return e.ID, nil
 }
 
 // ExecInspect tells of a session.
-func (s *Service) ExecInspect(id string) (ExecState, error) {
-	e, err := s.execs.get(id)
+func (s *Service) ExecInspect(ctx context.Context, id string) (ExecState, error) {
+	e, err := s.exec(ctx, id)
 	if err != nil {
 		return ExecState{}, err
 	}
@@ -147,7 +146,7 @@ func (s *Service) ExecInspect(id string) (ExecState, error) {
 
 // ExecResize sets the window size of a session's terminal.
 func (s *Service) ExecResize(ctx context.Context, id string, rows, columns uint32) error {
-	e, err := s.execs.get(id)
+	e, err := s.exec(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -164,7 +163,7 @@ type Execution struct {
 	e              *execution
 	stdout, stderr *link.OutputStream // nil: not wanted
 	stdin          *link.InputStream
-	done           chan struct{} // closed when the process has ended, or can no longer be heard of
+	done           chan struct{} // closed when the process has ended, or its streams are lost
 }
 
 // ExecStart starts a session's process. With attach its streams are opened and Run must be called, else its output is
@@ -172,7 +171,7 @@ type Execution struct {
 // started is of class errdefs.ErrInvalidArgument and has the phrases that Docker's clients look for; the session has
 // the exit code for it.
 func (s *Service) ExecStart(ctx context.Context, id string, attach bool, consoleSize *[2]uint) (*Execution, error) {
-	e, err := s.execs.get(id)
+	e, err := s.exec(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +184,8 @@ func (s *Service) ExecStart(ctx context.Context, id string, attach bool, console
 	if started {
 		return nil, errdefs.ErrConflict.WithMessage("exec command " + id + " is already running")
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Start) // a start is not left half done
+	defer cancel()
 	x, err := s.execStart(ctx, c, e, attach, consoleSize)
 	if err != nil {
 		s.execs.update(e, func(e *execution) { e.end(exitNotExecutable) })
@@ -241,17 +242,6 @@ func execProcess(c *Container, conf *container.ExecCreateRequest, attach bool, c
 	return p
 }
 
-// await notes the process's end. It lasts as long as the process, or the link.
-func (x *Execution) await(l *link.Client) {
-	defer close(x.done)
-	res, err := l.Tether().Wait(context.Background(), &tetherv1.WaitRequest{Session: x.e.ID})
-	code := exitUnknown
-	if err == nil {
-		code = int(res.GetExit().GetCode())
-	}
-	x.s.execs.update(x.e, func(e *execution) { e.end(code) })
-}
-
 // open opens the wanted streams side by side: each takes a round trip.
 func (x *Execution) open(ctx context.Context, l *link.Client) error {
 	conf := &x.e.Config
@@ -306,14 +296,15 @@ func (x *Execution) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 	var copies errgroup.Group
 	copies.Go(func() error { return x.copy(x.stdout, link.StreamStdout, out) })
 	copies.Go(func() error { return x.copy(x.stderr, link.StreamStderr, out) })
-	if err := copies.Wait(); err != nil {
-		return err
+	err := copies.Wait()
+	if err != nil && !errors.Is(err, link.ErrLost) {
+		return err // the client is gone or has detached
 	}
 	select {
 	case <-x.done: // the exit code is there before the client sees the end of the stream and asks for it
 	case <-ctx.Done():
 	}
-	return nil
+	return err
 }
 
 func (x *Execution) feed(stdin io.Reader) error {

@@ -3,10 +3,10 @@ package container
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
+	"sync/atomic"
 	"time"
 
 	"github.com/containervm/containervm/tether/link"
@@ -21,7 +21,8 @@ type LogOptions struct {
 	Tail           int       // the last lines; negative: all
 }
 
-// Logs returns a function that writes a container's log. Following ends with the machine, or at Until.
+// Logs opens a container's log and returns a function that writes it. Its end, and with it the last lines, is that of
+// this moment; following goes on from there until the machine's end, or Until. ctx must end when write is not called.
 func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c Container, write func(Sink) error, err error) {
 	if !opt.Stdout && !opt.Stderr {
 		return c, nil, invalid("you must choose at least one stream")
@@ -29,33 +30,40 @@ func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c Conta
 	if c, err = s.Get(ref); err != nil {
 		return c, nil, err
 	}
-	return c, func(out Sink) error { return s.writeLogs(ctx, c, opt, out) }, nil
-}
-
-func (s *Service) writeLogs(ctx context.Context, c Container, opt LogOptions, out Sink) error {
-	w := &logWriter{out: out, opt: opt, want: selection{opt.Stdout, opt.Stderr}}
+	w := &logWriter{opt: opt, want: selection{opt.Stdout, opt.Stderr}}
 	from := int64(0)
 	if opt.Tail >= 0 {
 		tail, err := s.findTail(ctx, c, opt)
 		if err != nil {
-			return err
+			return c, nil, err
 		}
 		from, w.skip = tail.start(), tail.begin
 	}
-	follow := opt.Follow && c.Running()
-	if follow && !opt.Until.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, opt.Until)
-		defer cancel()
-	}
-	r, offset, err := s.host.OpenLog(ctx, c.VM.Ref, from, follow, false)
+	w.opt.Follow = opt.Follow && c.Running() && (opt.Until.IsZero() || opt.Until.After(time.Now()))
+	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, w.opt.Follow, false)
 	if err != nil {
-		return err
+		return c, nil, err
 	}
+	w.at = at
+	return c, func(out Sink) error {
+		w.out = out
+		return w.run(&c, r)
+	}, nil
+}
+
+// run writes the log until its end, or while following until Until has come.
+func (w *logWriter) run(c *Container, r io.ReadCloser) error {
 	defer r.Close()
-	w.at = offset
-	if err := w.copy(r); err != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return fmt.Errorf("cannot read the log of %s: %w", &c, err)
+	var late atomic.Bool
+	if w.opt.Follow && !w.opt.Until.IsZero() {
+		timer := time.AfterFunc(time.Until(w.opt.Until), func() {
+			late.Store(true)
+			r.Close()
+		})
+		defer timer.Stop()
+	}
+	if err := w.copy(r); err != nil && !late.Load() {
+		return fmt.Errorf("cannot read the log of %s: %w", c, err)
 	}
 	return nil
 }

@@ -41,6 +41,19 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 	return nil
 }
 
+// removeEnded removes a container once no start of it is under way.
+func (s *Service) removeEnded(ctx context.Context, c Container) error {
+	release, err := s.starts.acquire(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if now, ok := s.host.Get(c.ID); ok && !isOff(now) {
+		return nil // started again meanwhile
+	}
+	return s.remove(ctx, c)
+}
+
 // Prune removes all containers that do not run and that match, and returns their IDs.
 func (s *Service) Prune(ctx context.Context, match func(Container) bool) ([]string, error) {
 	var removed []string
@@ -108,7 +121,7 @@ func (r *remover) consider(ctx context.Context, c Container) {
 	go func() {
 		defer func() { r.done <- c.ID }()
 		for try := 1; ; try++ {
-			err := r.s.remove(ctx, c)
+			err := r.s.removeEnded(ctx, c)
 			if err == nil || ctx.Err() != nil {
 				return
 			}

@@ -62,6 +62,7 @@ type Service struct {
 	log    *slog.Logger
 	times  Timeouts
 	execs  *execs
+	starts *starts
 
 	mu     sync.Mutex
 	naming map[string]bool // names that are being given
@@ -69,7 +70,10 @@ type Service struct {
 
 // New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
 func New(host Host, images Images, times Timeouts, log *slog.Logger) *Service {
-	return &Service{host: host, images: images, log: log, times: times.withDefaults(), execs: newExecs(), naming: map[string]bool{}}
+	return &Service{
+		host: host, images: images, log: log, times: times.withDefaults(),
+		execs: newExecs(), starts: newStarts(), naming: map[string]bool{},
+	}
 }
 
 // All returns all containers, newest first.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 
@@ -24,6 +25,14 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	release, err := s.starts.acquire(ctx, c.ID)
+	if err != nil {
+		return fmt.Errorf("cannot start %s: another start of it is under way: %w", &c, err)
+	}
+	defer release()
+	if c, err = s.Get(c.ID); err != nil {
+		return err
+	}
 	if c.Running() {
 		return errdefs.ErrNotModified.WithMessage("container already started")
 	}
@@ -33,6 +42,42 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 		return s.startFailed(c, err)
 	}
 	return nil
+}
+
+// starts are the starts under way. While a container is being started nobody else starts it, and it is not removed by
+// itself: its start could not tell any more what became of it.
+type starts struct {
+	mu   sync.Mutex
+	busy map[string]chan struct{} // by container ID; closed at the end
+}
+
+func newStarts() *starts { return &starts{busy: map[string]chan struct{}{}} }
+
+// acquire waits until no start of the container is under way, and holds others up until release is called.
+func (x *starts) acquire(ctx context.Context, id string) (release func(), err error) {
+	for {
+		x.mu.Lock()
+		other, busy := x.busy[id]
+		if !busy {
+			mine := make(chan struct{})
+			x.busy[id] = mine
+			x.mu.Unlock()
+			return func() { x.end(id, mine) }, nil
+		}
+		x.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (x *starts) end(id string, mine chan struct{}) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.busy, id)
+	close(mine)
 }
 
 func (s *Service) start(ctx context.Context, c Container) error {

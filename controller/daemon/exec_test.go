@@ -1,0 +1,156 @@
+package daemon_test
+
+import (
+	"bufio"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/tether/link/linktest"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// execution is an exec session to whose output the test is attached.
+type execution struct {
+	id     string
+	Reader *bufio.Reader
+	client.HijackedResponse
+}
+
+// execIn runs a command in a container and attaches to it.
+func (e *engine) execIn(container string, cmd ...string) (*execution, error) {
+	e.t.Helper()
+	res, err := e.docker.ExecCreate(e.ctx(), container, client.ExecCreateOptions{Cmd: cmd, AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		return nil, err
+	}
+	at, err := e.docker.ExecAttach(e.ctx(), res.ID, client.ExecAttachOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return &execution{res.ID, at.Reader, at.HijackedResponse}, nil
+}
+
+// execDetached runs a command in a container and leaves it alone.
+func (e *engine) execDetached(container string, tty bool, cmd ...string) (id string) {
+	e.t.Helper()
+	res, err := e.docker.ExecCreate(e.ctx(), container, client.ExecCreateOptions{Cmd: cmd, TTY: tty, AttachStdin: tty})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if _, err := e.docker.ExecStart(e.ctx(), res.ID, client.ExecStartOptions{Detach: true, TTY: tty}); err != nil {
+		e.t.Fatal(err)
+	}
+	return res.ID
+}
+
+// execEnd waits for the end of a session that nobody is attached to.
+func (e *engine) execEnd(id string) client.ExecInspectResult {
+	e.t.Helper()
+	for ctx := e.ctx(); ; {
+		res, err := e.docker.ExecInspect(ctx, id, client.ExecInspectOptions{})
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		if !res.Running {
+			return res
+		}
+		select {
+		case <-time.After(5 * time.Millisecond): // the API has no wait for it
+		case <-ctx.Done():
+			e.t.Fatal("the session does not end")
+		}
+	}
+}
+
+func TestExecDetachAndResize(t *testing.T) {
+	tethers := make(chan *linktest.Tether, 2)
+	e := start(t, func(_ *daemontest.Machine, tether *linktest.Tether) { tethers <- tether })
+	<-tethers // the unpacker's
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	session := e.execDetached(id, true, "sleep")
+	if res, err := e.docker.ExecInspect(e.ctx(), session, client.ExecInspectOptions{}); err != nil || !res.Running || res.ContainerID != id {
+		t.Errorf("a detached session: %+v, %v", res, err)
+	}
+	if _, err := e.docker.ExecResize(e.ctx(), session, client.ExecResizeOptions{Height: 33, Width: 77}); err != nil {
+		t.Error(err)
+	}
+	p := (<-tethers).Process(session)
+	if w := p.Windows(); len(w) == 0 || w[len(w)-1].Rows != 33 || w[len(w)-1].Columns != 77 {
+		t.Errorf("the terminal's sizes %v", w)
+	}
+	if _, err := e.docker.ExecStart(e.ctx(), session, client.ExecStartOptions{Detach: true}); !errdefs.IsConflict(err) {
+		t.Errorf("a second start: %v", err)
+	}
+	if res := e.execEnd(e.execDetached(id, false, "exit", "5")); res.ExitCode != 5 {
+		t.Errorf("the end of a detached session: %+v", res)
+	}
+}
+
+// TestExecSurvivesController: the next controller finds the sessions of the one before, those that run and those that
+// ended lately, with their exit codes.
+func TestExecSurvivesController(t *testing.T) {
+	stop := make(chan struct{})
+	e := start(t, func(_ *daemontest.Machine, tether *linktest.Tether) {
+		tether.Program("work", func(p *linktest.Process) *tetherv1.Exit {
+			select {
+			case <-stop:
+				return linktest.Exited(4)
+			case <-p.Killed:
+				return nil
+			}
+		})
+	})
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	works, ended := e.execDetached(id, false, "work"), e.execDetached(id, false, "exit", "9")
+	e.execEnd(ended)
+	made, err := e.docker.ExecCreate(e.ctx(), id, client.ExecCreateOptions{Cmd: []string{"true"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	e.run()
+	if res, err := e.docker.ExecInspect(e.ctx(), works, client.ExecInspectOptions{}); err != nil || !res.Running || res.ContainerID != id {
+		t.Errorf("the running session: %+v, %v", res, err)
+	}
+	if res, err := e.docker.ExecInspect(e.ctx(), ended, client.ExecInspectOptions{}); err != nil || res.Running || res.ExitCode != 9 {
+		t.Errorf("the ended session: %+v, %v", res, err)
+	}
+	if _, err := e.docker.ExecInspect(e.ctx(), made.ID, client.ExecInspectOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("the session that was not started: %v", err)
+	}
+	close(stop)
+	if res := e.execEnd(works); res.ExitCode != 4 {
+		t.Errorf("the end of the session that went on: %+v", res)
+	}
+}
+
+// TestExecSurvivesHost: a session goes on while the host's daemon is away, and its end is seen.
+func TestExecSurvivesHost(t *testing.T) {
+	stop := make(chan struct{})
+	e := start(t, func(_ *daemontest.Machine, tether *linktest.Tether) {
+		tether.Program("work", func(p *linktest.Process) *tetherv1.Exit {
+			select {
+			case <-stop:
+				return linktest.Exited(4)
+			case <-p.Killed:
+				return nil
+			}
+		})
+	})
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	works := e.execDetached(id, false, "work")
+	e.host.Stop()
+	e.host.Run()
+	close(stop)
+	if res := e.execEnd(works); res.ExitCode != 4 {
+		t.Errorf("the end of the session that went on: %+v", res)
+	}
+}
