@@ -1,12 +1,7 @@
 package link
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -15,43 +10,42 @@ import (
 const maxSession = 64
 
 // EncodeSpec is the value of KeySpec: protobuf JSON on one line, at most MaxValue bytes.
-func EncodeSpec(s *tetherv1.Spec) (string, error) { return encodeJSON("spec", s) }
+func EncodeSpec(s *tetherv1.Spec) (string, error) { return encodeJSON("spec", s, describeSpec) }
 
 // DecodeSpec decodes the value of KeySpec. Fields that this version does not know are ignored.
 func DecodeSpec(text string) (*tetherv1.Spec, error) {
 	s := &tetherv1.Spec{}
-	return s, decodeJSON("spec", text, s)
+	return s, decodeJSON("spec", text, s, describeSpec)
 }
 
 // EncodeStatus is the value of KeyStatus: protobuf JSON on one line, at most MaxValue bytes.
-func EncodeStatus(s *tetherv1.Status) (string, error) { return encodeJSON("status", s) }
+func EncodeStatus(s *tetherv1.Status) (string, error) { return encodeJSON("status", s, describeStatus) }
 
 // DecodeStatus decodes the value of KeyStatus. Fields that this version does not know are ignored.
 func DecodeStatus(text string) (*tetherv1.Status, error) {
 	s := &tetherv1.Status{}
-	return s, decodeJSON("status", text, s)
+	return s, decodeJSON("status", text, s, describeStatus)
 }
 
-func encodeJSON(what string, m proto.Message) (string, error) {
-	text, err := protojson.Marshal(m)
-	if err != nil {
-		return "", fmt.Errorf("cannot encode %s: %w", what, err)
+func encodeJSON[M any](what string, m *M, d describe[M]) (string, error) {
+	var c codec
+	d.encode(&c, m)
+	if c.err != nil {
+		return "", fmt.Errorf("cannot encode %s: %w", what, c.err)
 	}
-	var line bytes.Buffer // protojson varies its white space on purpose; equal messages shall be equal texts
-	if err := json.Compact(&line, text); err != nil {
-		return "", fmt.Errorf("cannot encode %s: %w", what, err)
+	if len(c.out) > MaxValue {
+		return "", fmt.Errorf("cannot encode %s: it has %d bytes as JSON, the limit is %d", what, len(c.out), MaxValue)
 	}
-	if line.Len() > MaxValue {
-		return "", fmt.Errorf("cannot encode %s: it has %d bytes as JSON, the limit is %d", what, line.Len(), MaxValue)
-	}
-	return line.String(), nil
+	return string(c.out), nil
 }
 
-func decodeJSON(what, text string, m proto.Message) error {
+func decodeJSON[M any](what, text string, m *M, d describe[M]) error {
 	if len(text) > MaxValue {
 		return fmt.Errorf("cannot decode %s: it has %d bytes, the limit is %d", what, len(text), MaxValue)
 	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal([]byte(text), m); err != nil {
+	in := &jsonReader{text: text}
+	d.decode(in, m)
+	if err := in.end(); err != nil {
 		return fmt.Errorf("cannot decode %s: %w", what, err)
 	}
 	return nil

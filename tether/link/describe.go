@@ -1,0 +1,84 @@
+package link
+
+import (
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// The messages of guestinfo, field by field as v1/tether.proto has them. A field that is missing here fails
+// TestDescriptionsAreWhole.
+
+func describeSpec(c *codec, s *tetherv1.Spec) {
+	enum(c, "mode", &s.Mode, tetherv1.Mode_name, tetherv1.Mode_value)
+	c.text("id", &s.Id)
+	c.text("hostname", &s.Hostname)
+	c.text("domainname", &s.Domainname)
+	messages(c, "hosts", &s.Hosts, describeHostEntry)
+	message(c, "resolver", &s.Resolver, describeResolver)
+	messages(c, "interfaces", &s.Interfaces, describeInterface)
+	c.flag("readOnlyRoot", &s.ReadOnlyRoot)
+	message(c, "process", &s.Process, describeProcess)
+	number(c, "stopGraceSeconds", &s.StopGraceSeconds)
+	number(c, "stopSignal", &s.StopSignal)
+}
+
+func describeHostEntry(c *codec, h *tetherv1.HostEntry) {
+	c.text("address", &h.Address)
+	c.texts("names", &h.Names)
+}
+
+func describeResolver(c *codec, r *tetherv1.Resolver) {
+	c.texts("nameservers", &r.Nameservers)
+	c.texts("search", &r.Search)
+	c.texts("options", &r.Options)
+}
+
+func describeInterface(c *codec, i *tetherv1.Interface) {
+	c.text("mac", &i.Mac)
+	c.text("name", &i.Name)
+	c.texts("addresses", &i.Addresses)
+	c.text("gateway", &i.Gateway)
+	number(c, "mtu", &i.Mtu)
+}
+
+func describeProcess(c *codec, p *tetherv1.Process) {
+	c.texts("args", &p.Args)
+	c.texts("env", &p.Env)
+	c.text("user", &p.User)
+	c.texts("groups", &p.Groups)
+	c.text("cwd", &p.Cwd)
+	c.flag("tty", &p.Tty)
+	c.flag("stdin", &p.Stdin)
+	message(c, "window", &p.Window, describeWindow)
+	messages(c, "rlimits", &p.Rlimits, describeRlimit)
+}
+
+func describeWindow(c *codec, w *tetherv1.Window) {
+	number(c, "rows", &w.Rows)
+	number(c, "columns", &w.Columns)
+}
+
+func describeRlimit(c *codec, r *tetherv1.Rlimit) {
+	c.text("name", &r.Name)
+	number(c, "soft", &r.Soft)
+	number(c, "hard", &r.Hard)
+}
+
+func describeStatus(c *codec, s *tetherv1.Status) {
+	enum(c, "state", &s.State, tetherv1.State_name, tetherv1.State_value)
+	number(c, "startedUnixNano", &s.StartedUnixNano)
+	message(c, "exit", &s.Exit, describeExit)
+	message(c, "failure", &s.Failure, describeFailure)
+	number(c, "pid", &s.Pid)
+}
+
+func describeExit(c *codec, e *tetherv1.Exit) {
+	number(c, "code", &e.Code)
+	number(c, "signal", &e.Signal)
+	c.flag("oomKilled", &e.OomKilled)
+	number(c, "unixNano", &e.UnixNano)
+}
+
+func describeFailure(c *codec, f *tetherv1.Failure) {
+	enum(c, "reason", &f.Reason, tetherv1.Failure_Reason_name, tetherv1.Failure_Reason_value)
+	c.text("message", &f.Message)
+}
