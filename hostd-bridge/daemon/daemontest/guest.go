@@ -25,6 +25,7 @@ func TetherGuest(t testing.TB, setup func(*Machine, *linktest.Tether)) Guest {
 			return
 		}
 		tether := linktest.NewTether(t)
+		defer tether.PowerOff()
 		if setup != nil {
 			setup(m, tether)
 		}

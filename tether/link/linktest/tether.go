@@ -116,6 +116,12 @@ func (f *Tether) serve(conn net.Conn, faults []Fault) {
 	f.work.Go(func() { _ = link.Serve(f.ctx, conn, f, slog.New(slog.DiscardHandler)) })
 }
 
+// PowerOff ends all processes and connections, as a machine does that is switched off.
+func (f *Tether) PowerOff() {
+	f.cancel()
+	f.Lose()
+}
+
 // Lose ends all connections there are, as a fork or a dead supervisor does. Processes go on.
 func (f *Tether) Lose() {
 	f.mu.Lock()
