@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"path"
 	"strconv"
+	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
@@ -86,19 +88,24 @@ func (r *Relay) openFile(v *vm.VM, from int64) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// offset returns the offset that a request names: a number, or "end". The end is that of the last whole record, because
-// a torn one is cut off when the machine starts.
+// offset returns the offset that a request names: a number, or "end".
 func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
-	if from == "" {
+	switch from {
+	case "":
 		return 0, nil
+	case "end":
+		return r.end(v)
 	}
-	if from != "end" {
-		n, err := strconv.ParseInt(from, 10, 64)
-		if err != nil || n < 0 {
-			return 0, badRequest("from must be an offset in bytes, or end")
-		}
-		return n, nil
+	n, err := strconv.ParseInt(from, 10, 64)
+	if err != nil || n < 0 {
+		return 0, badRequest("from must be an offset in bytes, or end")
 	}
+	return n, nil
+}
+
+// end returns the end of a log: that of its last whole record, because a torn or damaged tail is cut off when the machine starts. It
+// reads what came since it was asked last: a border between records stays one.
+func (r *Relay) end(v *vm.VM) (int64, error) {
 	f, err := r.store.Open(path.Join(v.Home, logName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -107,7 +114,42 @@ func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	return link.ScanRecords(f)
+	border := r.borders.get(v.Ref)
+	if info, err := f.Stat(); err != nil || info.Size() < border {
+		border = 0 // another file than it was
+	}
+	if _, err := f.Seek(border, io.SeekStart); err != nil {
+		return 0, err
+	}
+	good, _ := link.ScanRecords(f) // whatever is wrong behind that is cut off by the next start
+	r.borders.set(v.Ref, border+good, func(ref string) bool { _, ok := r.inventory.Get(ref); return ok })
+	return border + good, nil
+}
+
+// borders are the ends of logs as they were found last.
+type borders struct {
+	mu    sync.Mutex
+	byRef map[string]int64
+	limit int // of entries, before those of VMs that are gone are forgotten
+}
+
+// minBorders is the number of entries up to which a VM that is gone costs nothing worth a search for it.
+const minBorders = 64
+
+func (b *borders) get(ref string) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.byRef[ref]
+}
+
+func (b *borders) set(ref string, at int64, exists func(ref string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.byRef[ref] = at
+	if len(b.byRef) > max(b.limit, minBorders) {
+		maps.DeleteFunc(b.byRef, func(ref string, _ int64) bool { return !exists(ref) })
+		b.limit = 2 * len(b.byRef)
+	}
 }
 
 // flusher sends every write on at once.

@@ -17,11 +17,12 @@ type Relay struct {
 	inventory *vm.Inventory
 	store     *datastore.Store
 	log       *slog.Logger
+	borders   borders
 }
 
 // New returns a relay to the machines of an inventory.
 func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger) *Relay {
-	return &Relay{inventory: inventory, store: store, log: log}
+	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}}
 }
 
 // Handler serves GET /cvm/vsock/<moref>/<port> and GET /cvm/log/<moref>.
