@@ -45,7 +45,7 @@ type Machines interface {
 type Streams interface {
 	Link(ctx context.Context, vm vsphere.Ref) (*link.Client, error)
 	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error)
-	DownloadTail(ctx context.Context, path string, n int64) (io.ReadCloser, error)
+	ConsoleTail(ctx context.Context, vm string) string
 }
 
 // Images finds what containers are made from, and is told when they are gone: *image.Store.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 
@@ -151,26 +150,10 @@ func (s *Service) hung(c Container, vm vsphere.VM) error {
 	if phase == "" {
 		phase = "before the tether's first (kernel or initramfs)"
 	}
-	tail := s.readConsole(c)
+	tail := s.host.ConsoleTail(context.Background(), c.ID)
 	_ = s.powerOff(c)
 	return errdefs.ErrInternal.WithMessage(fmt.Sprintf(
 		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, quote(tail)))
-}
-
-// readConsole returns the end of a guest's console, or why it cannot be had.
-func (s *Service) readConsole(c Container) string {
-	ctx, cancel := context.WithTimeout(context.Background(), s.times.Link)
-	defer cancel()
-	r, err := s.host.DownloadTail(ctx, c.ID+"/console.log", tailBytes)
-	if err != nil {
-		return err.Error()
-	}
-	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, 64*tailBytes)) // more than asked for from a server without ranges
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-tailBytes):])
 }
 
 func (c *Container) consoleTail() string {

@@ -324,3 +324,5 @@ func (h *fakeHost) nothingLeft(s *Store) {
 		h.t.Errorf("%d disks of layers, but %d layers in the index", got, want)
 	}
 }
+
+func (h *fakeHost) ConsoleTail(context.Context, string) string { return "the console's last line" }

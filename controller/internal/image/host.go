@@ -25,6 +25,7 @@ type Machines interface {
 	Link(ctx context.Context, vm vsphere.Ref) (*link.Client, error)
 	Wait(ctx context.Context, vm vsphere.Ref, until func(vsphere.VM) bool) (vsphere.VM, error)
 	VMs() []vsphere.VM
+	ConsoleTail(ctx context.Context, vm string) string
 	Boot() vsphere.BootFiles
 }
 

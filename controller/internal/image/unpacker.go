@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -22,15 +23,16 @@ const (
 	roleUnpacker = "unpacker"
 )
 
-// Size of an unpacker VM. The memory holds the page cache of what is being written.
+// Size of an unpacker VM. The memory holds the page cache of what is being written; with a second CPU a layer is received
+// while it is extracted.
 const (
-	unpackerCPUs      = 1
+	unpackerCPUs      = 2
 	unpackerMemoryMiB = 512
 )
 
 // Bounds of waits that have no other end.
 const (
-	bootTimeout    = 2 * time.Minute
+	bootTimeout    = time.Minute
 	destroyTimeout = time.Minute
 )
 
@@ -102,7 +104,8 @@ func (u *unpacker) ready(ctx context.Context) error {
 	})
 	switch {
 	case err != nil:
-		return fmt.Errorf("it did not get ready; its last boot phase is %q: %w", vm.Extra[link.KeyPhase], err)
+		return fmt.Errorf("it is not ready: %w; its tether hangs in phase %q; the end of its console:\n%s",
+			err, cmp.Or(vm.Extra[link.KeyPhase], "before the first"), u.s.host.ConsoleTail(context.WithoutCancel(ctx), u.name))
 	case st.GetState() == tetherv1.State_FAILED:
 		return errors.New(st.GetFailure().GetMessage())
 	case st.GetState() != tetherv1.State_RUNNING:

@@ -74,22 +74,18 @@ func (c *Client) Upload(ctx context.Context, name string, r io.Reader) error {
 
 // Download reads a file of the datastore.
 func (c *Client) Download(ctx context.Context, name string) (io.ReadCloser, error) {
-	return c.get(ctx, name, "")
+	return c.get(ctx, name, 0)
 }
 
-// DownloadTail reads at most the last n bytes of a file of the datastore.
-func (c *Client) DownloadTail(ctx context.Context, name string, n int64) (io.ReadCloser, error) {
-	return c.get(ctx, name, fmt.Sprintf("bytes=-%d", n)) // RFC 9110, 14.1.2: suffix range
-}
-
-func (c *Client) get(ctx context.Context, name, byteRange string) (io.ReadCloser, error) {
+// get reads a file, or if tail is not zero only its last bytes, as many.
+func (c *Client) get(ctx context.Context, name string, tail int) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.fileURL(name), nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot download %s: %w", name, err)
 	}
 	want := http.StatusOK
-	if byteRange != "" {
-		req.Header.Set("Range", byteRange)
+	if tail != 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=-%d", tail)) // RFC 9110, 14.1.2: suffix range
 		want = http.StatusPartialContent
 	}
 	res, err := c.do(ctx, req)
