@@ -72,7 +72,7 @@ func testBigInput(t *testing.T, h *vmtest.Host) {
 
 func testProcessOptions(t *testing.T, h *vmtest.Host) {
 	out := h.MustDocker(t, "run", "--rm", "-e", "A=b", "-w", "/new/dir", "-u", "1000:50", "--hostname", "box", image,
-		"sh", "-c", "echo $A; pwd; id -u; id -g; hostname; echo $$; cat /proc/1/comm")
+		"sh", "-c", "echo $A; pwd; id -u; id -g; hostname; echo $$; read name </proc/1/comm; echo $name")
 	equal(t, "output", out, "b\n/new/dir\n1000\n50\nbox\n1\nsh")
 	equal(t, "groups of a named user", h.MustDocker(t, "run", "--rm", "-u", "alice", image, "id", "-G"), "1000 50")
 	equal(t, "entrypoint", h.MustDocker(t, "run", "--rm", "--entrypoint", "echo", image, "a", "b"), "a b")
