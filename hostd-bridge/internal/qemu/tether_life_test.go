@@ -40,7 +40,11 @@ func TestTetherRuns(t *testing.T) {
 			change: func(s *vm.MachineSpec) { s.Machine = vm.MachineQ35 }},
 		{name: "q35, several CPUs", script: "nproc", stdout: "3\n",
 			change: func(s *vm.MachineSpec) { s.Machine, s.CPUs = vm.MachineQ35, 3 }},
-		{name: "addresses", script: "ip -6 addr show dev eth0 | grep -c tentative; cat /proc/sys/net/ipv6/conf/eth0/accept_dad", stdout: "0\n0\n"},
+		{name: "IPv4 alone", script: "ip -6 addr show dev eth0 | wc -l", stdout: "0\n"},
+		{name: "IPv6", script: "ip -6 addr show dev eth0 | grep -cE 'fd00::15|fe80'; ip -6 addr show dev eth0 | grep -c tentative; true", stdout: "2\n0\n",
+			spec: func(s *tetherv1.Spec) {
+				s.Interfaces[0].Addresses = append(s.Interfaces[0].Addresses, "fd00::15/64")
+			}},
 		{name: "console", script: "tty; echo hello >/dev/console", stdout: "/dev/pts/0\r\nhello\r\n",
 			spec: func(s *tetherv1.Spec) { s.Process.Tty = true }},
 	} {
