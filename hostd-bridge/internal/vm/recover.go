@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +35,26 @@ func Open(ctx context.Context, opt Options) (*Inventory, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(err, i.Close())
 	}
+	i.sweep()
 	return i, nil
+}
+
+// sweep removes the run directories of machines that are gone, which a daemon leaves that dies just before a start or
+// just after an end.
+func (i *Inventory) sweep() {
+	dirs, err := os.ReadDir(i.opt.RunDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	for _, dir := range dirs {
+		if _, off := i.Machine(dir.Name()); off == nil {
+			continue
+		}
+		err = errors.Join(err, os.RemoveAll(i.runDir(dir.Name())))
+	}
+	if err != nil {
+		i.opt.Log.Warn("cannot remove what is left of machines that are gone", "err", err)
+	}
 }
 
 func rootPool() *Pool {
