@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,6 +78,11 @@ func Layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 			return
 		}
 		unix.Umask(0)
+		defer func() { // a layer must not end the program, which is PID 1 of a machine
+			if p := recover(); p != nil {
+				done <- outcome{err: fmt.Errorf("cannot unpack layer: the unpacker is broken: %v\n%s", p, debug.Stack())}
+			}
+		}()
 		res, err := layer(ctx, root, r, lim)
 		done <- outcome{res, err}
 	}()
