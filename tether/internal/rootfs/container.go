@@ -3,7 +3,6 @@ package rootfs
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -163,16 +162,12 @@ func (f File) write() error {
 	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
 }
 
-// isWritten reports whether a regular file with the text is there.
+// isWritten reports whether a regular file with the text is there. Nothing else is opened: that may be a pipe or a device.
 func (f File) isWritten() bool {
-	file, err := os.OpenFile(f.Path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
+	info, err := os.Lstat(f.Path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(f.Text)) {
 		return false
 	}
-	defer file.Close()
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(f.Text)) {
-		return false
-	}
-	text, err := io.ReadAll(file)
+	text, err := os.ReadFile(f.Path)
 	return err == nil && string(text) == f.Text
 }
