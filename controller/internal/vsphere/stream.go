@@ -2,8 +2,11 @@ package vsphere
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -39,13 +42,13 @@ func (c *Client) dialVsock(ctx context.Context, vm Ref, port uint32) (net.Conn, 
 	before := c.session.generation()
 	conn, res, err := c.upgrade(ctx, c.extension("vsock", vm.Value, strconv.FormatUint(uint64(port), 10)))
 	if err != nil || res.StatusCode != http.StatusUnauthorized {
-		return conn, answerError(res, err, http.StatusSwitchingProtocols)
+		return conn, extensionError(res, err, http.StatusSwitchingProtocols)
 	}
 	if err := c.session.renew(ctx, before); err != nil {
 		return nil, err
 	}
 	conn, res, err = c.upgrade(ctx, c.extension("vsock", vm.Value, strconv.FormatUint(uint64(port), 10)))
-	return conn, answerError(res, err, http.StatusSwitchingProtocols)
+	return conn, extensionError(res, err, http.StatusSwitchingProtocols)
 }
 
 // upgrade sends an upgrade request on a connection of its own. With any answer but 101 the connection is closed and the
@@ -141,7 +144,7 @@ func (c *Client) OpenLog(ctx context.Context, vm Ref, from int64, follow, wait b
 	}
 	u.RawQuery = url.Values{"from": {start}, "follow": {flag(follow)}, "wait": {flag(wait)}}.Encode()
 	res, err := c.do(ctx, &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}})
-	if err := answerError(res, err, http.StatusOK); err != nil {
+	if err := extensionError(res, err, http.StatusOK); err != nil {
 		return nil, 0, fmt.Errorf("cannot read the log of VM %s: %w", vm.Value, err)
 	}
 	offset, err := strconv.ParseInt(res.Header.Get(headerLogOffset), 10, 64)
@@ -163,6 +166,26 @@ func flag(b bool) string {
 func (c *Client) extension(parts ...string) *url.URL {
 	u := c.soap.URL()
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}).JoinPath(append([]string{"cvm"}, parts...)...)
+}
+
+// extensionError is answerError for a feature beside the vSphere API. Its own errors are JSON; a 404 that is not comes from
+// a host that does not have the feature.
+func extensionError(res *http.Response, err error, want int) error {
+	if err != nil || res.StatusCode == want {
+		return err
+	}
+	defer res.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	var own struct{ Message string }
+	switch {
+	case json.Unmarshal(text, &own) == nil && own.Message != "":
+		text = []byte(own.Message)
+	case res.StatusCode == http.StatusNotFound:
+		return &failure{text: "the host has no such extension of the vSphere API", class: errdefs.ErrNotImplemented, cause: errors.New(res.Status)}
+	}
+	answer := *res
+	answer.Body = io.NopCloser(bytes.NewReader(text))
+	return answerError(&answer, nil, want)
 }
 
 // answerError turns an unexpected answer into an error with its class and closes its body.

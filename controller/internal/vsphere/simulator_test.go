@@ -1,0 +1,180 @@
+package vsphere_test
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/soap"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+)
+
+// simulate runs govmomi's simulator of an ESXi host, a server of the vSphere API that no one here wrote, with the boot
+// index in its datastore.
+func simulate(t *testing.T) vsphere.Config {
+	t.Helper()
+	model := simulator.ESX()
+	model.Machine = 0
+	if err := model.Create(); err != nil {
+		t.Fatal(err)
+	}
+	server := model.Service.NewServer()
+	t.Cleanup(func() {
+		server.Close()
+		model.Remove()
+	})
+	password, _ := server.URL.User.Password()
+	cfg := vsphere.Config{URL: server.URL.Scheme + "://" + server.URL.Host + server.URL.Path, Username: server.URL.User.Username(), Password: password, Insecure: true}
+	c, err := govmomi.NewClient(t.Context(), server.URL, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := find.NewFinder(c.Client).DefaultDatastore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	upload := func(name, text string) {
+		if err := store.Upload(t.Context(), strings.NewReader(text), name, &soap.Upload{Method: "PUT", ContentLength: int64(len(text))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upload("cvm/boot/current.json", `{"kernel":"cvm/boot/kernel","initrd":"cvm/boot/initrd","blank":"cvm/blank.vmdk"}`)
+	return cfg
+}
+
+func connect(t *testing.T, cfg vsphere.Config) *vsphere.Client {
+	t.Helper()
+	c, err := vsphere.Connect(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestSimulatorMachines(t *testing.T) {
+	c := connect(t, simulate(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	boot := c.Boot()
+	ref, err := c.CreateVM(ctx, vsphere.VMSpec{
+		Name: "one", UUID: "01234567-89ab-4def-8123-456789abcdef", CPUs: 1, MemoryMiB: 64,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, ExtraConfig: map[string]string{"guestinfo.a": "1", "cvm.name": "x"},
+	})
+	must(err)
+	now := func() vsphere.VM {
+		t.Helper()
+		vm, ok := c.Get("one")
+		if !ok {
+			t.Fatal("the VM is not in the inventory")
+		}
+		return vm
+	}
+	if vm := now(); vm.Ref != ref || vm.PowerState != vsphere.PoweredOff || vm.MemoryMiB != 64 || vm.Extra["guestinfo.a"] != "1" ||
+		!strings.HasSuffix(vm.Extra["cvm.boot.kernel"], "cvm/boot/kernel") {
+		t.Errorf("made: %+v", vm)
+	}
+	must(c.PowerOn(ctx, ref))
+	if vm := now(); vm.PowerState != vsphere.PoweredOn {
+		t.Errorf("powered on: %+v", vm)
+	}
+	if err := c.PowerOn(ctx, ref); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("power-on of one that is on: %v", err)
+	}
+	must(c.Reconfigure(ctx, ref, map[string]string{"guestinfo.a": "", "guestinfo.b": "2"}))
+	if vm := now(); vm.Extra["guestinfo.b"] != "2" || vm.Extra["guestinfo.a"] != "" {
+		t.Errorf("reconfigured: %v", vm.Extra)
+	}
+	must(c.PowerOff(ctx, ref))
+	must(c.PowerOff(ctx, ref))
+	must(c.Resize(ctx, ref, 2, 128, nil))
+	if vm := now(); vm.CPUs != 2 || vm.MemoryMiB != 128 {
+		t.Errorf("resized: %+v", vm)
+	}
+	must(c.Rename(ctx, ref, "two"))
+	if vm, ok := c.Get("two"); !ok || vm.Ref != ref {
+		t.Errorf("renamed: %+v", c.VMs())
+	}
+	// Not Destroy: the simulator does not tell a filter over a view that an object has left the view.
+	if err := c.PowerOn(ctx, vsphere.Ref{Type: "VirtualMachine", Value: "vm-999"}); !errdefs.IsNotFound(err) {
+		t.Errorf("power-on of what is not there: %v", err)
+	}
+}
+
+func TestSimulatorFiles(t *testing.T) {
+	c := connect(t, simulate(t))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2 {
+		if err := c.MakeDirectory(ctx, "a/b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range []string{"old", "newer"} {
+		if err := c.Upload(ctx, "a/b/file", strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := c.Stat(ctx, "a/b/file"); err != nil || info.Size != 5 || info.Directory {
+		t.Errorf("stat: %+v, %v", info, err)
+	}
+	if _, err := c.Stat(ctx, "a/b/none"); !errdefs.IsNotFound(err) {
+		t.Errorf("stat of a file that is not there: %v", err)
+	}
+	if err := c.MoveFile(ctx, "a/b/file", "a/b/moved"); err != nil {
+		t.Fatal(err)
+	}
+	files, err := c.ListFiles(ctx, "a/b")
+	if names := namesOf(files); err != nil || !slices.Equal(names, []string{"moved"}) {
+		t.Errorf("files %v, %v", names, err)
+	}
+	r, err := c.Download(ctx, "a/b/moved")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if data, err := io.ReadAll(r); err != nil || string(data) != "newer" {
+		t.Errorf("download: %q, %v", data, err)
+	}
+	for range 2 {
+		if err := c.DeleteFile(ctx, "a/b/moved"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.Download(ctx, "a/b/moved"); !errdefs.IsNotFound(err) {
+		t.Errorf("download of a file that is gone: %v", err)
+	}
+}
+
+func namesOf(files []vsphere.FileInfo) (names []string) {
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
+// TestSimulatorLacksExtensions: a host without streams and logs says so clearly.
+func TestSimulatorLacksExtensions(t *testing.T) {
+	c := connect(t, simulate(t))
+	ref := vsphere.Ref{Type: "VirtualMachine", Value: "1"}
+	if _, err := c.DialVsock(t.Context(), ref, 5); !errdefs.IsNotImplemented(err) {
+		t.Errorf("vsock: %v", err)
+	}
+	if _, _, err := c.OpenLog(t.Context(), ref, 0, false, false); !errdefs.IsNotImplemented(err) {
+		t.Errorf("log: %v", err)
+	}
+}
