@@ -14,7 +14,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
-PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller
+PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller bin/govc
 GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk
 
 .PHONY: help
@@ -75,6 +75,7 @@ bin/cvm: PACKAGE := ./cmd/cvm
 bin/cvm-supervisor: PACKAGE := ./hostd-bridge/supervisor
 bin/hostd-bridge: PACKAGE := ./hostd-bridge
 bin/controller: PACKAGE := ./controller
+bin/govc: PACKAGE := ./cmd/govc
 
 .PHONY: FORCE
 FORCE:

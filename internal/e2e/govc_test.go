@@ -1,12 +1,17 @@
 package e2e
 
 import (
-	"os"
 	"testing"
 	"time"
 
 	"github.com/containervm/containervm/internal/vmtest"
 )
+
+// govc runs vSphere's own command line against the host.
+func govc(t *testing.T, h *vmtest.Host, args ...string) vmtest.Result {
+	t.Helper()
+	return h.Finish(t, h.Command(t.Context(), h.GovcPath(), args...))
+}
 
 func testGovc(t *testing.T, h *vmtest.Host) {
 	id := h.MustDocker(t, "run", "-d", "--name", "gov", image, "sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done")
@@ -28,7 +33,7 @@ func testGovc(t *testing.T, h *vmtest.Host) {
 }
 
 func testGovcNeedsPassword(t *testing.T, h *vmtest.Host) {
-	cmd := h.Command(t.Context(), os.Args[0], "ls")
-	cmd.Env = append(cmd.Env, asGovc+"=1", "GOVC_PASSWORD=wrong", "GOVC_PERSIST_SESSION=false") // no session of an earlier test
+	cmd := h.Command(t.Context(), h.GovcPath(), "ls")
+	cmd.Env = append(cmd.Env, "GOVC_PASSWORD=wrong", "GOVC_PERSIST_SESSION=false") // no session of an earlier test
 	want(t, h.Finish(t, cmd), 1, "", "ogin")
 }

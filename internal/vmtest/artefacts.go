@@ -10,7 +10,7 @@ import (
 
 // artefacts are the files that a host is started from.
 type artefacts struct {
-	bin   string // directory of cvm, cvm-supervisor, hostd-bridge, controller
+	bin   string // directory of the programs
 	guest string // directory of kernel, initramfs and blank disk
 }
 
@@ -25,7 +25,7 @@ func need(tb testing.TB) artefacts {
 	if a.guest == "" {
 		a.guest = filepath.Join(a.bin, "guest")
 	}
-	for _, name := range []string{"cvm", "cvm-supervisor", "hostd-bridge", "controller"} {
+	for _, name := range []string{"cvm", "cvm-supervisor", "hostd-bridge", "controller", "govc"} {
 		needFile(tb, filepath.Join(a.bin, name), "try: make build")
 	}
 	for _, name := range []string{"vmlinux", "initramfs.cpio", "blank.vmdk"} {

@@ -180,6 +180,9 @@ func (h *Host) Docker(tb testing.TB, args ...string) Result {
 	return h.Exec(tb, "docker", args...)
 }
 
+// GovcPath is the path of bin/govc, vSphere's own command line.
+func (h *Host) GovcPath() string { return filepath.Join(h.files.bin, "govc") }
+
 // MustDocker is Docker for a command that has to succeed; it returns standard output without the last newline.
 func (h *Host) MustDocker(tb testing.TB, args ...string) string {
 	tb.Helper()
