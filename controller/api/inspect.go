@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
@@ -28,8 +29,11 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	answer := describe(c)
 	answer.ExecIDs = a.containers.ExecIDs(c)
 	if boolParam(r, "size") {
-		none := int64(0) // disks are thin; their use is the datastore's to tell
-		answer.SizeRw, answer.SizeRootFs = &none, &none
+		own, all, err := a.containers.DiskUse(r.Context(), c)
+		if err != nil {
+			return err
+		}
+		answer.SizeRw, answer.SizeRootFs = &own, &all
 	}
 	return writeJSON(w, http.StatusOK, answer)
 }
@@ -87,9 +91,20 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 	all := boolParam(r, "all") || limit > 0 || len(f["status"]) > 0 || len(f["exited"]) > 0
 	out := []container.Summary{}
 	for _, c := range a.containers.All() {
-		if (all || c.Running()) && choose(c) && (limit <= 0 || len(out) < limit) {
-			out = append(out, summarize(c, time.Now()))
+		if (!all && !c.Running()) || !choose(c) || (limit > 0 && len(out) >= limit) {
+			continue
 		}
+		line := summarize(c, time.Now())
+		if boolParam(r, "size") {
+			line.SizeRw, line.SizeRootFs, err = a.containers.DiskUse(r.Context(), c)
+		}
+		if errdefs.IsNotFound(err) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		out = append(out, line)
 	}
 	return writeJSON(w, http.StatusOK, out)
 }

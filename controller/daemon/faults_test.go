@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -191,57 +190,6 @@ func TestMachineDies(t *testing.T) {
 	e.begin(id)
 	if s := e.state(id); !s.Running || s.Error != "" || s.ExitCode != 0 {
 		t.Errorf("started again: %+v", s)
-	}
-}
-
-// TestLimits: what the host cannot give is refused with its numbers, and leaves no container.
-func TestLimits(t *testing.T) {
-	e := start(t, nil)
-	for _, c := range []struct {
-		res  container.Resources
-		says string
-	}{
-		{container.Resources{Memory: 1 << 45}, "MiB available in the host"},
-		{container.Resources{Memory: 1 << 62}, "out of range"},
-		{container.Resources{Memory: 4096}, "Minimum memory limit allowed is"},
-		{container.Resources{Memory: -1}, "must not be negative"},
-		{container.Resources{NanoCPUs: 200e9}, "must be 1 to"},
-		{container.Resources{NanoCPUs: 300e9}, "range of CPUs is from"},
-	} {
-		_, err := e.docker.ContainerCreate(e.ctx(), client.ContainerCreateOptions{
-			Config: &container.Config{Image: "base", Cmd: []string{"true"}}, HostConfig: &container.HostConfig{Resources: c.res},
-		})
-		if err == nil || !strings.Contains(err.Error(), c.says) || errdefs.IsInternal(err) {
-			t.Errorf("%+v: %v; want a refusal that says %q", c.res, err, c.says)
-		}
-	}
-	e.gone()
-}
-
-// TestUpdate: limits change while the container is off, and only then.
-func TestUpdate(t *testing.T) {
-	e := start(t, nil)
-	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
-	update := func(r container.Resources) error {
-		_, err := e.docker.ContainerUpdate(e.ctx(), id, client.ContainerUpdateOptions{Resources: &r})
-		return err
-	}
-	if err := update(container.Resources{Memory: 128 << 20}); err != nil {
-		t.Fatal(err)
-	}
-	if err := update(container.Resources{Memory: 1 << 45}); err == nil || !strings.Contains(err.Error(), "MiB available in the host") {
-		t.Errorf("more memory than the host has: %v", err)
-	}
-	res, err := e.docker.ContainerInspect(e.ctx(), id, client.ContainerInspectOptions{})
-	if err != nil || res.Container.HostConfig.Memory != 128<<20 {
-		t.Errorf("memory %d after the update, %v", res.Container.HostConfig.Memory, err)
-	}
-	if vm, _ := e.connect().Get(id); vm.MemoryMiB != 128 || vm.CPUs != 1 {
-		t.Errorf("the machine has %d MiB and %d CPUs", vm.MemoryMiB, vm.CPUs)
-	}
-	e.begin(id)
-	if err := update(container.Resources{Memory: 256 << 20}); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "stop the container first") {
-		t.Errorf("update of a running container: %v", err)
 	}
 }
 

@@ -44,6 +44,7 @@ type Machines interface {
 // Streams reaches into VMs.
 type Streams interface {
 	Link(ctx context.Context, vm vsphere.Ref) (*link.Client, error)
+	Stat(ctx context.Context, path string) (vsphere.FileInfo, error)
 	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error)
 	ConsoleTail(ctx context.Context, vm string) string
 }
@@ -51,6 +52,7 @@ type Streams interface {
 // Images finds what containers are made from, and is told when they are gone: *image.Store.
 type Images interface {
 	Acquire(ref string) (img image.Image, release func(), err error)
+	SizeOf(id digest.Digest) int64
 	Released(ctx context.Context, id digest.Digest, inUse image.InUse) error
 }
 

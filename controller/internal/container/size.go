@@ -1,6 +1,8 @@
 package container
 
 import (
+	"context"
+
 	"github.com/moby/moby/api/types/container"
 )
 
@@ -64,3 +66,12 @@ func checkSize(r *container.Resources) error {
 
 // maxCPUs is the most virtual CPUs that a request may ask for; the host may allow fewer.
 const maxCPUs = 255
+
+// DiskUse is how many bytes the container's own disk takes on the datastore, and how many that and its image's files take.
+func (s *Service) DiskUse(ctx context.Context, c Container) (own, all int64, err error) {
+	disk, err := s.host.Stat(ctx, c.ID+"/root.vmdk")
+	if err != nil {
+		return 0, 0, err
+	}
+	return disk.Size, disk.Size + s.images.SizeOf(c.ImageID), nil
+}

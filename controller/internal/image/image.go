@@ -73,6 +73,16 @@ func (s *Store) Acquire(ref string) (img Image, release func(), err error) {
 	return img, s.pinLocked(append(slices.Clone(img.ChainIDs), img.ID)), nil
 }
 
+// SizeOf is the file content of an image's layers in bytes, also of an image that was removed and has containers still;
+// 0 when the store does not know it.
+func (s *Store) SizeOf(id digest.Digest) int64 {
+	x := s.index.Load()
+	if _, ok := x.Images[id]; !ok {
+		return 0
+	}
+	return s.image(x, id).Size
+}
+
 func (s *Store) image(x *index, id digest.Digest) Image {
 	r := x.Images[id]
 	c, _ := decodeConfig(r.Config) // was decoded when it came into the index
