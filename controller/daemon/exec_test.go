@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"bufio"
+	"io"
 	"testing"
 	"time"
 
@@ -152,5 +153,26 @@ func TestExecSurvivesHost(t *testing.T) {
 	close(stop)
 	if res := e.execEnd(works); res.ExitCode != 4 {
 		t.Errorf("the end of the session that went on: %+v", res)
+	}
+}
+
+// TestExecGoesWithContainer: the client of a session whose container is removed gets its end and its exit code.
+func TestExecGoesWithContainer(t *testing.T) {
+	e := start(t, nil)
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	session, err := e.execIn(id, "sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if _, err := e.docker.ContainerRemove(e.ctx(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, session.Reader); err != nil {
+		t.Error(err)
+	}
+	if res, err := e.docker.ExecInspect(e.ctx(), session.id, client.ExecInspectOptions{}); err != nil || res.Running || res.ExitCode != 137 {
+		t.Errorf("%+v, %v; want the exit code of a kill", res, err)
 	}
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,18 +67,17 @@ func (x *execs) add(e *execution) {
 	x.byID[e.ID] = e
 }
 
-// observe forgets the sessions of a machine that is gone and ends those of one that is off.
+// observe ends the sessions of a machine that is off or gone. They can be asked for a while longer: the client of one
+// that went with its container wants its exit code.
 func (x *execs) observe(ev vsphere.VMEvent) {
 	if ev.After != nil && ev.After.PowerState == vsphere.PoweredOn {
 		return
 	}
+	vm := cmp.Or(ev.After, ev.Before).Ref
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for id, e := range x.byID {
-		switch {
-		case ev.After == nil && e.vm == ev.Before.Ref:
-			delete(x.byID, id)
-		case ev.After != nil && e.vm == ev.After.Ref && e.ended.IsZero():
+	for _, e := range x.byID {
+		if e.vm == vm {
 			e.end(exitKilled)
 		}
 	}
