@@ -119,7 +119,8 @@ func writeThroughput(path string, data []byte) (float64, error) {
 	if _, err := f.Write(data); err != nil {
 		return 0, err
 	}
-	return perSecond(int64(len(data)), time.Since(begin)), f.Sync()
+	err = f.Sync()
+	return perSecond(int64(len(data)), time.Since(begin)), err
 }
 
 // benchRoot is the root of the benchmark's image: busybox and the program of bench/guest, built into dir.

@@ -99,7 +99,7 @@ func (r *Report) markdown() string {
 	fmt.Fprintf(&b, "# Results\n\nMade by `make bench` on %s: %s, %d processors, %s, %s, %s, kernel %.12s, load %s.\n\n"+
 		"Ratios are medians of paired rounds, A and B by turns, with a bootstrap interval of 95 %%; absolute figures do not carry to\n"+
 		"other machines. The noise is B against itself. Rounds in which a probe (/bin/true) took over twice its median are discarded;\n"+
-		"failures stay counted. Raw samples: results.json.\n\n",
+		"failures stay counted. Raw samples: results.json. Where it falls short, and why: README.md.\n\n",
 		r.At.Format(time.DateOnly), m.CPU, m.Processors, m.Accel, m.QEMU, m.Go, m.KernelSHA, m.Load)
 	b.WriteString("| what | A | B | median A | median B | A / B | 95 % | p95 | goal | noise B / B | rounds | discarded | failed |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")
