@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -123,7 +123,7 @@ func (x *Execution) relink(err error) *link.Client {
 func lost(err error) bool {
 	switch status.Code(err) {
 	case codes.Unknown, codes.Canceled: // no status at all; a tether that stops serving
-		return !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.DeadlineExceeded)
+		return !errors.Is(err, vsphere.ErrClosed) && !errors.Is(err, context.DeadlineExceeded)
 	default:
 		return false
 	}

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -12,6 +13,9 @@ import (
 
 // linkTimeout bounds a connect to a tether and the exchange of versions.
 const linkTimeout = 15 * time.Second
+
+// ErrClosed says that the Client was closed.
+var ErrClosed = errors.New("the connection to the host is closed")
 
 // links keeps one link session per VM: it costs several round trips to set up, and streams within it cost one.
 type links struct {
@@ -55,7 +59,7 @@ func (l *links) get(vm Ref) (*cachedLink, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return nil, fmt.Errorf("cannot reach the tether of VM %s: %w", vm.Value, net.ErrClosed)
+		return nil, fmt.Errorf("cannot reach the tether of VM %s: %w", vm.Value, ErrClosed)
 	}
 	if cached := l.byVM[vm]; cached != nil && !cached.over() {
 		return cached, nil
