@@ -171,7 +171,11 @@ func (t *tether) mountDisk(ctx context.Context) (err error) {
 }
 
 func (t *tether) enterRoot(context.Context) error {
-	root := rootfs.Root{Dir: diskDir, ReadOnly: t.spec.ReadOnlyRoot, Files: []rootfs.File{
+	processes, err := boot.MaxProcesses()
+	if err != nil {
+		return err
+	}
+	root := rootfs.Root{Dir: diskDir, ReadOnly: t.spec.ReadOnlyRoot, MaxProcesses: processes, Files: []rootfs.File{
 		{Path: "/etc/hostname", Text: identity.Hostname(t.spec)},
 		{Path: "/etc/hosts", Text: identity.Hosts(t.spec)},
 		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(t.spec.Resolver)},
@@ -180,7 +184,7 @@ func (t *tether) enterRoot(context.Context) error {
 	if err != nil {
 		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
 	}
-	t.container, err = process.NewContainer(space, t.reaper, t.spec.Hostname)
+	t.container, err = process.NewContainer(space, t.reaper, t.spec.Hostname, rootfs.Cgroup)
 	return err
 }
 

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -152,5 +153,23 @@ func TestTetherWithoutHost(t *testing.T) {
 	}
 	if text := (&guest{t: t, spec: spec}).console(); !strings.Contains(text, "cannot reach a host") {
 		t.Errorf("console: %s", text)
+	}
+}
+
+// TestTetherForkBomb stops in order a container that takes every process it can get.
+func TestTetherForkBomb(t *testing.T) {
+	script := "b() { b | b & }; b; b; while :; do sleep 1; done"
+	g := launchTether(t, tetherSpec(script), busyboxDisk(t), func(s *vm.MachineSpec) { s.MemoryMiB = 128 })
+	g.awaitStatus(tetherv1.State_RUNNING)
+	c := g.client()
+	complaints, err := c.OpenOutput(t.Context(), link.MainSession, link.StreamStderr, 0)
+	must(t, err)
+	_, err = io.ReadFull(complaints, make([]byte, 100)) // they come when there is no process left to make
+	must(t, err)
+	must(t, complaints.Close())
+	_, err = c.Tether().Stop(t.Context(), &tetherv1.StopRequest{GraceSeconds: 1})
+	must(t, err)
+	if st, _ := g.ending(); st.Exit.GetCode() != 137 {
+		t.Errorf("status %v", st)
 	}
 }

@@ -68,7 +68,7 @@ func container(t *testing.T, script string) (*process.Container, *process.Sessio
 		return errors.Join(unix.Mount(dir, dir, "", unix.MS_BIND, ""), rootfs.Root{Dir: dir}.Enter())
 	})
 	must(t, err)
-	c, err := process.NewContainer(space, reaper, "box")
+	c, err := process.NewContainer(space, reaper, "box", "")
 	must(t, err)
 	main, err := c.Start(link.MainSession, shell(script), process.Options{})
 	must(t, err)

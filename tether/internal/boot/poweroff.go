@@ -1,7 +1,10 @@
 package boot
 
 import (
+	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,4 +65,19 @@ func Limits() error {
 		}
 	}
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+}
+
+// MaxProcesses is how many processes and threads a container may have: what the kernel allows in this machine without
+// those that it and the tether need. A tether that can start no thread ends, and the kernel with it.
+func MaxProcesses() (int, error) {
+	const reserve = 256
+	text, err := os.ReadFile("/proc/sys/kernel/threads-max")
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("malformed kernel.threads-max: %w", err)
+	}
+	return max(n-reserve, n/2), nil
 }

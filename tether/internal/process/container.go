@@ -39,6 +39,7 @@ type Container struct {
 	reaper   *Reaper
 	hostname string
 	pts      *os.File // directory of the container's devpts
+	cgroup   *os.File // directory of the processes' cgroup; nil: they stay in the tether's
 	oom      *oomWatch
 
 	mu       sync.Mutex
@@ -47,16 +48,20 @@ type Container struct {
 	ended    []*Session          // oldest first
 }
 
-// NewContainer takes charge of space, whose root must have a devpts on /dev/pts, and closes it when that fails.
-func NewContainer(space *Space, reaper *Reaper, hostname string) (*Container, error) {
+// NewContainer takes charge of space, whose root must have a devpts on /dev/pts, and closes it when that fails. Processes
+// are started in cgroup, a directory in that root; "" means the tether's own.
+func NewContainer(space *Space, reaper *Reaper, hostname, cgroup string) (*Container, error) {
 	c := &Container{space: space, reaper: reaper, hostname: hostname, sessions: map[string]*Session{}}
 	err := space.Do(func() (err error) {
-		c.pts, err = os.OpenFile("/dev/pts", unix.O_PATH|unix.O_DIRECTORY, 0)
+		const directory = unix.O_PATH | unix.O_DIRECTORY
+		if c.pts, err = os.OpenFile("/dev/pts", directory, 0); err == nil && cgroup != "" {
+			c.cgroup, err = os.OpenFile(cgroup, directory, 0)
+		}
 		return err
 	})
 	if err != nil {
 		space.Close()
-		return nil, fmt.Errorf("cannot open terminals of the container: %w", err)
+		return nil, fmt.Errorf("cannot open terminals and cgroup of the container: %w", err)
 	}
 	c.oom = newOOMWatch()
 	return c, nil
@@ -153,6 +158,7 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 		return nil, err
 	}
 	first := id == c.first
+	l.cgroup = c.cgroup
 	l.traced = first || len(l.limits) > 0
 	child, err := c.reaper.start(func() (int, error) { return l.fork(streams.child) })
 	streams.closeChild()
@@ -237,5 +243,8 @@ func (c *Container) Sessions() []string {
 func (c *Container) Close() {
 	c.space.Close()
 	_ = c.pts.Close()
+	if c.cgroup != nil {
+		_ = c.cgroup.Close()
+	}
 	c.oom.close()
 }

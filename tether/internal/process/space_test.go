@@ -51,7 +51,7 @@ func testContainer(t *testing.T, readOnly bool, files map[string]string) *Contai
 		return rootfs.Root{Dir: dir, ReadOnly: readOnly, Files: []rootfs.File{{Path: "/etc/hostname", Text: "box\n"}}}.Enter()
 	})
 	must(t, err)
-	c, err := NewContainer(space, r, "box")
+	c, err := NewContainer(space, r, "box", "")
 	must(t, err)
 	t.Cleanup(func() {
 		if s, ok := c.Session("main"); ok {
@@ -352,7 +352,7 @@ func TestSpaceThatCannotBeEntered(t *testing.T) {
 	}
 	space, err := NewSpace(func() error { return unix.Chroot(t.TempDir()) }) // without /dev/pts
 	must(t, err)
-	if c, err := NewContainer(space, NewReaper(), "box"); c != nil || err == nil {
+	if c, err := NewContainer(space, NewReaper(), "box", ""); c != nil || err == nil {
 		t.Errorf("%v, %v", c, err)
 	}
 	if err := space.Do(func() error { return nil }); err != ErrEnded {

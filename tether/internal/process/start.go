@@ -20,7 +20,8 @@ type launch struct {
 	account account
 	limits  []limit
 	tty     bool
-	traced  bool // stop before the first instruction, see release
+	cgroup  *os.File // nil: the tether's
+	traced  bool     // stop before the first instruction, see release
 }
 
 // prepare finds everything that p names in the root of the calling thread and changes into its working directory, as
@@ -82,6 +83,9 @@ func (l launch) fork(files [3]int) (int, error) {
 			Credential: &syscall.Credential{Uid: l.account.uid, Gid: l.account.gid, Groups: l.account.groups},
 			Ptrace:     l.traced,
 		},
+	}
+	if l.cgroup != nil {
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(l.cgroup.Fd())
 	}
 	pid, err := syscall.ForkExec(l.program, l.args, attr)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,14 @@ type Root struct {
 	Dir      string // where its disk is mounted
 	Files    []File
 	ReadOnly bool
+	// MaxProcesses limits the processes and threads of Cgroup, which is made; 0: there is none.
+	MaxProcesses int
 }
+
+// Cgroup is where the container's processes belong, in its root. There they share the processor with the tether and the
+// kernel's threads as one, and leave them processes to make: so a container that forks without end does not bring down
+// the machine, and can be stopped.
+const Cgroup = "/sys/fs/cgroup/container"
 
 // mount is a file system of the container.
 type mount struct {
@@ -36,7 +44,7 @@ const (
 
 // mounts are those of a privileged Docker container (moby, oci/defaults.go): nothing is masked, nothing is read-only. The
 // order counts. /proc comes later: it is the PID namespace's, which has no process yet. The container has the machine's
-// whole cgroup tree: the machine is its limit, so a cgroup of its own would say nothing new, and would cost the start.
+// whole cgroup tree, in which it is Cgroup.
 func mounts() []mount {
 	return []mount{
 		{"/dev", "tmpfs", unix.MS_NOSUID | unix.MS_STRICTATIME, "mode=755,size=65536k"},
@@ -84,6 +92,9 @@ func (r Root) Enter() error {
 			return fmt.Errorf("cannot mount %s of the container: %w", m.target, err)
 		}
 	}
+	if err := r.makeCgroup(); err != nil {
+		return fmt.Errorf("cannot make cgroup of the container: %w", err)
+	}
 	if err := populateDev(); err != nil {
 		return fmt.Errorf("cannot make devices of the container: %w", err)
 	}
@@ -117,6 +128,20 @@ func (m mount) create() error {
 	err := unix.Mount(m.kind, m.target, m.kind, m.flags, m.data)
 	if errors.Is(err, unix.ENODEV) && optional(m.kind) {
 		return nil
+	}
+	return err
+}
+
+func (r Root) makeCgroup() error {
+	if r.MaxProcesses == 0 {
+		return nil
+	}
+	err := os.WriteFile(filepath.Dir(Cgroup)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
+	if err == nil {
+		err = os.Mkdir(Cgroup, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(Cgroup+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)
 	}
 	return err
 }
