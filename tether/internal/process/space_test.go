@@ -369,7 +369,7 @@ func TestStartThatFailsEndsTheContainer(t *testing.T) {
 	if _, err := c.Start("main", shell("true"), Options{}); err != ErrEnded {
 		t.Errorf("a second start: %v", err)
 	}
-	if list, err := c.List(); err != nil || len(list) != 0 {
-		t.Errorf("%v, %v", list, err)
+	if _, err := c.List(); err != nil {
+		t.Errorf("list: %v", err)
 	}
 }
