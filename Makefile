@@ -23,7 +23,7 @@ help: ## list the targets
 
 .PHONY: build
 build: deps-build ## build the programs and the guest's files into bin/
-	@$(MAKE) -j2 programs guest
+	@$(MAKE) -j2 guest programs
 
 .PHONY: programs
 programs: $(PROGRAMS)
@@ -33,12 +33,12 @@ guest: $(GUEST)
 
 .PHONY: run
 run: deps-run ## run a container as a VM on this machine, with everything that needs
-	@$(MAKE) -j2 programs guest bin/busybox-demo.tar
+	@$(MAKE) -j2 guest programs bin/busybox-demo.tar
 	@scripts/demo
 
 .PHONY: test
 test: deps-test ## run all tests, on real VMs too
-	@$(MAKE) programs guest bin/docker
+	@$(MAKE) -j2 guest programs bin/docker
 	@scripts/test
 
 .PHONY: lint
@@ -49,7 +49,7 @@ lint: deps-build ## go vet, staticcheck, govulncheck
 
 .PHONY: bench
 bench: deps-test ## measure against the floor of this machine, into bench/RESULTS.md
-	@$(MAKE) programs guest bin/debian.tar
+	@$(MAKE) -j2 guest programs bin/debian.tar
 	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -root bin/debian.tar -out bench
 
 .PHONY: bench-quick
