@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -112,9 +113,10 @@ func (h *Host) machineTraces() []string {
 // machineFiles lists run directories of machines, their homes on the datastore, and layers that were never finished.
 func (h *Host) machineFiles() []string {
 	runs, _ := filepath.Glob(filepath.Join(h.Run, "vm", "*"))
-	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*", "*.vmx"))
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
-	return append(append(runs, homes...), partial...)
+	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
+	shared := func(path string) bool { return filepath.Base(path) == "cvm" } // layers, images, boot files
+	return slices.Concat(runs, partial, slices.DeleteFunc(homes, shared))
 }
 
 func (h *Host) datastore() string { return filepath.Join(h.State, "hostd", "datastore") }
