@@ -63,7 +63,7 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if err := h.chooseVsock(); err != nil {
 		return nil, err
 	}
-	c.Log.Info("hypervisor", "qemu", c.QEMU, "accel", h.description)
+	c.Log.Info("machines run under "+h.description, "qemu", c.QEMU)
 	return h, nil
 }
 
