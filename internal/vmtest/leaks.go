@@ -116,7 +116,7 @@ func (h *Host) machineFiles() []string {
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
 	shared := func(path string) bool { return filepath.Base(path) == "cvm" } // layers, images, boot files
-	return slices.Concat(runs, partial, slices.DeleteFunc(homes, shared))
+	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial)
 }
 
 func (h *Host) datastore() string { return filepath.Join(h.State, "hostd", "datastore") }
