@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/containervm/containervm/internal/vmtest"
 )
 
 // option is a line of a fragment: an option and its value, "n" for "is not set".
@@ -89,7 +91,7 @@ func TestBuiltKernelHoldsEveryOption(t *testing.T) {
 	}
 	config := filepath.Join(strings.TrimSpace(string(where)), "config")
 	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) {
-		t.Skip("the kernel is not built (try: make guest)")
+		vmtest.Missing(t, "the kernel is not built (try: make guest)")
 	}
 	built := map[string]string{}
 	for _, o := range options(t, config) {

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/internal/vmtest"
 )
 
 func (e *engine) create(name string, conf container.Config, host container.HostConfig) string {
@@ -252,7 +253,7 @@ func TestBadRequests(t *testing.T) {
 func TestDockerCLI(t *testing.T) {
 	docker, err := exec.LookPath("docker")
 	if err != nil {
-		t.Skip("there is no docker command (try: apt-get install docker-cli)")
+		vmtest.Missing(t, "there is no docker command (try: apt-get install docker-cli)")
 	}
 	e := start(t, nil)
 	for _, c := range []struct {

@@ -14,6 +14,7 @@ import (
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -324,7 +325,7 @@ func TestFollowUntil(t *testing.T) {
 func TestExitCodes(t *testing.T) {
 	docker, err := exec.LookPath("docker")
 	if err != nil {
-		t.Skip("there is no docker command (try: apt-get install docker-cli)")
+		vmtest.Missing(t, "there is no docker command (try: apt-get install docker-cli)")
 	}
 	e := startOn(t, badGuests(t, nil), impatient)
 	for args, want := range map[string]int{

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -28,11 +30,11 @@ func realConfig(t *testing.T) daemon.Config {
 	}
 	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk"} {
 		if _, err := os.Stat(filepath.Join(guest, name)); err != nil {
-			t.Skipf("needs the guest's artefacts (make guest): %v", err)
+			vmtest.Missing(t, fmt.Sprintf("no guest's artefacts (make guest): %v", err))
 		}
 	}
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skipf("needs QEMU (apt-get install qemu-system-x86): %v", err)
+		vmtest.Missing(t, fmt.Sprintf("no QEMU (apt-get install qemu-system-x86): %v", err))
 	}
 	dir, err := os.MkdirTemp("", "cvm") // socket paths are at most 107 bytes: the test's own directory is too long
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -43,7 +44,7 @@ func newHypervisor(t testing.TB) *Hypervisor {
 	buildProgram(t, program, "github.com/containervm/containervm/hostd-bridge/supervisor")
 	h, err := New(t.Context(), Config{Supervisor: program, Accel: os.Getenv("CVM_TEST_ACCEL"), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
-		t.Skipf("cannot run a VM: %v", err)
+		vmtest.Missing(t, err.Error())
 	}
 	return h
 }
@@ -93,7 +94,7 @@ func builtKernel(t testing.TB, name string) string {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no guest kernel: %v (try: make guest)", err)
+		vmtest.Missing(t, fmt.Sprintf("no guest kernel: %v (try: make guest)", err))
 	}
 	return path
 }

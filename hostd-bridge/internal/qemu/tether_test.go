@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -62,7 +64,7 @@ func installBusybox(t *testing.T, root string) {
 	}
 	program, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Skipf("needs a static busybox: %v; try: apt-get install busybox-static", err)
+		vmtest.Missing(t, fmt.Sprintf("no static busybox: %v; try: apt-get install busybox-static", err))
 	}
 	command(t, "cp", program, filepath.Join(root, "bin/busybox"))
 	for applet := range strings.FieldsSeq(command(t, program, "--list")) {
@@ -108,7 +110,7 @@ func must(t testing.TB, err error) {
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("needs %s: %v", name, err)
+		vmtest.Missing(t, fmt.Sprintf("no %s: %v", name, err))
 	}
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
