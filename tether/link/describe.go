@@ -69,6 +69,32 @@ func describeStatus(c *codec, s *tetherv1.Status) {
 	message(c, "exit", &s.Exit, describeExit)
 	message(c, "failure", &s.Failure, describeFailure)
 	number(c, "pid", &s.Pid)
+	messages(c, "marks", &s.Marks, describeMark)
+}
+
+func describeMark(c *codec, m *tetherv1.Mark) {
+	c.text("name", &m.Name)
+	number(c, "unixNano", &m.UnixNano)
+}
+
+func describeFork(c *codec, f *tetherv1.Fork) {
+	number(c, "generation", &f.Generation)
+	number(c, "index", &f.Index)
+	c.text("source", &f.Source)
+}
+
+func describeReceipt(c *codec, r *tetherv1.Receipt) {
+	messages(c, "items", &r.Items, describeReceiptItem)
+	number(c, "micros", &r.Micros)
+	number(c, "generation", &r.Generation)
+	number(c, "index", &r.Index)
+}
+
+func describeReceiptItem(c *codec, i *tetherv1.ReceiptItem) {
+	c.text("name", &i.Name)
+	enum(c, "outcome", &i.Outcome, tetherv1.ReceiptItem_Outcome_name, tetherv1.ReceiptItem_Outcome_value)
+	number(c, "micros", &i.Micros)
+	c.text("detail", &i.Detail)
 }
 
 func describeExit(c *codec, e *tetherv1.Exit) {

@@ -14,9 +14,20 @@ const (
 	KeyStatus = "guestinfo.cvm.status"
 	// KeyVersion holds the version of the tether's build; set by the guest.
 	KeyVersion = "guestinfo.cvm.version"
+	// KeyFork holds the Fork as protobuf JSON; set by the host in a machine that is one.
+	KeyFork = "guestinfo.cvm.fork"
+	// KeyGate is GateOpen once the container's process may start. A child of a template becomes who its Spec says and waits
+	// before the process; a machine that was booted does not look at it. Set by the host.
+	KeyGate = "guestinfo.cvm.gate"
+	// KeyReceipt holds the Receipt as protobuf JSON; set by a fork's guest. The host takes the network link up when it
+	// shows no failure.
+	KeyReceipt = "guestinfo.cvm.receipt"
 	// KeyIP holds the first address of the guest; the key is VMware Tools' own, shown as guest.ipAddress.
 	KeyIP = "guestinfo.ip"
 )
+
+// GateOpen is the value of KeyGate that lets the container's process start.
+const GateOpen = "open"
 
 // MainSession is the session of the container's main process. It exists from the moment the process is started.
 const MainSession = "main"

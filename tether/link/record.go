@@ -17,7 +17,7 @@ const (
 	StreamStdout RecordStream = 1
 	// StreamStderr is output on its standard error.
 	StreamStderr RecordStream = 2
-	// StreamRun has no payload and marks a start of the machine.
+	// StreamRun marks a start of the machine. Its payload is empty, or for a fork that inherits a log "fork GENERATION INDEX".
 	StreamRun RecordStream = 3
 )
 
@@ -39,6 +39,8 @@ const (
 	MaxRecord = 64 << 10
 	// RecordHeader is the length of a record's header, in bytes.
 	RecordHeader = 16
+	// maxRunMarker bounds the payload of a run marker, in bytes.
+	maxRunMarker = 64
 )
 
 // Record is a piece of log. A guest leaves Time zero: its host stamps records as they arrive.
@@ -118,8 +120,8 @@ func parseRecordHeader(head [RecordHeader]byte) (rec Record, length int, err err
 		return rec, 0, errors.New("cannot decode log record: reserved bytes are not zero")
 	case n > MaxRecord:
 		return rec, 0, fmt.Errorf("cannot decode log record: its payload has %d bytes, the limit is %d", n, MaxRecord)
-	case rec.Stream == StreamRun && n != 0:
-		return rec, 0, errors.New("cannot decode log record: a run marker with a payload")
+	case rec.Stream == StreamRun && n > maxRunMarker:
+		return rec, 0, fmt.Errorf("cannot decode log record: a run marker with a payload of %d bytes, the limit is %d", n, maxRunMarker)
 	case nanos > 1<<63-1:
 		return rec, 0, errors.New("cannot decode log record: its time is out of range")
 	}

@@ -24,7 +24,12 @@ const (
 	CommandInfoSet = "info-set"
 	CommandFreeze  = "instantclone.freeze"
 	CommandTime    = "cvm.time" // answers the host's clock, nanoseconds since the Unix epoch, in decimal
+	CommandWait    = "cvm.wait" // as info-get, but answers only when the key has a value
+	CommandSeed    = "cvm.seed" // answers SeedBytes random bytes in base64, other ones each time
 )
+
+// SeedBytes is how many bytes CommandSeed answers: twice what Linux's generator takes as its key (drivers/char/random.c).
+const SeedBytes = 64
 
 // ErrNoValue is what info-get answers for a key that is not set; VMware's words.
 var ErrNoValue error = &RPCIError{Why: "No value found"}
@@ -84,7 +89,7 @@ type Command struct {
 // String is the command as it is sent.
 func (c Command) String() string {
 	switch c.Name {
-	case CommandInfoGet:
+	case CommandInfoGet, CommandWait:
 		return c.Name + " " + c.Key
 	case CommandInfoSet:
 		return c.Name + " " + c.Key + " " + c.Value
@@ -97,12 +102,12 @@ func (c Command) String() string {
 func ParseCommand(text string) (Command, error) {
 	name, rest, _ := strings.Cut(text, " ")
 	switch name {
-	case CommandFreeze, CommandTime:
+	case CommandFreeze, CommandTime, CommandSeed:
 		if rest != "" {
 			return Command{}, fmt.Errorf("cannot parse command %s: it takes no arguments", name)
 		}
 		return Command{Name: name}, nil
-	case CommandInfoGet:
+	case CommandInfoGet, CommandWait:
 		return keyed(Command{Name: name, Key: rest})
 	case CommandInfoSet:
 		key, value, _ := strings.Cut(rest, " ")

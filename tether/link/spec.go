@@ -27,6 +27,36 @@ func DecodeStatus(text string) (*tetherv1.Status, error) {
 	return s, decodeJSON("status", text, s, describeStatus)
 }
 
+// EncodeFork is the value of KeyFork: protobuf JSON on one line.
+func EncodeFork(f *tetherv1.Fork) (string, error) { return encodeJSON("fork", f, describeFork) }
+
+// DecodeFork decodes the value of KeyFork. Fields that this version does not know are ignored.
+func DecodeFork(text string) (*tetherv1.Fork, error) {
+	f := &tetherv1.Fork{}
+	return f, decodeJSON("fork", text, f, describeFork)
+}
+
+// EncodeReceipt is the value of KeyReceipt: protobuf JSON on one line.
+func EncodeReceipt(r *tetherv1.Receipt) (string, error) {
+	return encodeJSON("receipt", r, describeReceipt)
+}
+
+// DecodeReceipt decodes the value of KeyReceipt. Fields that this version does not know are ignored.
+func DecodeReceipt(text string) (*tetherv1.Receipt, error) {
+	r := &tetherv1.Receipt{}
+	return r, decodeJSON("receipt", text, r, describeReceipt)
+}
+
+// Failed is the first item of a receipt that failed, or nil.
+func Failed(r *tetherv1.Receipt) *tetherv1.ReceiptItem {
+	for _, i := range r.GetItems() {
+		if i.Outcome == tetherv1.ReceiptItem_FAILED {
+			return i
+		}
+	}
+	return nil
+}
+
 func encodeJSON[M any](what string, m *M, d describe[M]) (string, error) {
 	var c codec
 	d.encode(&c, m)

@@ -138,6 +138,11 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 	return newMachine(ctx, c, spec.RunDir, h.config.Log)
 }
 
+// Prepare implements vm.Hypervisor.
+func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSpec) (vm.Child, error) {
+	return nil, errors.ErrUnsupported
+}
+
 // check refuses what QEMU would refuse in words that nobody understands.
 func check(s vm.MachineSpec) error {
 	if s.MemoryMiB < 1 {

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -116,6 +117,14 @@ func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.
 
 // DetachDisk implements vm.Machine.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
+
+// Template implements vm.Machine.
+func (m *machine) Template(ctx context.Context) (vm.Template, error) { return nil, errors.ErrUnsupported }
+
+// Snapshot implements vm.Machine.
+func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.Template, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // Close implements vm.Machine.
 func (m *machine) Close() error { return m.close() }

@@ -266,6 +266,10 @@ func (fileHypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.E
 	return m, nil, nil
 }
 
+func (fileHypervisor) Prepare(context.Context, vm.Template, vm.ChildSpec) (vm.Child, error) {
+	return nil, errors.ErrUnsupported
+}
+
 type fileMachine struct {
 	path   string
 	events chan vm.Event
@@ -304,6 +308,12 @@ func (m *fileMachine) SetGuestinfo(context.Context, map[string]string) error { r
 func (m *fileMachine) Pause(context.Context) error                           { return nil }
 func (m *fileMachine) Resume(context.Context) error                          { return nil }
 func (m *fileMachine) Reset(context.Context) error                           { return nil }
+func (m *fileMachine) Template(context.Context) (vm.Template, error) {
+	return nil, errors.ErrUnsupported
+}
+func (m *fileMachine) Snapshot(context.Context, string) (vm.Template, error) {
+	return nil, errors.ErrUnsupported
+}
 func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
 	return nil, errors.New("nobody listens")
 }

@@ -14,6 +14,9 @@ type Hypervisor interface {
 	// Adopt finds the machine that an earlier daemon started in runDir. When it has ended it returns (nil, exit, nil);
 	// when runDir holds no trace of a machine it returns an Exit that says so.
 	Adopt(ctx context.Context, runDir string) (Machine, *Exit, error)
+	// Prepare starts all of a child that does not depend on who it will be: its QEMU waits for the template's state. It may be
+	// closed unused. A prepared child ends with this process.
+	Prepare(ctx context.Context, t Template, spec ChildSpec) (Child, error)
 	// Describe says what accelerates the machines and why, for people ("TCG: no vmx or svm flag").
 	Describe() string
 }
@@ -36,6 +39,12 @@ type Machine interface {
 	// Pause stops the CPUs; Resume lets them go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Template returns the fork point of a machine that is frozen. The caller closes it.
+	Template(ctx context.Context) (Template, error)
+	// Snapshot stops the CPUs, takes memory and device state, has everything that is written from then on go to the disk newDisk,
+	// a delta of the machine's present one that the caller has made (empty: there is no disk), and lets the CPUs go on. Also
+	// when it fails the machine goes on; the disk is then the old one.
+	Snapshot(ctx context.Context, newDisk string) (Template, error)
 	// Reset restarts the guest as by a reset button.
 	Reset(ctx context.Context) error
 	// Kill ends the machine at once, as by pulling the plug, and returns when its processes are gone.
@@ -44,14 +53,54 @@ type Machine interface {
 	Close() error
 }
 
+// Template is a fork point: the memory and the device state of a machine that stands still, as open files that nobody can
+// change. Children may outlive it, and the machine that it was taken of.
+type Template interface {
+	// MemoryMiB is the size of the memory; ResidentMiB is how much of it is not zero.
+	MemoryMiB() int
+	ResidentMiB() int
+	Close() error
+}
+
+// ChildSpec is what of a child has to be known when its QEMU starts. The devices are those of the template.
+type ChildSpec struct {
+	RunDir    string // a directory of its own for now; Start moves it
+	CPUs      int
+	MemoryMiB int
+	Machine   string // as MachineSpec.Machine
+	NICs      int
+	CID       uint32
+}
+
+// Child is a machine that waits to be someone.
+type Child interface {
+	// Start gives the machine its identity (Name, RunDir, HomeDir, RootDisk, Guestinfo of spec; RunDir exists and is empty) and
+	// lets it go on from the fork point, with its network link down. It returns once its CPUs run. When it fails nothing is
+	// left of the machine. A Child can be started once.
+	Start(ctx context.Context, spec MachineSpec) (Machine, error)
+	// Close ends a child that was not started.
+	Close() error
+}
+
 // Event is something that happened in a machine: exactly one field is set.
 type Event struct {
 	Guestinfo *Guestinfo
-	Exit      *Exit
+	// Frozen: the guest has called instantclone.freeze. It comes again to whoever adopts the machine.
+	Frozen bool
+	// Mark is a point of the start-up timeline on the host's side.
+	Mark *Mark
+	Exit *Exit
 }
 
 // Guestinfo is a key that the guest has set.
 type Guestinfo struct{ Key, Value string }
+
+// Mark is a point of a start-up timeline, by the host's clock. Names: "prepared", "loaded", "resumed", "hello" (the guest's
+// first word), "linked" (its network link is up), "firstByte" (of the process's output).
+type Mark struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
 
 // Exit says how a machine ended.
 type Exit struct {

@@ -34,7 +34,10 @@ type Config struct {
 	Unpacker *Unpacker
 	// Stop begins to end the machine; grace is negative for none.
 	Stop func(sig unix.Signal, grace time.Duration) error
-	Log  *slog.Logger
+	// Hold and Release are nil in a machine that cannot be forked.
+	Hold    func(ctx context.Context, atPoint bool) error
+	Release func(*tetherv1.Fork) error
+	Log     *slog.Logger
 }
 
 // Agent implements link.Handler. Its methods may be called by several goroutines.
@@ -214,6 +217,22 @@ func (a *Agent) Stop(_ context.Context, r *tetherv1.StopRequest) (*tetherv1.Stop
 		grace = -1
 	}
 	return &tetherv1.StopResponse{}, sessionError(a.Config.Stop(unix.Signal(r.Signal), grace))
+}
+
+// Hold stops the container's processes for a fork.
+func (a *Agent) Hold(ctx context.Context, r *tetherv1.HoldRequest) (*tetherv1.HoldResponse, error) {
+	if a.Config.Hold == nil {
+		return nil, errNoContainer()
+	}
+	return &tetherv1.HoldResponse{}, sessionError(a.Config.Hold(ctx, r.AtPoint))
+}
+
+// Release lets the container's processes go on.
+func (a *Agent) Release(_ context.Context, r *tetherv1.ReleaseRequest) (*tetherv1.ReleaseResponse, error) {
+	if a.Config.Release == nil {
+		return nil, errNoContainer()
+	}
+	return &tetherv1.ReleaseResponse{}, sessionError(a.Config.Release(r.Fork))
 }
 
 // Unpack extracts a layer.

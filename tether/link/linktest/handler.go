@@ -249,3 +249,30 @@ func count(data []byte) (entries, content uint64, err error) {
 		content += uint64(h.Size)
 	}
 }
+
+// Hold implements link.Handler: the fake's processes stand until Release.
+func (f *Tether) Hold(context.Context, *tetherv1.HoldRequest) (*tetherv1.HoldResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = true
+	return &tetherv1.HoldResponse{}, nil
+}
+
+// Release implements link.Handler.
+func (f *Tether) Release(_ context.Context, req *tetherv1.ReleaseRequest) (*tetherv1.ReleaseResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.held {
+		return nil, status.Error(codes.FailedPrecondition, "nothing is held")
+	}
+	f.held = false
+	f.releases = append(f.releases, req)
+	return &tetherv1.ReleaseResponse{}, nil
+}
+
+// Releases are the Release calls so far.
+func (f *Tether) Releases() []*tetherv1.ReleaseRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.releases)
+}

@@ -30,6 +30,8 @@ type Tether struct {
 	stops    []*tetherv1.StopRequest
 	uploads  map[string]*upload
 	unpacked []Unpacked
+	held     bool
+	releases []*tetherv1.ReleaseRequest
 }
 
 // NewTether returns a fake tether with no process. Its end is that of the test, which then waits for all its goroutines.

@@ -32,6 +32,7 @@ type Mode int32
 const (
 	Mode_CONTAINER Mode = 0 // mount the root disk and run Spec.process
 	Mode_UNPACK    Mode = 1 // run nothing; extract layers on request
+	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze; a fork of a container that finds this freezes where it stands
 )
 
 // Enum value maps for Mode.
@@ -39,10 +40,12 @@ var (
 	Mode_name = map[int32]string{
 		0: "CONTAINER",
 		1: "UNPACK",
+		2: "TEMPLATE",
 	}
 	Mode_value = map[string]int32{
 		"CONTAINER": 0,
 		"UNPACK":    1,
+		"TEMPLATE":  2,
 	}
 )
 
@@ -126,6 +129,58 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_tether_proto_rawDescGZIP(), []int{1}
 }
 
+type ReceiptItem_Outcome int32
+
+const (
+	ReceiptItem_UNKNOWN ReceiptItem_Outcome = 0
+	ReceiptItem_DONE    ReceiptItem_Outcome = 1
+	ReceiptItem_SKIPPED ReceiptItem_Outcome = 2 // the machine has nothing of the kind; detail says why
+	ReceiptItem_FAILED  ReceiptItem_Outcome = 3 // detail says why; the machine ends
+)
+
+// Enum value maps for ReceiptItem_Outcome.
+var (
+	ReceiptItem_Outcome_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "DONE",
+		2: "SKIPPED",
+		3: "FAILED",
+	}
+	ReceiptItem_Outcome_value = map[string]int32{
+		"UNKNOWN": 0,
+		"DONE":    1,
+		"SKIPPED": 2,
+		"FAILED":  3,
+	}
+)
+
+func (x ReceiptItem_Outcome) Enum() *ReceiptItem_Outcome {
+	p := new(ReceiptItem_Outcome)
+	*p = x
+	return p
+}
+
+func (x ReceiptItem_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReceiptItem_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_tether_proto_enumTypes[2].Descriptor()
+}
+
+func (ReceiptItem_Outcome) Type() protoreflect.EnumType {
+	return &file_tether_proto_enumTypes[2]
+}
+
+func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReceiptItem_Outcome.Descriptor instead.
+func (ReceiptItem_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{11, 0}
+}
+
 // Reason chooses the exit code and message of the remote API.
 type Failure_Reason int32
 
@@ -137,6 +192,7 @@ const (
 	Failure_BAD_CWD        Failure_Reason = 4 // not a directory, cannot be made
 	Failure_ROOT_DISK      Failure_Reason = 5 // missing, damaged, cannot be mounted
 	Failure_NETWORK        Failure_Reason = 6
+	Failure_FORK           Failure_Reason = 7 // an item of the receipt failed
 )
 
 // Enum value maps for Failure_Reason.
@@ -149,6 +205,7 @@ var (
 		4: "BAD_CWD",
 		5: "ROOT_DISK",
 		6: "NETWORK",
+		7: "FORK",
 	}
 	Failure_Reason_value = map[string]int32{
 		"INTERNAL":       0,
@@ -158,6 +215,7 @@ var (
 		"BAD_CWD":        4,
 		"ROOT_DISK":      5,
 		"NETWORK":        6,
+		"FORK":           7,
 	}
 )
 
@@ -172,11 +230,11 @@ func (x Failure_Reason) String() string {
 }
 
 func (Failure_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_tether_proto_enumTypes[2].Descriptor()
+	return file_tether_proto_enumTypes[3].Descriptor()
 }
 
 func (Failure_Reason) Type() protoreflect.EnumType {
-	return &file_tether_proto_enumTypes[2]
+	return &file_tether_proto_enumTypes[3]
 }
 
 func (x Failure_Reason) Number() protoreflect.EnumNumber {
@@ -185,7 +243,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{9, 0}
+	return file_tether_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Spec is what a tether is told about itself: guestinfo key "guestinfo.cvm.spec", as protobuf JSON.
@@ -735,6 +793,7 @@ type Status struct {
 	Exit            *Exit                  `protobuf:"bytes,3,opt,name=exit,proto3" json:"exit,omitempty"`       // with EXITED
 	Failure         *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"` // with FAILED
 	Pid             int32                  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`        // in the guest's own PID namespace
+	Marks           []*Mark                `protobuf:"bytes,6,rep,name=marks,proto3" json:"marks,omitempty"`     // how the machine came to be what it is, in the order of time
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -804,6 +863,267 @@ func (x *Status) GetPid() int32 {
 	return 0
 }
 
+func (x *Status) GetMarks() []*Mark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+// Mark is a point of a start-up timeline.
+type Mark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                          // "hello", "receipt", "disk", "root", "exec", ...: spec.md lists them
+	UnixNano      int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"` // by the guest's clock after it was set from its host's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mark) Reset() {
+	*x = Mark{}
+	mi := &file_tether_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mark) ProtoMessage() {}
+
+func (x *Mark) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mark.ProtoReflect.Descriptor instead.
+func (*Mark) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Mark) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Mark) GetUnixNano() int64 {
+	if x != nil {
+		return x.UnixNano
+	}
+	return 0
+}
+
+// Fork says which fork of its source a machine is: guestinfo key "guestinfo.cvm.fork", as protobuf JSON. A machine that
+// was booted has none.
+type Fork struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // forks on the way from the first machine that was booted: its children have 1
+	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`           // among the children of one fork, from 1; in the source itself 0
+	Source        string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`          // name of the VM that it was forked from
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fork) Reset() {
+	*x = Fork{}
+	mi := &file_tether_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fork) ProtoMessage() {}
+
+func (x *Fork) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fork.ProtoReflect.Descriptor instead.
+func (*Fork) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Fork) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Fork) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Fork) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+// Receipt says what a fork did to become someone else: guestinfo key "guestinfo.cvm.receipt", as protobuf JSON. Nothing of
+// the user's runs before it is complete, and the machine's network link is down until then.
+type Receipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*ReceiptItem         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`            // in the order in which they were done
+	Micros        uint32                 `protobuf:"varint,2,opt,name=micros,proto3" json:"micros,omitempty"`         // from the first sight of the fork to the last item
+	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"` // of Fork
+	Index         uint32                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_tether_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Receipt) GetItems() []*ReceiptItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *Receipt) GetMicros() uint32 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
+func (x *Receipt) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Receipt) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// ReceiptItem is one thing that must not be the same in two machines.
+type ReceiptItem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "entropy", "clock", "hostname", ...: spec.md lists them
+	Outcome       ReceiptItem_Outcome    `protobuf:"varint,2,opt,name=outcome,proto3,enum=containervm.tether.v1.ReceiptItem_Outcome" json:"outcome,omitempty"`
+	Micros        uint32                 `protobuf:"varint,3,opt,name=micros,proto3" json:"micros,omitempty"`
+	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"` // for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReceiptItem) Reset() {
+	*x = ReceiptItem{}
+	mi := &file_tether_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReceiptItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReceiptItem) ProtoMessage() {}
+
+func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
+func (*ReceiptItem) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReceiptItem) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReceiptItem) GetOutcome() ReceiptItem_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return ReceiptItem_UNKNOWN
+}
+
+func (x *ReceiptItem) GetMicros() uint32 {
+	if x != nil {
+		return x.Micros
+	}
+	return 0
+}
+
+func (x *ReceiptItem) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Exit says how a process ended.
 type Exit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -817,7 +1137,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1149,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1162,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{8}
+	return file_tether_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -884,7 +1204,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1216,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1229,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{9}
+	return file_tether_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -934,7 +1254,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1266,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1279,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{10}
+	return file_tether_proto_rawDescGZIP(), []int{14}
 }
 
 type InfoResponse struct {
@@ -976,7 +1296,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1308,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1321,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{11}
+	return file_tether_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -1058,7 +1378,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1390,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1403,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{12}
+	return file_tether_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -1124,7 +1444,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1456,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1469,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{13}
+	return file_tether_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -1175,7 +1495,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1507,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1520,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{14}
+	return file_tether_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -1219,7 +1539,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1551,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1564,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{15}
+	return file_tether_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -1265,7 +1585,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1597,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1610,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{16}
+	return file_tether_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -1322,7 +1642,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1654,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1667,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{17}
+	return file_tether_proto_rawDescGZIP(), []int{21}
 }
 
 type ResizeRequest struct {
@@ -1360,7 +1680,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1692,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1705,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{18}
+	return file_tether_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -1410,7 +1730,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1742,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1755,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{19}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 type ProcessesRequest struct {
@@ -1446,7 +1766,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1778,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1791,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{20}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 // ProcessInfo is a line of a process list.
@@ -1492,7 +1812,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1824,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1837,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{21}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1592,7 +1912,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1924,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1937,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1638,7 +1958,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1970,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1983,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -1695,7 +2015,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2027,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2040,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 type UnpackRequest struct {
@@ -1734,7 +2054,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +2066,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +2079,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -1794,7 +2114,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +2126,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +2139,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -1841,6 +2161,166 @@ func (x *UnpackResponse) GetMicros() uint64 {
 		return x.Micros
 	}
 	return 0
+}
+
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtPoint       bool                   `protobuf:"varint,1,opt,name=at_point,json=atPoint,proto3" json:"at_point,omitempty"` // wait first until a process of the container waits at its fork point
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_tether_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *HoldRequest) GetAtPoint() bool {
+	if x != nil {
+		return x.AtPoint
+	}
+	return false
+}
+
+type HoldResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_tether_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{32}
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fork          *Fork                  `protobuf:"bytes,1,opt,name=fork,proto3" json:"fork,omitempty"` // the fork that was taken, as its source sees it (index 0); none: there was none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_tether_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ReleaseRequest) GetFork() *Fork {
+	if x != nil {
+		return x.Fork
+	}
+	return nil
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_tether_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 var File_tether_proto protoreflect.FileDescriptor
@@ -1895,22 +2375,50 @@ const file_tether_proto_rawDesc = "" +
 	"\x06Rlimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xe5\x01\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\x98\x02\n" +
 	"\x06Status\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.containervm.tether.v1.StateR\x05state\x12*\n" +
 	"\x11started_unix_nano\x18\x02 \x01(\x03R\x0fstartedUnixNano\x12/\n" +
 	"\x04exit\x18\x03 \x01(\v2\x1b.containervm.tether.v1.ExitR\x04exit\x128\n" +
 	"\afailure\x18\x04 \x01(\v2\x1e.containervm.tether.v1.FailureR\afailure\x12\x10\n" +
-	"\x03pid\x18\x05 \x01(\x05R\x03pid\"n\n" +
+	"\x03pid\x18\x05 \x01(\x05R\x03pid\x121\n" +
+	"\x05marks\x18\x06 \x03(\v2\x1b.containervm.tether.v1.MarkR\x05marks\"7\n" +
+	"\x04Mark\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\"T\n" +
+	"\x04Fork\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\rR\x05index\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"\x91\x01\n" +
+	"\aReceipt\x128\n" +
+	"\x05items\x18\x01 \x03(\v2\".containervm.tether.v1.ReceiptItemR\x05items\x12\x16\n" +
+	"\x06micros\x18\x02 \x01(\rR\x06micros\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\rR\x05index\"\xd2\x01\n" +
+	"\vReceiptItem\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2*.containervm.tether.v1.ReceiptItem.OutcomeR\aoutcome\x12\x16\n" +
+	"\x06micros\x18\x03 \x01(\rR\x06micros\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"9\n" +
+	"\aOutcome\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\b\n" +
+	"\x04DONE\x10\x01\x12\v\n" +
+	"\aSKIPPED\x10\x02\x12\n" +
+	"\n" +
+	"\x06FAILED\x10\x03\"n\n" +
 	"\x04Exit\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x1d\n" +
 	"\n" +
 	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12\x1b\n" +
-	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\xd3\x01\n" +
+	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\xdd\x01\n" +
 	"\aFailure\x12=\n" +
 	"\x06reason\x18\x01 \x01(\x0e2%.containervm.tether.v1.Failure.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"o\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"y\n" +
 	"\x06Reason\x12\f\n" +
 	"\bINTERNAL\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x12\n" +
@@ -1918,7 +2426,8 @@ const file_tether_proto_rawDesc = "" +
 	"\aNO_USER\x10\x03\x12\v\n" +
 	"\aBAD_CWD\x10\x04\x12\r\n" +
 	"\tROOT_DISK\x10\x05\x12\v\n" +
-	"\aNETWORK\x10\x06\"\r\n" +
+	"\aNETWORK\x10\x06\x12\b\n" +
+	"\x04FORK\x10\a\"\r\n" +
 	"\vInfoRequest\"\xc6\x01\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
@@ -1974,18 +2483,25 @@ const file_tether_proto_rawDesc = "" +
 	"\x0eUnpackResponse\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentries\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06micros\x18\x03 \x01(\x04R\x06micros*!\n" +
+	"\x06micros\x18\x03 \x01(\x04R\x06micros\"(\n" +
+	"\vHoldRequest\x12\x19\n" +
+	"\bat_point\x18\x01 \x01(\bR\aatPoint\"\x0e\n" +
+	"\fHoldResponse\"A\n" +
+	"\x0eReleaseRequest\x12/\n" +
+	"\x04fork\x18\x01 \x01(\v2\x1b.containervm.tether.v1.ForkR\x04fork\"\x11\n" +
+	"\x0fReleaseResponse*/\n" +
 	"\x04Mode\x12\r\n" +
 	"\tCONTAINER\x10\x00\x12\n" +
 	"\n" +
-	"\x06UNPACK\x10\x01*:\n" +
+	"\x06UNPACK\x10\x01\x12\f\n" +
+	"\bTEMPLATE\x10\x02*:\n" +
 	"\x05State\x12\f\n" +
 	"\bSTARTING\x10\x00\x12\v\n" +
 	"\aRUNNING\x10\x01\x12\n" +
 	"\n" +
 	"\x06EXITED\x10\x02\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x032\xb1\x05\n" +
+	"\x06FAILED\x10\x032\xdc\x06\n" +
 	"\x06Tether\x12O\n" +
 	"\x04Info\x12\".containervm.tether.v1.InfoRequest\x1a#.containervm.tether.v1.InfoResponse\x12O\n" +
 	"\x04Exec\x12\".containervm.tether.v1.ExecRequest\x1a#.containervm.tether.v1.ExecResponse\x12O\n" +
@@ -1994,7 +2510,9 @@ const file_tether_proto_rawDesc = "" +
 	"\x06Resize\x12$.containervm.tether.v1.ResizeRequest\x1a%.containervm.tether.v1.ResizeResponse\x12^\n" +
 	"\tProcesses\x12'.containervm.tether.v1.ProcessesRequest\x1a(.containervm.tether.v1.ProcessesResponse\x12O\n" +
 	"\x04Stop\x12\".containervm.tether.v1.StopRequest\x1a#.containervm.tether.v1.StopResponse\x12U\n" +
-	"\x06Unpack\x12$.containervm.tether.v1.UnpackRequest\x1a%.containervm.tether.v1.UnpackResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
+	"\x06Unpack\x12$.containervm.tether.v1.UnpackRequest\x1a%.containervm.tether.v1.UnpackResponse\x12O\n" +
+	"\x04Hold\x12\".containervm.tether.v1.HoldRequest\x1a#.containervm.tether.v1.HoldResponse\x12X\n" +
+	"\aRelease\x12%.containervm.tether.v1.ReleaseRequest\x1a&.containervm.tether.v1.ReleaseResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
 
 var (
 	file_tether_proto_rawDescOnce sync.Once
@@ -2008,79 +2526,96 @@ func file_tether_proto_rawDescGZIP() []byte {
 	return file_tether_proto_rawDescData
 }
 
-var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_tether_proto_goTypes = []any{
 	(Mode)(0),                 // 0: containervm.tether.v1.Mode
 	(State)(0),                // 1: containervm.tether.v1.State
-	(Failure_Reason)(0),       // 2: containervm.tether.v1.Failure.Reason
-	(*Spec)(nil),              // 3: containervm.tether.v1.Spec
-	(*HostEntry)(nil),         // 4: containervm.tether.v1.HostEntry
-	(*Resolver)(nil),          // 5: containervm.tether.v1.Resolver
-	(*Interface)(nil),         // 6: containervm.tether.v1.Interface
-	(*Process)(nil),           // 7: containervm.tether.v1.Process
-	(*Window)(nil),            // 8: containervm.tether.v1.Window
-	(*Rlimit)(nil),            // 9: containervm.tether.v1.Rlimit
-	(*Status)(nil),            // 10: containervm.tether.v1.Status
-	(*Exit)(nil),              // 11: containervm.tether.v1.Exit
-	(*Failure)(nil),           // 12: containervm.tether.v1.Failure
-	(*InfoRequest)(nil),       // 13: containervm.tether.v1.InfoRequest
-	(*InfoResponse)(nil),      // 14: containervm.tether.v1.InfoResponse
-	(*ExecRequest)(nil),       // 15: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),      // 16: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),       // 17: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),      // 18: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),     // 19: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),    // 20: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),     // 21: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 22: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 23: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),       // 24: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil), // 25: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),       // 26: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),      // 27: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),     // 28: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),    // 29: containervm.tether.v1.UnpackResponse
+	(ReceiptItem_Outcome)(0),  // 2: containervm.tether.v1.ReceiptItem.Outcome
+	(Failure_Reason)(0),       // 3: containervm.tether.v1.Failure.Reason
+	(*Spec)(nil),              // 4: containervm.tether.v1.Spec
+	(*HostEntry)(nil),         // 5: containervm.tether.v1.HostEntry
+	(*Resolver)(nil),          // 6: containervm.tether.v1.Resolver
+	(*Interface)(nil),         // 7: containervm.tether.v1.Interface
+	(*Process)(nil),           // 8: containervm.tether.v1.Process
+	(*Window)(nil),            // 9: containervm.tether.v1.Window
+	(*Rlimit)(nil),            // 10: containervm.tether.v1.Rlimit
+	(*Status)(nil),            // 11: containervm.tether.v1.Status
+	(*Mark)(nil),              // 12: containervm.tether.v1.Mark
+	(*Fork)(nil),              // 13: containervm.tether.v1.Fork
+	(*Receipt)(nil),           // 14: containervm.tether.v1.Receipt
+	(*ReceiptItem)(nil),       // 15: containervm.tether.v1.ReceiptItem
+	(*Exit)(nil),              // 16: containervm.tether.v1.Exit
+	(*Failure)(nil),           // 17: containervm.tether.v1.Failure
+	(*InfoRequest)(nil),       // 18: containervm.tether.v1.InfoRequest
+	(*InfoResponse)(nil),      // 19: containervm.tether.v1.InfoResponse
+	(*ExecRequest)(nil),       // 20: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),      // 21: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),       // 22: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),      // 23: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),     // 24: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),    // 25: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),     // 26: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 27: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 28: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),       // 29: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil), // 30: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),       // 31: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),      // 32: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),     // 33: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),    // 34: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),       // 35: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),      // 36: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),    // 37: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),   // 38: containervm.tether.v1.ReleaseResponse
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
-	4,  // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
-	5,  // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
-	6,  // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
-	7,  // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
-	8,  // 5: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
-	9,  // 6: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
+	5,  // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
+	6,  // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
+	7,  // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
+	8,  // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
+	9,  // 5: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
+	10, // 6: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
 	1,  // 7: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
-	11, // 8: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
-	12, // 9: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
-	2,  // 10: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
-	10, // 11: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	7,  // 12: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	12, // 13: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	11, // 14: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
-	8,  // 15: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	24, // 16: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	13, // 17: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	15, // 18: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	17, // 19: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	19, // 20: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	21, // 21: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	23, // 22: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	26, // 23: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	28, // 24: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	14, // 25: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	16, // 26: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	18, // 27: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	20, // 28: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	22, // 29: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	25, // 30: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	27, // 31: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	29, // 32: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	16, // 8: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
+	17, // 9: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
+	12, // 10: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
+	15, // 11: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
+	2,  // 12: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
+	3,  // 13: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
+	11, // 14: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
+	8,  // 15: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
+	17, // 16: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	16, // 17: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	9,  // 18: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
+	29, // 19: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	13, // 20: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	18, // 21: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	20, // 22: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	22, // 23: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	24, // 24: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	26, // 25: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	28, // 26: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	31, // 27: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	33, // 28: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	35, // 29: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	37, // 30: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	19, // 31: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	21, // 32: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	23, // 33: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	25, // 34: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	27, // 35: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	30, // 36: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	32, // 37: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	34, // 38: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	36, // 39: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	38, // 40: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	31, // [31:41] is the sub-list for method output_type
+	21, // [21:31] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_tether_proto_init() }
@@ -2093,8 +2628,8 @@ func file_tether_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   27,
+			NumEnums:      4,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

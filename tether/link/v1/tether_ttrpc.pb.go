@@ -16,6 +16,8 @@ type TetherService interface {
 	Processes(context.Context, *ProcessesRequest) (*ProcessesResponse, error)
 	Stop(context.Context, *StopRequest) (*StopResponse, error)
 	Unpack(context.Context, *UnpackRequest) (*UnpackResponse, error)
+	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
+	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 }
 
 func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
@@ -76,6 +78,20 @@ func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
 					return nil, err
 				}
 				return svc.Unpack(ctx, &req)
+			},
+			"Hold": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req HoldRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Hold(ctx, &req)
+			},
+			"Release": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ReleaseRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Release(ctx, &req)
 			},
 		},
 	})
@@ -150,6 +166,22 @@ func (c *tetherClient) Stop(ctx context.Context, req *StopRequest) (*StopRespons
 func (c *tetherClient) Unpack(ctx context.Context, req *UnpackRequest) (*UnpackResponse, error) {
 	var resp UnpackResponse
 	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Unpack", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Hold(ctx context.Context, req *HoldRequest) (*HoldResponse, error) {
+	var resp HoldResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Hold", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Release(ctx context.Context, req *ReleaseRequest) (*ReleaseResponse, error) {
+	var resp ReleaseResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Release", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -194,3 +194,11 @@ func (h *handle) Close() error {
 	h.once.Do(func() { close(h.closed) })
 	return nil
 }
+
+// Template implements vm.Machine.
+func (h *handle) Template(context.Context) (vm.Template, error) { return nil, errors.ErrUnsupported }
+
+// Snapshot implements vm.Machine.
+func (h *handle) Snapshot(context.Context, string) (vm.Template, error) {
+	return nil, errors.ErrUnsupported
+}

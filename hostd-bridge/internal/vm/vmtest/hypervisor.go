@@ -71,6 +71,11 @@ func (h *Hypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, 
 	return newHandle(m), nil
 }
 
+// Prepare implements vm.Hypervisor.
+func (h *Hypervisor) Prepare(context.Context, vm.Template, vm.ChildSpec) (vm.Child, error) {
+	return nil, errors.ErrUnsupported
+}
+
 // Adopt implements vm.Hypervisor.
 func (h *Hypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
 	h.mu.Lock()
