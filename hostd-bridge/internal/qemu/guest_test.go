@@ -222,5 +222,5 @@ func (g *guest) dial(port uint32) halfCloser {
 // quit asks the guest to power itself off.
 func (g *guest) quit() {
 	g.t.Helper()
-	g.dial(portQuit)
+	g.dial(portQuit).Close()
 }

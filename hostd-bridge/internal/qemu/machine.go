@@ -119,7 +119,9 @@ func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
 
 // Template implements vm.Machine.
-func (m *machine) Template(ctx context.Context) (vm.Template, error) { return nil, errors.ErrUnsupported }
+func (m *machine) Template(ctx context.Context) (vm.Template, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // Snapshot implements vm.Machine.
 func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.Template, error) {

@@ -72,6 +72,10 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	// The peer ends the connection: a machine that ends at once takes its answer to the request with it.
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		return err
+	}
 	return c.Close()
 }
 
