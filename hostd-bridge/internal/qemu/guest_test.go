@@ -185,7 +185,7 @@ func (g *guest) awaitKey(key string) string {
 		if e.Exit != nil {
 			g.t.Fatalf("the machine ended: %s", e.Exit.Reason)
 		}
-		if e.Guestinfo.Key == key {
+		if e.Guestinfo != nil && e.Guestinfo.Key == key {
 			return e.Guestinfo.Value
 		}
 	}

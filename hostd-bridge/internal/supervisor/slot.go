@@ -38,9 +38,7 @@ type slot struct {
 	last int    // number of the newest node
 }
 
-func newSlot(cfg Config) slot {
-	return slot{emptySize: cfg.EmptySize, node: cfg.RootNode, path: cfg.RootDisk}
-}
+func newSlot(cfg Config) slot { return slot{emptySize: cfg.EmptySize, node: cfg.RootNode} }
 
 // attach puts a disk into the empty slot.
 func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
@@ -86,4 +84,28 @@ func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map
 	old := s.node
 	s.node = node
 	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
+}
+
+// fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more. The disk that was there
+// stays open as the delta's parent, by its node: opening it a second time would meet the first one's lock.
+func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return errors.New("cannot put a delta over the root slot's disk: it is empty")
+	}
+	s.last++
+	node := fmt.Sprintf("slot%d", s.last)
+	options := DiskOptions(node, path)
+	options["backing"] = s.node
+	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
+		return fmt.Errorf("cannot open delta %s: %w", path, err)
+	}
+	reopen := map[string]any{"options": []any{SlotOptions(node)}}
+	if err := q.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
+		return errors.Join(fmt.Errorf("cannot put delta %s over the root slot's disk: %w", path, err),
+			q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
+	}
+	s.node, s.path = node, path
+	return nil
 }
