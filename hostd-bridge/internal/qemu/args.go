@@ -55,8 +55,8 @@ type shape struct {
 	machine         string // vm.MachineMicroVM (also when empty) or vm.MachineQ35
 	cid             uint32
 	nics            []vm.NIC
-	name, uuid      string   // for people; a child has none yet
-	boot            *boot    // nil: a child
+	name, uuid      string // for people; a child has none yet
+	boot            *boot  // nil: a child
 }
 
 // boot is what a machine that is booted starts with.
@@ -71,7 +71,7 @@ func arguments(s shape, h host) ([]string, error) {
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", p.machine + ",memory-backend=ram",
+		"-machine", p.machine + ",memory-backend=ram,suppress-vmdesc=on",
 		"-accel", h.accel,
 		"-cpu", cpu(h.accel),
 		"-smp", fmt.Sprint(max(1, s.cpus)),

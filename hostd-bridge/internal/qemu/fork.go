@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+	"github.com/containervm/containervm/tether/link"
 )
 
 // template is a fork point: two sealed files in memory.
@@ -92,6 +95,18 @@ func placeholderMAC(i int) string { return fmt.Sprintf("02:00:00:00:00:%02x", i)
 
 // Start implements vm.Child.
 func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+	if len(spec.NICs) > 0 {
+		macs := make([]string, len(spec.NICs))
+		for i, n := range spec.NICs {
+			macs[i] = n.MAC
+		}
+		info := maps.Clone(spec.Guestinfo)
+		if info == nil {
+			info = map[string]string{}
+		}
+		info[link.KeyMACs] = strings.Join(macs, ",")
+		spec.Guestinfo = info
+	}
 	return c.h.begin(ctx, c.pending, spec)
 }
 

@@ -46,14 +46,14 @@ func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *
 	spec := g.spec
 	spec.RunDir, spec.HomeDir, spec.CID = dir+"/run", dir+"/home, too", g.spec.CID+uint32(n)
 	spec.Guestinfo = map[string]string{"guestinfo.greeting": fmt.Sprint("I am ", n)}
-	for _, c := range change {
-		c(&spec)
-	}
 	pool := dir + "/pool"
 	for _, d := range []string{spec.RunDir, spec.HomeDir, pool} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			g.t.Fatal(err)
 		}
+	}
+	for _, c := range change {
+		c(&spec)
 	}
 	c := &guest{t: g.t, h: g.h, spec: spec}
 	g.t.Cleanup(c.showConsole)

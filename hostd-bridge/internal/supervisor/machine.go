@@ -158,7 +158,12 @@ func (m *machine) bringUp(ctx context.Context) (err error) {
 
 // serveGuest listens for the guest's guestinfo and log connections.
 func (m *machine) serveGuest() error {
-	if err := m.serve(link.ServiceGuestinfo, func(c net.Conn) error { return m.info.Serve(c) }); err != nil {
+	hello := sync.OnceFunc(func() { m.mark(markHello) })
+	err := m.serve(link.ServiceGuestinfo, func(c net.Conn) error {
+		hello()
+		return m.info.Serve(c)
+	})
+	if err != nil {
 		return err
 	}
 	return m.serve(link.ServiceLog, func(c net.Conn) error { return m.out.receive(c, time.Now) })

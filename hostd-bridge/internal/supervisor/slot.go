@@ -12,10 +12,12 @@ import (
 // RootSlot is the name of the raw block node that the guest's root device sits on. Its file is a disk or a placeholder.
 const RootSlot = "root"
 
-// DiskOptions are the blockdev options of a disk's node.
+// DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off: the inventory sees to it that a disk has one
+// writer, and a disk at a fork point, which QEMU 7.2 keeps open for writing though nothing is written any more, could not be read by the
+// children.
 func DiskOptions(node, path string) map[string]any {
 	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap"}}
+		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
 }
 
 // EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
@@ -86,8 +88,7 @@ func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map
 	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
 }
 
-// fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more. The disk that was there
-// stays open as the delta's parent, by its node: opening it a second time would meet the first one's lock.
+// fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more.
 func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,12 +98,11 @@ func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
 	s.last++
 	node := fmt.Sprintf("slot%d", s.last)
 	options := DiskOptions(node, path)
-	options["backing"] = s.node
+	options["backing"] = nil // the one below is open already
 	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
 		return fmt.Errorf("cannot open delta %s: %w", path, err)
 	}
-	reopen := map[string]any{"options": []any{SlotOptions(node)}}
-	if err := q.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
+	if err := q.Execute(ctx, "blockdev-snapshot", map[string]string{"node": s.node, "overlay": node}, nil); err != nil {
 		return errors.Join(fmt.Errorf("cannot put delta %s over the root slot's disk: %w", path, err),
 			q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
 	}

@@ -40,21 +40,21 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	sink, err := listenAny(link.PortLink+1)
+	sink, err := listenAny(link.PortLink + 1)
 	if err != nil {
 		return err
 	}
 	go serve(sink, func(c *vsock.Conn) { io.Copy(io.Discard, c) })
-	quit, err := listenAny(link.PortLink+2)
+	quit, err := listenAny(link.PortLink + 2)
 	if err != nil {
 		return err
 	}
-	disk, err := listenAny(link.PortLink+3)
+	disk, err := listenAny(link.PortLink + 3)
 	if err != nil {
 		return err
 	}
 	go serve(disk, readDisk)
-	source, err := listenAny(link.PortLink+4)
+	source, err := listenAny(link.PortLink + 4)
 	if err != nil {
 		return err
 	}
