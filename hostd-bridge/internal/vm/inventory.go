@@ -4,28 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
-
-// Options is what an Inventory works with. Every field is needed.
-type Options struct {
-	Journal       *journal.Journal // closed by the caller, after Close
-	Store         *datastore.Store
-	Hypervisor    Hypervisor
-	Disks         Disks
-	RunDir        string // sockets and state of running machines, one directory each
-	HostMemoryMiB int64
-	HostCPUs      int
-	Blank         string // datastore path of the disk that new disks without a parent are deltas of
-	Log           *slog.Logger
-}
 
 // Inventory owns the virtual machines of a host: every change of a VM goes through it, is journaled before it is
 // answered, and wakes whoever waits on Signal.
@@ -34,12 +19,19 @@ type Inventory struct {
 	signal *Signal
 	ops    sync.WaitGroup // one for each watch goroutine
 	naming sync.Mutex     // held while names or MACs are given: two operations must not choose the same
+	forks  sync.Mutex     // held while files come to forksDir or leave it
 
-	mu      sync.Mutex
-	entries map[string]*entry
-	pools   map[string]*Pool
-	next    counters
-	closing bool
+	mu       sync.Mutex
+	entries  map[string]*entry
+	pools    map[string]*Pool
+	next     counters
+	starting int64 // MiB that the starts under way will need of the host
+	closing  bool
+	stock    stock
+
+	forking chan struct{}      // holds one token for each child that comes to life now
+	stop    context.CancelFunc // ends the keeper
+	keeping sync.WaitGroup     // the keeper
 }
 
 // entry is a VM's place in the inventory.
@@ -52,6 +44,7 @@ type entry struct {
 	machine  Machine       // nil when off
 	ended    chan struct{} // closed when the end of machine has been recorded
 	reserved bool          // counts as running in the admission of memory
+	cost     int64         // its part of Inventory.starting
 }
 
 // counters give out what must never be given twice.
@@ -93,7 +86,7 @@ func (i *Inventory) List() []*VM {
 
 // visible says whether clients see the VM: one that is being made or destroyed is not there.
 func (e *entry) visible() bool {
-	return e.vm.Pending == nil || e.vm.Pending.Kind != pendingCreate
+	return e.vm.Pending == nil || (e.vm.Pending.Kind != pendingCreate && e.vm.Pending.Kind != pendingClone)
 }
 
 // Machine returns the running machine of a VM.
@@ -108,6 +101,18 @@ func (i *Inventory) Machine(ref string) (Machine, error) {
 		return nil, &StateError{Name: e.vm.Name, Current: e.vm.Power, Required: PoweredOn}
 	}
 	return e.machine, nil
+}
+
+// Live returns the machine of a VM whose guest runs.
+func (i *Inventory) Live(ref string) (Machine, error) {
+	m, err := i.Machine(ref)
+	if err != nil {
+		return nil, err
+	}
+	if v, ok := i.Get(ref); ok && v.Frozen {
+		return nil, &FrozenError{Name: v.Name}
+	}
+	return m, nil
 }
 
 // Describe says what accelerates the machines and why.
@@ -150,12 +155,14 @@ func (i *Inventory) acquire(ctx context.Context, ref string) (e *entry, release 
 	if !ok {
 		return nil, nil, &NotFoundError{Ref: ref}
 	}
+	done := i.under()
 	select {
 	case e.busy <- struct{}{}:
 	case <-ctx.Done():
+		done()
 		return nil, nil, fmt.Errorf("cannot begin: another operation on the VM is under way: %w", ctx.Err())
 	}
-	release = func() { <-e.busy }
+	release = func() { <-e.busy; done() }
 	if _, ok := i.Get(ref); !ok { // destroyed by the operation before
 		release()
 		return nil, nil, &NotFoundError{Ref: ref}
@@ -226,12 +233,20 @@ func (i *Inventory) Close() error {
 	i.mu.Lock()
 	i.closing = true
 	var machines []Machine
+	var waiting []*prepared
+	for _, sh := range i.stock.shelves {
+		waiting = append(waiting, sh.ready...)
+		sh.ready = nil
+	}
 	for _, e := range i.entries {
 		if e.machine != nil {
 			machines = append(machines, e.machine)
 		}
 	}
 	i.mu.Unlock()
+	i.stop()
+	i.keeping.Wait()
+	i.discard(waiting...)
 	var first error
 	for _, m := range machines {
 		if err := m.Close(); err != nil && first == nil {
