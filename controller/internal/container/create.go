@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -42,7 +43,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 		return "", nil, err
 	}
 	defer named()
-	spec, err := s.vmSpec(newID(), name, req, img)
+	spec, err := s.vmSpec(ident.New(), name, req, img)
 	if err != nil {
 		return "", nil, err
 	}
@@ -73,7 +74,7 @@ func (s *Service) vmSpec(id, name string, req Request, img image.Image) (vsphere
 	}
 	boot := s.host.Boot()
 	return vsphere.VMSpec{
-		Name: id, UUID: biosUUID(id), CPUs: size.cpus, MemoryMiB: size.memoryMiB,
+		Name: id, UUID: ident.UUID(id), CPUs: size.cpus, MemoryMiB: size.memoryMiB,
 		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: img.TopDisk, NoNetwork: !networked(&rec),
 		ExtraConfig: map[string]string{
 			keyRole: roleContainer, keyName: name, keyRecord: string(text), link.KeySpec: guest,
