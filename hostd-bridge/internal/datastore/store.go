@@ -58,6 +58,14 @@ func (s *Store) Close() error { return s.root.Close() }
 // HostPath returns the absolute path on this host of a path in the store.
 func (s *Store) HostPath(rel string) string { return filepath.Join(s.dir, rel) }
 
+// Rel returns the path in the store of an absolute path on this host; one outside of it is returned as it is.
+func (s *Store) Rel(host string) string {
+	if rel, err := filepath.Rel(s.dir, host); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return host
+}
+
 // Stat describes a file or directory.
 func (s *Store) Stat(rel string) (fs.FileInfo, error) { return s.root.Stat(rel) }
 
@@ -118,6 +126,18 @@ func (s *Store) Move(from, to string, force bool) error {
 		return err
 	}
 	return s.root.Rename(from, to)
+}
+
+// Link gives a file a second name, which must be free.
+func (s *Store) Link(from, to string) error { return s.root.Link(from, to) }
+
+// Sync returns when a file's content is on the disk.
+func (s *Store) Sync(rel string) error {
+	f, err := s.root.Open(rel)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Copy copies a file. An existing target is an error unless force is set.

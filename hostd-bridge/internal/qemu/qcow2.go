@@ -129,6 +129,12 @@ func (h *Hypervisor) DiskInfo(ctx context.Context, path string) (DiskInfo, error
 	return d, nil
 }
 
+// DiskParent implements vm.Disks.
+func (h *Hypervisor) DiskParent(ctx context.Context, path string) (string, error) {
+	d, err := h.DiskInfo(ctx, path)
+	return d.Parent, err
+}
+
 func readDisk(path string) (DiskInfo, error) {
 	f, err := os.Open(path)
 	if err != nil {

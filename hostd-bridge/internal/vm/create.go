@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -39,7 +40,7 @@ func (i *Inventory) Create(ctx context.Context, config Config, disk *DiskChange)
 	if err := i.checkConfig(&config); err != nil {
 		return "", err
 	}
-	e, err := i.allocate(config)
+	e, err := i.allocate(config, pendingCreate)
 	if err != nil {
 		return "", err
 	}
@@ -51,8 +52,9 @@ func (i *Inventory) Create(ctx context.Context, config Config, disk *DiskChange)
 	return v.Ref, nil
 }
 
-// allocate gives a VM its reference, CID, home and MACs and notes it as one that is being made, by the caller.
-func (i *Inventory) allocate(config Config) (*entry, error) {
+// allocate gives a VM its reference, CID, home and MACs and notes it as one that is being made, by the caller: kind is that
+// of its Pending.
+func (i *Inventory) allocate(config Config, kind string) (*entry, error) {
 	i.naming.Lock()
 	defer i.naming.Unlock()
 	i.mu.Lock()
@@ -66,7 +68,7 @@ func (i *Inventory) allocate(config Config) (*entry, error) {
 	next := i.next
 	next.Ref++
 	v := (&VM{
-		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: pendingCreate},
+		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind}, Timeline: begun(),
 	}).clone() // the caller keeps its maps and slices
 	v.CID = i.freeCID(next.CID)
 	next.CID = v.CID
@@ -119,20 +121,16 @@ func (i *Inventory) build(ctx context.Context, e *entry, disk *DiskChange) error
 // forget undoes a creation that did not end: it removes what the VM would have owned and its place in the inventory.
 func (i *Inventory) forget(e *entry) error {
 	v := i.snapshot(e)
-	if err := i.removeHome(v); err != nil {
+	err := os.RemoveAll(i.runDir(v.Ref))
+	for _, rel := range ownFiles(v) {
+		err = errors.Join(err, i.drop(rel))
+	}
+	if err != nil {
 		return err
 	}
-	err := i.opt.Journal.Append(journal.Delete(vmKey(v.Ref)))
+	err = i.opt.Journal.Append(journal.Delete(vmKey(v.Ref)))
 	i.publish(func() { delete(i.entries, v.Ref) })
-	return err
-}
-
-func (i *Inventory) removeHome(v *VM) error {
-	err := i.opt.Store.Remove(v.Home)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return errors.Join(err, i.pruneOf(v))
 }
 
 // nameTaken says which VM has the name; the caller holds mu.
@@ -180,7 +178,7 @@ func (i *Inventory) placeHome(v *VM) error {
 		if n > 0 {
 			home = fmt.Sprintf("%s_%d", base, n)
 		}
-		if i.any(func(other *VM) bool { return other.Home == home }) {
+		if home == forksDir || i.any(func(other *VM) bool { return other.Home == home }) {
 			continue
 		}
 		_, err := i.opt.Store.Stat(home)
@@ -299,7 +297,7 @@ func checkExtra(extra map[string]string) error {
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("key %.64q is no key", k)}
 		case len(v) > 512<<10:
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("the value of %s is longer than 512 KiB", k)}
-		case k == KeyExit:
+		case k == KeyExit, k == KeyTimeline:
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
 		case k == KeyMachine && v != "" && v != MachineMicroVM && v != MachineQ35:
 			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, MachineMicroVM, MachineQ35)}

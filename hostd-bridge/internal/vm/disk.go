@@ -50,8 +50,8 @@ func (i *Inventory) makeDisk(ctx context.Context, c *DiskChange, d *Disk) error 
 	if !c.Create {
 		return nil
 	}
-	if _, err := i.opt.Store.Stat(d.Path); !errors.Is(err, fs.ErrNotExist) {
-		return &FileError{Path: datastore.FormatPath(d.Path), Err: errors.Join(ErrDiskExists, err)}
+	if err := i.vacant(c, d); err != nil {
+		return err
 	}
 	if err := i.opt.Store.Mkdir(path.Dir(d.Path), true); err != nil {
 		return &FileError{Path: datastore.FormatPath(d.Path), Err: err}
@@ -101,10 +101,8 @@ func (i *Inventory) attach(ctx context.Context, e *entry, c *DiskChange, rest fu
 	if err != nil {
 		return err
 	}
-	if c.Create { // before the note, which would let the next daemon remove someone else's file
-		if _, err := i.opt.Store.Stat(d.Path); err == nil {
-			return &FileError{Path: datastore.FormatPath(d.Path), Err: ErrDiskExists}
-		}
+	if err := i.vacant(c, d); err != nil {
+		return err
 	}
 	if err := i.change(e, noted, func(v *VM) { v.Pending = &Pending{Kind: pendingAttach, Disk: d, Made: c.Create} }); err != nil {
 		return err

@@ -24,6 +24,13 @@ func (e *StateError) Error() string {
 	return fmt.Sprintf("VM %s is %s and must be %s", e.Name, e.Current, e.Required)
 }
 
+// FrozenError says that a VM stands still at its fork point and cannot do what was asked of it.
+type FrozenError struct{ Name string }
+
+func (e *FrozenError) Error() string {
+	return fmt.Sprintf("VM %s is frozen at its fork point: it can be cloned, powered off and destroyed, and nothing else", e.Name)
+}
+
 // DuplicateNameError says that another object, Ref, has the name already.
 type DuplicateNameError struct{ Name, Ref string }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
 
-// Options is what an Inventory works with. Every field is needed.
+// Options is what an Inventory works with. Every field is needed, unless it says otherwise.
 type Options struct {
 	Journal       *journal.Journal // closed by the caller, after Close
 	Store         *datastore.Store
@@ -25,6 +25,8 @@ type Options struct {
 	HostCPUs      int
 	Blank         string // datastore path of the disk that new disks without a parent are deltas of
 	Log           *slog.Logger
+	// MemAvailable returns the memory in MiB that the host could give away now; nil: /proc/meminfo says it.
+	MemAvailable func() (int64, error)
 }
 
 // Inventory owns the virtual machines of a host: every change of a VM goes through it, is journaled before it is
@@ -34,12 +36,14 @@ type Inventory struct {
 	signal *Signal
 	ops    sync.WaitGroup // one for each watch goroutine
 	naming sync.Mutex     // held while names or MACs are given: two operations must not choose the same
+	forks  sync.Mutex     // held while files come to forksDir or leave it
 
-	mu      sync.Mutex
-	entries map[string]*entry
-	pools   map[string]*Pool
-	next    counters
-	closing bool
+	mu       sync.Mutex
+	entries  map[string]*entry
+	pools    map[string]*Pool
+	next     counters
+	starting int64 // MiB that the starts under way will need of the host
+	closing  bool
 }
 
 // entry is a VM's place in the inventory.
@@ -52,6 +56,7 @@ type entry struct {
 	machine  Machine       // nil when off
 	ended    chan struct{} // closed when the end of machine has been recorded
 	reserved bool          // counts as running in the admission of memory
+	cost     int64         // its part of Inventory.starting
 }
 
 // counters give out what must never be given twice.
@@ -93,7 +98,7 @@ func (i *Inventory) List() []*VM {
 
 // visible says whether clients see the VM: one that is being made or destroyed is not there.
 func (e *entry) visible() bool {
-	return e.vm.Pending == nil || e.vm.Pending.Kind != pendingCreate
+	return e.vm.Pending == nil || (e.vm.Pending.Kind != pendingCreate && e.vm.Pending.Kind != pendingClone)
 }
 
 // Machine returns the running machine of a VM.
@@ -108,6 +113,18 @@ func (i *Inventory) Machine(ref string) (Machine, error) {
 		return nil, &StateError{Name: e.vm.Name, Current: e.vm.Power, Required: PoweredOn}
 	}
 	return e.machine, nil
+}
+
+// Live returns the machine of a VM whose guest runs.
+func (i *Inventory) Live(ref string) (Machine, error) {
+	m, err := i.Machine(ref)
+	if err != nil {
+		return nil, err
+	}
+	if v, ok := i.Get(ref); ok && v.Frozen {
+		return nil, &FrozenError{Name: v.Name}
+	}
+	return m, nil
 }
 
 // Describe says what accelerates the machines and why.

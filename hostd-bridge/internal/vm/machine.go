@@ -64,7 +64,7 @@ type Template interface {
 
 // ChildSpec is what of a child has to be known when its QEMU starts. The devices are those of the template.
 type ChildSpec struct {
-	RunDir    string // a directory of its own for now; Start moves it
+	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it
 	CPUs      int
 	MemoryMiB int
 	Machine   string // as MachineSpec.Machine
@@ -144,6 +144,8 @@ const (
 type Disks interface {
 	// CreateDisk makes a delta of the disk parent at path; both are absolute paths of this host, path must not exist.
 	CreateDisk(ctx context.Context, path, parent string) error
+	// DiskParent returns the absolute path of the disk that the one at path is a delta of, or "".
+	DiskParent(ctx context.Context, path string) (string, error)
 }
 
 // NIC is one network card.

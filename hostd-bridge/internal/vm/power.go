@@ -8,11 +8,6 @@ import (
 	"time"
 )
 
-// MemoryOvercommit is how many times the host's memory may be promised to running VMs. Guests touch a fraction of what
-// they are given, and forks share most of it; beyond this factor a power-on is refused, instead of the kernel's
-// out-of-memory killer choosing a victim later.
-const MemoryOvercommit = 4
-
 // PowerOn starts a VM and returns once its CPUs run.
 func (i *Inventory) PowerOn(ctx context.Context, ref string) error {
 	e, release, err := i.acquire(ctx, ref)
@@ -28,11 +23,12 @@ func (i *Inventory) PowerOn(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	if err := i.reserve(e); err != nil {
+	if err := i.reserve(e, BootCostMiB); err != nil {
 		return err
 	}
-	if err := i.start(ctx, e, spec); err != nil {
-		i.publish(func() { e.reserved = false })
+	err = i.start(ctx, e, spec)
+	i.settled(e, err == nil)
+	if err != nil {
 		return fmt.Errorf("cannot power on VM %s: %w", v.Name, err)
 	}
 	return nil
@@ -47,7 +43,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 	last := i.snapshot(e)
 	if err := i.change(e, noted, func(v *VM) {
 		v.Pending = &Pending{Kind: pendingStart}
-		v.Guest, v.Exit = nil, nil
+		v.Guest, v.Exit, v.Timeline = nil, nil, begun()
 		v.Runs++
 	}); err != nil {
 		return err
@@ -60,7 +56,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 	}
 	if err != nil {
 		return errors.Join(err, i.change(e, noted, func(v *VM) {
-			v.Pending, v.Guest, v.Exit, v.Runs = nil, last.Guest, last.Exit, last.Runs
+			v.Pending, v.Guest, v.Exit, v.Runs, v.Timeline = nil, last.Guest, last.Exit, last.Runs, last.Timeline
 		}), os.RemoveAll(spec.RunDir))
 	}
 	return nil
@@ -72,8 +68,8 @@ func (i *Inventory) began(e *entry, m Machine) error {
 	defer e.write.Unlock()
 	next := i.snapshot(e).clone()
 	next.Power = PoweredOn
-	if next.Pending != nil && next.Pending.Kind == pendingStart {
-		next.Pending = nil
+	if p := next.Pending; p != nil && (p.Kind == pendingStart || p.Kind == pendingClone) {
+		next.Pending, next.Runs = nil, max(next.Runs, 1) // a clone's first run has no start
 	}
 	if next.Started.IsZero() {
 		next.Started = time.Now().UTC()
@@ -95,6 +91,10 @@ func (i *Inventory) watch(e *entry, m Machine) {
 		switch {
 		case ev.Guestinfo != nil:
 			i.guestSet(e, ev.Guestinfo)
+		case ev.Frozen:
+			i.froze(e)
+		case ev.Mark != nil:
+			i.marked(e, *ev.Mark)
 		case ev.Exit != nil:
 			exit = ev.Exit
 		}
@@ -148,7 +148,7 @@ func (i *Inventory) end(e *entry, exit *Exit) {
 }
 
 func stopped(v *VM, exit *Exit) {
-	v.Power, v.Started, v.Exit = PoweredOff, time.Time{}, exit
+	v.Power, v.Started, v.Exit, v.Frozen, v.Point = PoweredOff, time.Time{}, exit, false, ""
 	if v.Pending != nil && v.Pending.Kind == pendingStart {
 		v.Pending = nil
 	}
@@ -188,7 +188,7 @@ func (i *Inventory) Reset(ctx context.Context, ref string) error {
 		return err
 	}
 	defer release()
-	m, err := i.Machine(ref)
+	m, err := i.Live(ref)
 	if err != nil {
 		return err
 	}

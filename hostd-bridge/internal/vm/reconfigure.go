@@ -79,6 +79,9 @@ func (i *Inventory) applied(v *VM, c *Change) (*VM, error) {
 	if c.needsOff() && v.Power != PoweredOff {
 		return nil, &StateError{Name: v.Name, Current: v.Power, Required: PoweredOff}
 	}
+	if v.Frozen && c.Disk != nil {
+		return nil, &FrozenError{Name: v.Name}
+	}
 	next := v.clone()
 	if err := i.resize(next, c); err != nil {
 		return nil, err
@@ -181,9 +184,9 @@ func (i *Inventory) reslot(ctx context.Context, e *entry, c *DiskChange, rest fu
 // tellGuest hands changed guestinfo to a running machine.
 func (i *Inventory) tellGuest(ctx context.Context, ref string, extra map[string]string) error {
 	changed := guestKeys(extra)
-	m, err := i.Machine(ref)
+	m, err := i.Live(ref)
 	if err != nil || len(changed) == 0 {
-		return nil // off: the guest reads it after the next power-on
+		return nil // off: the guest reads it after the next power-on; frozen: it reads nothing any more
 	}
 	return m.SetGuestinfo(ctx, changed)
 }
@@ -232,5 +235,5 @@ func (i *Inventory) finishDestroy(e *entry) error {
 		return err
 	}
 	i.publish(func() { delete(i.entries, v.Ref) })
-	return nil
+	return i.pruneOf(v)
 }

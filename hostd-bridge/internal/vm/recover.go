@@ -21,6 +21,9 @@ func Open(ctx context.Context, opt Options) (*Inventory, error) {
 			return nil, fmt.Errorf("cannot read %s from the journal: %w", key, err)
 		}
 	}
+	if err := i.mendDisks(ctx); err != nil {
+		return nil, err
+	}
 	var adoptions sync.WaitGroup
 	results := make(chan error, len(i.entries))
 	for _, e := range i.all() {
@@ -34,6 +37,9 @@ func Open(ctx context.Context, opt Options) (*Inventory, error) {
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(err, i.Close())
+	}
+	if err := i.sweepForks(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot clear up the disks of forks: %w", err), i.Close())
 	}
 	i.sweep()
 	return i, nil
@@ -89,6 +95,8 @@ func (i *Inventory) settle(ctx context.Context, e *entry) error {
 	switch p.Kind {
 	case pendingCreate:
 		return i.forget(e)
+	case pendingClone:
+		return i.unborn(ctx, e)
 	case pendingDestroy:
 		return i.finishDestroy(e)
 	}
@@ -128,6 +136,19 @@ func (i *Inventory) find(ctx context.Context, e *entry) Machine {
 	}
 	i.lost(e, exit)
 	return nil
+}
+
+// unborn undoes a clone that was never answered. Its machine may have come to life just before the daemon died.
+func (i *Inventory) unborn(ctx context.Context, e *entry) error {
+	v := i.snapshot(e)
+	m, _, err := i.opt.Hypervisor.Adopt(ctx, i.runDir(v.Ref))
+	if err == nil && m != nil {
+		err = errors.Join(m.Kill(ctx), m.Close())
+	}
+	if err != nil {
+		i.opt.Log.Error("cannot end a machine that nobody was told of", "vm", v.Name, "err", err)
+	}
+	return i.forget(e)
 }
 
 // lost records that a VM which was on, or being started, has no machine.

@@ -9,16 +9,7 @@ import (
 
 // machineSpec says how a VM is realised, or what of it is missing.
 func (i *Inventory) machineSpec(v *VM) (MachineSpec, error) {
-	spec := MachineSpec{
-		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
-		RunDir: i.runDir(v.Ref), HomeDir: i.opt.Store.HostPath(v.Home),
-		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
-		Machine: v.Extra[KeyMachine], Cmdline: v.Extra[KeyCmdline],
-		CID: v.CID, Guestinfo: v.GuestReadable(),
-	}
-	for _, c := range v.NICs {
-		spec.NICs = append(spec.NICs, c.NIC)
-	}
+	spec := i.identity(v)
 	var err error
 	if spec.Kernel, err = i.bootFile(v, KeyKernel); err != nil {
 		return spec, err
@@ -27,9 +18,24 @@ func (i *Inventory) machineSpec(v *VM) (MachineSpec, error) {
 		return spec, err
 	}
 	if v.Disk != nil {
-		spec.RootDisk, err = i.existing(v.Disk.Path)
+		_, err = i.existing(v.Disk.Path)
 	}
 	return spec, err
+}
+
+// identity is a VM's machine without what boots it.
+func (i *Inventory) identity(v *VM) MachineSpec {
+	spec := MachineSpec{
+		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
+		RunDir: i.runDir(v.Ref), HomeDir: i.opt.Store.HostPath(v.Home),
+		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
+		Machine: v.Extra[KeyMachine], Cmdline: v.Extra[KeyCmdline], RootDisk: i.hostDisk(v),
+		CID: v.CID, Guestinfo: v.GuestReadable(),
+	}
+	for _, c := range v.NICs {
+		spec.NICs = append(spec.NICs, c.NIC)
+	}
+	return spec
 }
 
 // bootFile returns the path on this host of a file named in extraConfig.
@@ -55,25 +61,4 @@ func (i *Inventory) existing(rel string) (string, error) {
 		return "", &FileError{Path: datastore.FormatPath(rel), Err: err}
 	}
 	return i.opt.Store.HostPath(rel), nil
-}
-
-// reserve admits the VM's memory or says what is missing.
-func (i *Inventory) reserve(e *entry) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	want := int64(e.vm.MemoryMiB)
-	free := i.opt.HostMemoryMiB * MemoryOvercommit
-	for _, other := range i.entries {
-		if other.reserved {
-			free -= int64(other.vm.MemoryMiB)
-		}
-	}
-	if want > free {
-		return &MemoryError{Where: "the host", Requested: want, Available: max(free, 0)}
-	}
-	if err := i.admitPool(e.vm.Pool, want); err != nil {
-		return err
-	}
-	e.reserved = true
-	return nil
 }

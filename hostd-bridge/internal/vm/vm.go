@@ -23,6 +23,8 @@ const (
 	KeyCmdline = "cvm.boot.cmdline"
 	KeyMachine = "cvm.machine"
 	KeyExit    = "cvm.host.exit"
+	// KeyTimeline holds the host's marks of the present run, as JSON.
+	KeyTimeline = "cvm.host.timeline"
 
 	// guestPrefix begins the keys that the guest may read and write.
 	guestPrefix = "guestinfo."
@@ -34,11 +36,16 @@ type VM struct {
 	Ref string `json:"-"` // moref value
 	Config
 	Power   PowerState        `json:"power"`
+	Frozen  bool              `json:"frozen,omitempty"`  // it stands still at its fork point, until it is powered off
+	Point   string            `json:"point,omitempty"`   // where its disk is as it was when it froze; empty until the first fork needs it
 	Runs    int               `json:"runs"`              // how often it was powered on
+	Forks   int               `json:"forks,omitempty"`   // how many of its disks were kept for forks: none has the name of another
 	Started time.Time         `json:"started,omitzero"`  // of the present run
 	Guest   map[string]string `json:"guest,omitempty"`   // guestinfo that the guest has set in the present or last run
 	Exit    *Exit             `json:"exit,omitempty"`    // how the last run ended; nil while it runs
 	Pending *Pending          `json:"pending,omitempty"` // the operation that was under way
+
+	Timeline []Mark `json:"-"` // of the present or last run; it is lost with the daemon
 }
 
 // Config is what a client has configured.
@@ -81,6 +88,7 @@ const (
 	pendingStart   = "start"
 	pendingAttach  = "attach"
 	pendingDetach  = "detach"
+	pendingClone   = "clone"
 )
 
 // Pending is a note of an operation that is under way: what the next daemon must finish or undo if this one dies.
@@ -91,20 +99,27 @@ type Pending struct {
 	Drop bool   `json:"drop,omitempty"` // with detach: the disk's file is removed by the operation
 }
 
-// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, and how the
-// last run ended.
+// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, how the present
+// run came to be, and how the last one ended.
 func (v *VM) ExtraConfig() map[string]string {
-	all := make(map[string]string, len(v.Extra)+len(v.Guest)+1)
+	all := make(map[string]string, len(v.Extra)+len(v.Guest)+2)
 	maps.Copy(all, v.Extra)
 	maps.Copy(all, v.Guest)
 	if v.Exit != nil {
 		exit := *v.Exit
 		exit.Guestinfo = nil
-		if data, err := json.Marshal(exit); err == nil { // cannot fail: strings, a bool and a valid time
-			all[KeyExit] = string(data)
-		}
+		all[KeyExit] = text(exit)
+	}
+	if len(v.Timeline) > 0 {
+		all[KeyTimeline] = text(v.Timeline)
 	}
 	return all
+}
+
+// text is JSON of what cannot fail to be encoded: strings, bools and valid times.
+func text(value any) string {
+	data, _ := json.Marshal(value)
+	return string(data)
 }
 
 // GuestReadable returns what the guest can read by info-get.
@@ -126,5 +141,6 @@ func (v *VM) clone() *VM {
 	next.Extra = maps.Clone(v.Extra)
 	next.Guest = maps.Clone(v.Guest)
 	next.NICs = append([]Card(nil), v.NICs...)
+	next.Timeline = append([]Mark(nil), v.Timeline...)
 	return &next
 }

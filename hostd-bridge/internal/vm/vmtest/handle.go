@@ -60,6 +60,9 @@ func (h *handle) Events() <-chan vm.Event { return h.events }
 
 // SetGuestinfo implements vm.Machine.
 func (h *handle) SetGuestinfo(_ context.Context, kv map[string]string) error {
+	if err := h.m.hv.at(Tell); err != nil {
+		return err
+	}
 	h.m.edit(func() {
 		maps.Copy(h.m.readable, kv)
 		maps.DeleteFunc(h.m.readable, func(_, v string) bool { return v == "" })
@@ -71,6 +74,9 @@ func (h *handle) SetGuestinfo(_ context.Context, kv map[string]string) error {
 func (h *handle) Dial(_ context.Context, port uint32) (net.Conn, error) {
 	h.m.mu.Lock()
 	serve := h.m.listen[port]
+	if h.m.frozen {
+		serve = nil
+	}
 	h.m.mu.Unlock()
 	if serve == nil {
 		return nil, fmt.Errorf("cannot dial port %d: connection refused", port)
@@ -156,16 +162,10 @@ func (h *handle) DetachDisk(context.Context) error {
 }
 
 // Pause implements vm.Machine.
-func (h *handle) Pause(context.Context) error {
-	h.m.edit(func() { h.m.paused = true })
-	return nil
-}
+func (h *handle) Pause(context.Context) error { return nil }
 
 // Resume implements vm.Machine.
-func (h *handle) Resume(context.Context) error {
-	h.m.edit(func() { h.m.paused = false })
-	return nil
-}
+func (h *handle) Resume(context.Context) error { return nil }
 
 // Reset implements vm.Machine.
 func (h *handle) Reset(context.Context) error {
@@ -193,12 +193,4 @@ func (h *handle) Kill(ctx context.Context) error {
 func (h *handle) Close() error {
 	h.once.Do(func() { close(h.closed) })
 	return nil
-}
-
-// Template implements vm.Machine.
-func (h *handle) Template(context.Context) (vm.Template, error) { return nil, errors.ErrUnsupported }
-
-// Snapshot implements vm.Machine.
-func (h *handle) Snapshot(context.Context, string) (vm.Template, error) {
-	return nil, errors.ErrUnsupported
 }

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,25 +21,59 @@ type Guest func(ctx context.Context, m *Machine)
 // Idle is a guest that does nothing until it is killed.
 func Idle(ctx context.Context, _ *Machine) { <-ctx.Done() }
 
+// Stage is a step of a hypervisor's that a test can hook into with On.
+type Stage string
+
+// The stages: Start, Machine.Template, Machine.Snapshot, Prepare, Child.Start and Machine.SetGuestinfo.
+const (
+	Start    Stage = "start"
+	Template Stage = "template"
+	Snapshot Stage = "snapshot"
+	Prepare  Stage = "prepare"
+	Fork     Stage = "fork"
+	Tell     Stage = "tell"
+)
+
 // Hypervisor implements vm.Hypervisor and vm.Disks.
 type Hypervisor struct {
 	guest Guest
 
 	mu       sync.Mutex
 	machines map[string]*Machine // by run directory
-	fail     error
+	hooks    map[Stage]func() error
+	open     int // templates and prepared children that nobody has closed
+	prepared int // Prepare calls that succeeded
 }
 
 // New returns a hypervisor whose machines run guest.
 func New(guest Guest) *Hypervisor {
-	return &Hypervisor{guest: guest, machines: map[string]*Machine{}}
+	return &Hypervisor{guest: guest, machines: map[string]*Machine{}, hooks: map[Stage]func() error{}}
+}
+
+// On has hook run at every later beginning of a stage, which fails with its error; nil removes it.
+func (h *Hypervisor) On(s Stage, hook func() error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hooks[s] = hook
+}
+
+func (h *Hypervisor) at(s Stage) error {
+	h.mu.Lock()
+	hook := h.hooks[s]
+	h.mu.Unlock()
+	if hook == nil {
+		return nil
+	}
+	return hook()
 }
 
 // FailStart makes every later Start fail with err; nil lets them succeed again.
 func (h *Hypervisor) FailStart(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.fail = err
+	if err == nil {
+		h.On(Start, nil)
+		return
+	}
+	h.On(Start, func() error { return err })
 }
 
 // Describe implements vm.Hypervisor.
@@ -49,31 +81,29 @@ func (h *Hypervisor) Describe() string { return "in memory, for tests" }
 
 // Start implements vm.Hypervisor.
 func (h *Hypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+	if err := h.at(Start); err != nil {
+		return nil, err
+	}
+	return h.run(spec, nil)
+}
+
+// run starts a machine; parent is nil for one that is booted.
+func (h *Hypervisor) run(spec vm.MachineSpec, parent *Machine) (vm.Machine, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fail != nil {
-		return nil, h.fail
-	}
 	if old := h.machines[spec.RunDir]; old != nil && old.Exit() == nil {
 		return nil, errors.New("a machine runs in " + spec.RunDir)
 	}
-	m := &Machine{Spec: spec, signal: &vm.Signal{}, readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk}
-	if m.readable == nil {
-		m.readable = map[string]string{}
-	}
+	m := newMachine(h, spec, parent)
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	h.machines[spec.RunDir] = m
+	m.Mark("resumed")
 	go func() {
 		h.guest(ctx, m)
 		m.end(ctx.Err() == nil)
 	}()
 	return newHandle(m), nil
-}
-
-// Prepare implements vm.Hypervisor.
-func (h *Hypervisor) Prepare(context.Context, vm.Template, vm.ChildSpec) (vm.Child, error) {
-	return nil, errors.ErrUnsupported
 }
 
 // Adopt implements vm.Hypervisor.
@@ -108,98 +138,12 @@ func (h *Hypervisor) CreateDisk(_ context.Context, path, parent string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(f, parent)
+	_, err = fmt.Fprint(f, parent)
 	return errors.Join(err, f.Close())
 }
 
-// Machine is a machine in memory, seen from the guest's side.
-type Machine struct {
-	Spec   vm.MachineSpec
-	signal *vm.Signal
-	cancel context.CancelFunc
-
-	mu       sync.Mutex
-	readable map[string]string
-	set      map[string]string
-	events   []vm.Event // all that happened
-	exit     *vm.Exit
-	disk     string
-	paused   bool
-	resets   int
-	listen   map[uint32]func(net.Conn)
-}
-
-// Set sets a guestinfo key, as the guest does by info-set.
-func (m *Machine) Set(key, value string) {
-	m.edit(func() {
-		m.set[key] = value
-		m.events = append(m.events, vm.Event{Guestinfo: &vm.Guestinfo{Key: key, Value: value}})
-	})
-}
-
-// Get reads a guestinfo key, as the guest does by info-get.
-func (m *Machine) Get(key string) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.readable[key]
-}
-
-// Log appends to the machine's log file.
-func (m *Machine) Log(data []byte) error {
-	f, err := os.OpenFile(filepath.Join(m.Spec.HomeDir, "stdio.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	m.signal.Wake()
-	return errors.Join(err, f.Close())
-}
-
-// Listen serves a vsock port; serve owns the connection.
-func (m *Machine) Listen(port uint32, serve func(net.Conn)) {
-	m.edit(func() {
-		if m.listen == nil {
-			m.listen = map[uint32]func(net.Conn){}
-		}
-		m.listen[port] = serve
-	})
-}
-
-// Disk returns the path of the disk in the root slot, or "".
-func (m *Machine) Disk() string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.disk
-}
-
-// Resets returns how often the machine was reset.
-func (m *Machine) Resets() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.resets
-}
-
-// Exit returns how the machine ended, or nil while it runs.
-func (m *Machine) Exit() *vm.Exit {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.exit
-}
-
-func (m *Machine) edit(change func()) {
-	m.mu.Lock()
-	change()
-	m.mu.Unlock()
-	m.signal.Wake()
-}
-
-func (m *Machine) end(orderly bool) {
-	m.edit(func() {
-		reason := "killed"
-		if orderly {
-			reason = "the guest powered itself off"
-		}
-		m.exit = &vm.Exit{At: time.Now().UTC(), Orderly: orderly, Reason: reason, Guestinfo: maps.Clone(m.set)}
-		m.events = append(m.events, vm.Event{Exit: m.exit})
-	})
+// DiskParent implements vm.Disks.
+func (h *Hypervisor) DiskParent(_ context.Context, path string) (string, error) {
+	parent, err := os.ReadFile(path)
+	return string(parent), err
 }

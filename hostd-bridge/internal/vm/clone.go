@@ -1,0 +1,236 @@
+package vm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"sync"
+)
+
+// CloneSpec says what an instant clone has of its own; all else is its source's.
+type CloneSpec struct {
+	Name  string
+	Pool  string            // moref value of the resource pool; empty: the source's
+	UUID  string            // BIOS UUID; empty: a new one
+	Home  string            // directory in the datastore; empty: the name
+	Extra map[string]string // over what is inherited; an empty value deletes the key
+	NICs  map[int32]NIC     // what cards are to be, by their keys; an empty MAC, and a card that is not named: a new MAC
+	Disk  *DiskChange       // fills the root slot, which must be empty in the source
+}
+
+// InstantClone makes a VM that goes on from where the VM source is, and returns once its CPUs run. A source that is frozen
+// is forked from its fork point. One that runs is stopped for a moment; its disk as it is then is kept for the child.
+func (i *Inventory) InstantClone(ctx context.Context, source string, spec CloneSpec) (string, error) {
+	s, release, err := i.acquire(ctx, source)
+	if err != nil {
+		return "", err
+	}
+	release = sync.OnceFunc(release)
+	defer release()
+	src := i.snapshot(s)
+	if src.Power != PoweredOn {
+		return "", &StateError{Name: src.Name, Current: src.Power, Required: PoweredOn}
+	}
+	config, err := i.childConfig(src, &spec)
+	if err != nil {
+		return "", err
+	}
+	e, err := i.allocate(config, pendingClone)
+	if err != nil {
+		return "", err
+	}
+	defer func() { <-e.busy }()
+	if err := i.fork(ctx, s, e, &spec, release); err != nil {
+		i.settled(e, false)
+		return "", errors.Join(fmt.Errorf("cannot clone VM %s as %s: %w", src.Name, config.Name, i.orEnded(s, err)), i.forget(e))
+	}
+	i.settled(e, true)
+	return i.snapshot(e).Ref, nil
+}
+
+// orEnded returns the error that says that the VM is off when it has ended meanwhile, which explains err.
+func (i *Inventory) orEnded(s *entry, err error) error {
+	if v := i.snapshot(s); v.Power != PoweredOn {
+		return &StateError{Name: v.Name, Current: v.Power, Required: PoweredOn}
+	}
+	return err
+}
+
+// childConfig is the configuration of a clone of src, or what is wrong with it.
+func (i *Inventory) childConfig(src *VM, spec *CloneSpec) (Config, error) {
+	c := Config{
+		Name: spec.Name, Pool: cmp.Or(spec.Pool, src.Pool), UUID: spec.UUID, GuestID: src.GuestID, Annotation: src.Annotation,
+		Home: spec.Home, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Extra: inherited(src.Extra),
+	}
+	if spec.Disk != nil && src.Disk != nil {
+		return c, &DeviceError{Why: "the root slot holds a disk in VM " + src.Name + ": its clones have that"}
+	}
+	if err := checkExtra(spec.Extra); err != nil {
+		return c, err
+	}
+	c.Extra = merged(c.Extra, spec.Extra)
+	edits := maps.Clone(spec.NICs)
+	for _, card := range src.NICs {
+		nic, edited := edits[card.Key]
+		if !edited {
+			nic = NIC{Connected: card.Connected}
+		}
+		delete(edits, card.Key)
+		c.NICs = append(c.NICs, Card{Key: card.Key, NIC: nic})
+	}
+	for key := range edits {
+		return c, &DeviceError{Why: fmt.Sprintf("VM %s has no network card with the key %d", src.Name, key)}
+	}
+	return c, i.checkConfig(&c)
+}
+
+// inherited returns the keys of extraConfig that a clone has of its source: not those that say what the source is for, or
+// that its guest reads, which are the client's to set for each VM.
+func inherited(extra map[string]string) map[string]string {
+	boot := map[string]bool{KeyKernel: true, KeyInitrd: true, KeyCmdline: true, KeyMachine: true}
+	out := maps.Clone(extra)
+	maps.DeleteFunc(out, func(k, _ string) bool {
+		return strings.HasPrefix(k, guestPrefix) || (strings.HasPrefix(k, "cvm.") && !boot[k])
+	})
+	return out
+}
+
+// fork brings the allocated VM e to life as a fork of s. It calls release as soon as it needs the source no more.
+func (i *Inventory) fork(ctx context.Context, s, e *entry, spec *CloneSpec, release func()) error {
+	src := i.snapshot(s)
+	if err := i.reserve(e, forkCost(src)); err != nil {
+		return err
+	}
+	point, err := i.forkPoint(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer point.done()
+	disk, err := i.planChildDisk(e, spec.Disk, point.disk)
+	if err != nil {
+		return err
+	}
+	if src.Frozen { // else what it writes to its log from now on would be the child's too
+		release()
+	}
+	if err := i.furnish(ctx, src, e, disk); err != nil {
+		return err
+	}
+	release()
+	child, err := i.prepare(ctx, point, e)
+	if err != nil {
+		return err
+	}
+	return i.awake(ctx, child, e)
+}
+
+// point is where a fork begins. Its disk is empty when there is none.
+type point struct {
+	template Template
+	disk     string // datastore path of the frozen content that the child's disk is a delta of
+	spec     ChildSpec
+	done     func()
+}
+
+func (i *Inventory) forkPoint(ctx context.Context, s *entry) (*point, error) {
+	src := i.snapshot(s)
+	m, err := i.Machine(src.Ref)
+	if err != nil {
+		return nil, err
+	}
+	p := &point{spec: childSpec(src), disk: src.Point}
+	if src.Disk != nil && p.disk == "" {
+		if p.disk, err = i.keepDisk(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	if src.Frozen {
+		p.template, err = m.Template(ctx)
+	} else {
+		p.template, err = m.Snapshot(ctx, i.hostDisk(src))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot take the fork point: %w", err)
+	}
+	p.done = func() { i.closeTemplate(p.template) }
+	return p, nil
+}
+
+func (i *Inventory) closeTemplate(t Template) {
+	if err := t.Close(); err != nil {
+		i.opt.Log.Warn("cannot let go of a fork point", "err", err)
+	}
+}
+
+// hostDisk is the path on this host of the VM's disk, or "".
+func (i *Inventory) hostDisk(v *VM) string {
+	if v.Disk == nil {
+		return ""
+	}
+	return i.opt.Store.HostPath(v.Disk.Path)
+}
+
+func childSpec(src *VM) ChildSpec {
+	return ChildSpec{CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[KeyMachine], NICs: len(src.NICs)}
+}
+
+// furnish makes the files of a child: its home with what it inherits of the log, its disk, its run directory.
+func (i *Inventory) furnish(ctx context.Context, src *VM, e *entry, disk *DiskChange) error {
+	v := i.snapshot(e)
+	if err := i.opt.Store.Mkdir(v.Home, true); err != nil {
+		return err
+	}
+	if !src.Frozen {
+		if err := i.copyLog(src, v); err != nil {
+			return err
+		}
+	}
+	if disk != nil {
+		if err := i.makeDisk(ctx, disk, v.Disk); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(i.runDir(v.Ref), 0o700)
+}
+
+// prepare has a child wait for the template's state.
+func (i *Inventory) prepare(ctx context.Context, p *point, e *entry) (Child, error) {
+	spec := p.spec
+	v := i.snapshot(e)
+	spec.CID, spec.RunDir = v.CID, i.runDir("pre-"+v.Ref)
+	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
+		return nil, err
+	}
+	child, err := i.opt.Hypervisor.Prepare(ctx, p.template, spec)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot prepare the machine: %w", err), os.RemoveAll(spec.RunDir))
+	}
+	return child, nil
+}
+
+// awake gives the child its identity and lets it go on.
+func (i *Inventory) awake(ctx context.Context, child Child, e *entry) error {
+	v := i.snapshot(e)
+	m, err := child.Start(ctx, i.identity(v))
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(i.runDir("pre-"+v.Ref)))
+	}
+	if err = i.began(e, m); err != nil {
+		err = errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
+	}
+	return err
+}
+
+// froze records that the guest stands at its fork point. It is not synced: a machine that outlives its daemon says it again.
+func (i *Inventory) froze(e *entry) {
+	if i.snapshot(e).Frozen {
+		return
+	}
+	if err := i.change(e, noted, func(v *VM) { v.Frozen = true }); err != nil {
+		i.opt.Log.Error("cannot note that a machine is frozen", "vm", i.snapshot(e).Name, "err", err)
+	}
+}

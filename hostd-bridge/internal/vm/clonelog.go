@@ -1,0 +1,83 @@
+package vm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containervm/containervm/tether/link"
+)
+
+const (
+	logName = "stdio.log"
+	// inheritedLog is how much of its source's log a child has, in bytes at most: what people scroll back.
+	inheritedLog = 4 << 20
+)
+
+// copyLog copies the end of src's log to the home of its child v: whole records.
+func (i *Inventory) copyLog(src, v *VM) error {
+	f, err := os.Open(filepath.Join(i.opt.Store.HostPath(src.Home), logName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy the log: %w", err)
+	}
+	defer f.Close()
+	data, err := logEnd(f)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(i.opt.Store.HostPath(v.Home), logName), data, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy the log: %w", err)
+	}
+	return nil
+}
+
+// logEnd returns the last whole records of a log, inheritedLog bytes of them at most.
+func logEnd(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	from := max(0, info.Size()-inheritedLog)
+	data, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
+	if err != nil {
+		return nil, err
+	}
+	if from > 0 {
+		data = data[firstBorder(data):]
+	}
+	good, _ := link.ScanRecords(bytes.NewReader(data)) // what is wrong behind that is a tail that is being written
+	return data[:good], nil
+}
+
+// firstBorder finds the first offset from which records follow each other to the end of data; the last one may be torn. The
+// content of records may look like records: a guest that plays with that spoils its own child's scrollback and no more. One
+// pass from the end looks at each offset once, whatever the guest has written.
+func firstBorder(data []byte) int {
+	first := len(data)
+	leads := make([]bool, len(data)+1) // whether records lead from here to the end
+	leads[len(data)] = true
+	for at := len(data) - link.RecordHeader; at >= 0; at-- {
+		next, ok := recordEnd(data, at)
+		if leads[at] = ok && (next > len(data) || leads[next]); leads[at] {
+			first = at
+		}
+	}
+	return first
+}
+
+// recordEnd says where the record ends whose header seems to be at an offset.
+func recordEnd(data []byte, at int) (int, bool) {
+	if s := link.RecordStream(data[at]); s < link.StreamStdout || s > link.StreamRun || data[at+1]|data[at+2]|data[at+3] != 0 {
+		return 0, false
+	}
+	n := binary.BigEndian.Uint32(data[at+4:])
+	return at + link.RecordHeader + int(n), n <= link.MaxRecord
+}

@@ -1,0 +1,123 @@
+package vmtest
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+)
+
+// Machine is a machine in memory, seen from the guest's side.
+type Machine struct {
+	Spec   vm.MachineSpec
+	hv     *Hypervisor
+	parent *Machine
+	signal *vm.Signal
+	cancel context.CancelFunc
+
+	mu       sync.Mutex
+	readable map[string]string
+	set      map[string]string
+	events   []vm.Event // all that happened
+	exit     *vm.Exit
+	disk     string
+	frozen   bool
+	memory   any // what the guest keeps in mind
+	resets   int
+	listen   map[uint32]func(net.Conn)
+}
+
+func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
+	m := &Machine{
+		Spec: spec, hv: h, parent: parent, signal: &vm.Signal{},
+		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk,
+	}
+	if m.readable == nil {
+		m.readable = map[string]string{}
+	}
+	if parent != nil {
+		m.memory = parent.Memory()
+	}
+	return m
+}
+
+// Set sets a guestinfo key, as the guest does by info-set.
+func (m *Machine) Set(key, value string) {
+	m.edit(func() {
+		m.set[key] = value
+		m.events = append(m.events, vm.Event{Guestinfo: &vm.Guestinfo{Key: key, Value: value}})
+	})
+}
+
+// Get reads a guestinfo key, as the guest does by info-get.
+func (m *Machine) Get(key string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.readable[key]
+}
+
+// Log appends to the machine's log file.
+func (m *Machine) Log(data []byte) error {
+	f, err := os.OpenFile(filepath.Join(m.Spec.HomeDir, "stdio.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	m.signal.Wake()
+	return errors.Join(err, f.Close())
+}
+
+// Listen serves a vsock port; serve owns the connection.
+func (m *Machine) Listen(port uint32, serve func(net.Conn)) {
+	m.edit(func() {
+		if m.listen == nil {
+			m.listen = map[uint32]func(net.Conn){}
+		}
+		m.listen[port] = serve
+	})
+}
+
+// Disk returns the path of the disk in the root slot, or "".
+func (m *Machine) Disk() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.disk
+}
+
+// Resets returns how often the machine was reset.
+func (m *Machine) Resets() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.resets
+}
+
+// Exit returns how the machine ended, or nil while it runs.
+func (m *Machine) Exit() *vm.Exit {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.exit
+}
+
+func (m *Machine) edit(change func()) {
+	m.mu.Lock()
+	change()
+	m.mu.Unlock()
+	m.signal.Wake()
+}
+
+func (m *Machine) end(orderly bool) {
+	m.edit(func() {
+		reason := "killed"
+		if orderly {
+			reason = "the guest powered itself off"
+		}
+		m.exit = &vm.Exit{At: time.Now().UTC(), Orderly: orderly, Reason: reason, Guestinfo: maps.Clone(m.set)}
+		m.events = append(m.events, vm.Event{Exit: m.exit})
+	})
+}
