@@ -111,6 +111,14 @@ func (s *Store) release(u *use) {
 	s.notify()
 }
 
+// Own is what a clone gets for the sake of hosts whose clones have all of their source's extraConfig: none of what its guest
+// has said, or was told, is true of the clone.
+func Own() map[string]string {
+	return map[string]string{
+		keyInputs: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: "", link.KeyReceipt: "", link.KeyStatus: "", link.KeyPhase: "",
+	}
+}
+
 // Clone forks a machine that gets what extra says, over what the template has, and a delta of the disk root unless that is
 // empty. It is not given up when the caller leaves: the machine would be nobody's.
 func (h *Held) Clone(ctx context.Context, id string, extra map[string]string, root string) (vsphere.Ref, error) {
@@ -118,9 +126,8 @@ func (h *Held) Clone(ctx context.Context, id string, extra map[string]string, ro
 	if err != nil {
 		return vsphere.Ref{}, err
 	}
-	all := map[string]string{ // not the template's own
-		KeyRole: RoleWarm, keyInputs: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: fork,
-	}
+	all := Own()
+	all[KeyRole], all[link.KeyFork] = RoleWarm, fork
 	maps.Copy(all, extra)
 	return h.s.host.InstantClone(context.WithoutCancel(ctx), h.vm.Ref, vsphere.CloneSpec{
 		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root,

@@ -109,3 +109,10 @@ func (s *Store) latest() string {
 
 // Limits are how many templates and warm machines there may be.
 func (s *Store) Limits() (templates, warm int) { return s.opt.Most, s.opt.Warm }
+
+// Warm counts the warm machines that there are.
+func (s *Store) Warm() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.warm())
+}
