@@ -40,7 +40,9 @@ type Config struct {
 	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
 	Accel      string // kvm or tcg; empty: KVM if a trial shows that it works
 	Version    string // of this program; empty: "dev"
-	Log        *slog.Logger
+	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
+	NoDiskAtFork bool
+	Log          *slog.Logger
 }
 
 // Endpoint is how a client reaches the daemon.
@@ -208,7 +210,7 @@ func (h *host) serve(ctx context.Context, ready func(Endpoint)) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	api := vim.New(work, vim.Config{
 		Inventory: h.inventory, Store: h.store, HostName: name, InstanceUUID: h.identity.InstanceUUID, Version: h.Version,
-		Username: h.identity.Username, Password: h.identity.Password, Log: h.Log,
+		Username: h.identity.Username, Password: h.identity.Password, NoDiskAtFork: h.NoDiskAtFork, Log: h.Log,
 	})
 	server := h.server(work, api)
 	served := make(chan error, 1)

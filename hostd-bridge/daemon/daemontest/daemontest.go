@@ -30,8 +30,8 @@ type Host struct {
 }
 
 // Start runs a daemon with a state of its own until the test ends. guest plays every machine's guest; nil is one that
-// does nothing.
-func Start(t testing.TB, guest Guest) *Host {
+// does nothing. edits change the daemon's configuration.
+func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
 	t.Helper()
 	if guest == nil {
 		guest = vmtest.Idle
@@ -41,6 +41,9 @@ func Start(t testing.TB, guest Guest) *Host {
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), GuestDir: guestDir(t),
 		Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}}
+	for _, edit := range edits {
+		edit(&h.config)
+	}
 	h.Run()
 	t.Cleanup(func() {
 		if h.stop != nil {

@@ -16,33 +16,79 @@ import (
 
 // TetherGuest returns a guest that is a fake tether: it reads its Spec, serves link, runs the process that the Spec
 // names as a program of the fake, with its output in the log, and powers off when that ends. In Mode UNPACK it takes
-// layers until it is told to stop. setup, which may be nil, can install programs.
+// layers until it is told to stop; in Mode TEMPLATE it freezes. A fork waits for a Spec and gives a receipt; one of a
+// template then waits at its gate, and one of a machine whose process ran runs the Spec's process, in the place of going
+// on with it. setup, which may be nil, can install programs.
 func TetherGuest(t testing.TB, setup func(*Machine, *linktest.Tether)) Guest {
 	return func(ctx context.Context, m *Machine) {
-		spec, err := link.DecodeSpec(m.Get(link.KeySpec))
+		m.Set(link.KeyVersion, "fake")
+		spec, err := identity(ctx, m)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			say(m, failed(tetherv1.Failure_INTERNAL, err.Error()))
 			return
 		}
-		tether := linktest.NewTether(t)
-		defer tether.PowerOff()
-		if setup != nil {
-			setup(m, tether)
-		}
-		m.Set(link.KeyVersion, "fake")
-		m.Set(link.KeyPhase, "process")
-		ctx, powerOff := context.WithCancel(ctx)
-		defer powerOff()
-		m.Listen(link.PortLink, func(conn net.Conn) {
-			_ = link.Serve(ctx, conn, &stoppable{Tether: tether, stop: powerOff}, slog.New(slog.DiscardHandler)) // the client's end sees its errors
-		})
-		if spec.GetMode() == tetherv1.Mode_UNPACK {
-			say(m, &tetherv1.Status{State: tetherv1.State_RUNNING})
-			<-ctx.Done()
+		if spec.GetMode() == tetherv1.Mode_TEMPLATE {
+			m.Freeze(ctx)
 			return
 		}
-		run(ctx, m, tether, spec.GetProcess())
+		serve(ctx, t, m, spec, setup)
 	}
+}
+
+// serve serves link and does what the Spec says.
+func serve(ctx context.Context, t testing.TB, m *Machine, spec *tetherv1.Spec, setup func(*Machine, *linktest.Tether)) {
+	tether := linktest.NewTether(t)
+	defer tether.PowerOff()
+	if setup != nil {
+		setup(m, tether)
+	}
+	m.Set(link.KeyPhase, "process")
+	ctx, powerOff := context.WithCancel(ctx)
+	defer powerOff()
+	m.Listen(link.PortLink, func(conn net.Conn) {
+		_ = link.Serve(ctx, conn, &stoppable{Tether: tether, stop: powerOff}, slog.New(slog.DiscardHandler)) // the client's end sees its errors
+	})
+	if spec.GetMode() == tetherv1.Mode_UNPACK {
+		say(m, &tetherv1.Status{State: tetherv1.State_RUNNING})
+		<-ctx.Done()
+		return
+	}
+	if m.Parent() != nil && m.Memory() != hasRun && m.Wait(ctx, link.KeyGate) == "" {
+		return
+	}
+	m.Remember(hasRun)
+	run(ctx, m, tether, spec.GetProcess())
+}
+
+// hasRun is what a fake tether keeps in its machine's memory from when its process is started.
+const hasRun = "the process has run"
+
+// identity returns the machine's Spec; a fork waits for it and gives a receipt.
+func identity(ctx context.Context, m *Machine) (*tetherv1.Spec, error) {
+	if m.Parent() == nil {
+		return link.DecodeSpec(m.Get(link.KeySpec))
+	}
+	spec, err := link.DecodeSpec(m.Wait(ctx, link.KeySpec))
+	if err != nil {
+		return nil, err
+	}
+	fork := &tetherv1.Fork{}
+	if text := m.Get(link.KeyFork); text != "" {
+		if fork, err = link.DecodeFork(text); err != nil {
+			return nil, err
+		}
+	}
+	receipt, err := link.EncodeReceipt(&tetherv1.Receipt{
+		Generation: fork.Generation, Index: fork.Index, Micros: 1,
+		Items: []*tetherv1.ReceiptItem{{Name: "entropy", Outcome: tetherv1.ReceiptItem_DONE, Micros: 1}},
+	})
+	if err == nil {
+		m.Set(link.KeyReceipt, receipt)
+	}
+	return spec, err
 }
 
 // stoppable is a tether without a main process: Stop powers it off.

@@ -56,13 +56,14 @@ func statusOf(err error) int {
 		bad     badRequest
 		missing *vm.NotFoundError
 		state   *vm.StateError
+		frozen  *vm.FrozenError
 	)
 	switch {
 	case errors.As(err, &bad):
 		return http.StatusBadRequest
 	case errors.As(err, &missing):
 		return http.StatusNotFound
-	case errors.As(err, &state):
+	case errors.As(err, &state), errors.As(err, &frozen):
 		return http.StatusConflict
 	}
 	return http.StatusBadGateway

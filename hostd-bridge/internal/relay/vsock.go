@@ -23,7 +23,7 @@ func (r *Relay) serveVsock(w http.ResponseWriter, req *http.Request) error {
 	if !strings.EqualFold(req.Header.Get("Upgrade"), Protocol) {
 		return badRequest("this needs the headers \"Connection: Upgrade\" and \"Upgrade: " + Protocol + "\"")
 	}
-	m, err := r.inventory.Machine(req.PathValue("moref"))
+	m, err := r.inventory.Live(req.PathValue("moref"))
 	if err != nil {
 		return err
 	}

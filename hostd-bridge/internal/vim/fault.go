@@ -58,6 +58,7 @@ func vmFault(err error) types.BaseMethodFault {
 	var (
 		missing   *vm.NotFoundError
 		state     *vm.StateError
+		frozen    *vm.FrozenError
 		duplicate *vm.DuplicateNameError
 		name      *vm.InvalidNameError
 		argument  *vm.ArgumentError
@@ -73,6 +74,8 @@ func vmFault(err error) types.BaseMethodFault {
 			RequestedState: types.VirtualMachinePowerState(state.Required),
 			ExistingState:  types.VirtualMachinePowerState(state.Current),
 		}
+	case errors.As(err, &frozen):
+		return &types.InvalidState{}
 	case errors.As(err, &duplicate):
 		return &types.DuplicateName{Name: duplicate.Name, Object: refOf(duplicate.Ref)}
 	case errors.As(err, &name):

@@ -33,6 +33,7 @@ func allowList() map[string]method {
 		"FindByUuid":                     serve(findByUUID),
 		"FindChild":                      serve(findChild),
 		"CreateVM_Task":                  serve(createVM),
+		"InstantClone_Task":              serve(instantClone),
 		"PowerOnVM_Task":                 serve(powerOnVM),
 		"PowerOffVM_Task":                serve(powerOffVM),
 		"ResetVM_Task":                   serve(resetVM),

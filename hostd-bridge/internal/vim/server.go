@@ -22,7 +22,9 @@ type Config struct {
 	InstanceUUID       string
 	Version            string // of this program, shown as build
 	Username, Password string
-	Log                *slog.Logger
+	// NoDiskAtFork refuses a disk in InstantClone_Task, as a vCenter does.
+	NoDiskAtFork bool
+	Log          *slog.Logger
 }
 
 // Server serves vim25.

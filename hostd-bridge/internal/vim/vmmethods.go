@@ -206,7 +206,7 @@ func shutdownGuest(c *call, req *types.ShutdownGuest) (*types.ShutdownGuestRespo
 	if err != nil {
 		return nil, err
 	}
-	m, err := c.server.Inventory.Machine(v.Ref)
+	m, err := c.server.Inventory.Live(v.Ref)
 	if err != nil {
 		return nil, err
 	}

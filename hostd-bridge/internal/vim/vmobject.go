@@ -77,7 +77,7 @@ func renderRuntime(v *vm.VM) types.VirtualMachineRuntimeInfo {
 		Host: &host, ConnectionState: types.VirtualMachineConnectionStateConnected,
 		PowerState:     types.VirtualMachinePowerState(v.Power),
 		MaxMemoryUsage: int32(v.MemoryMiB), MaxCpuUsage: int32(v.CPUs) * nominalMHz,
-		InstantCloneFrozen: types.NewBool(false),
+		InstantCloneFrozen: types.NewBool(v.Frozen),
 	}
 	if v.Power == vm.PoweredOn {
 		started := v.Started
