@@ -52,7 +52,10 @@ func New(d Deps) http.Handler {
 	r := &router{mux: http.NewServeMux(), log: d.Log}
 	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
 	(&forkAPI{containers: d.Containers, templates: d.Templates, host: d.Host}).routes(r)
-	r.mux.Handle("GET /metrics", d.Metrics)
+	r.handle("GET /metrics", func(w http.ResponseWriter, req *http.Request) error {
+		d.Metrics.ServeHTTP(w, req)
+		return nil
+	})
 	(&containerAPI{containers: d.Containers}).routes(r)
 	(&streamAPI{containers: d.Containers, log: d.Log}).routes(r)
 	(&execAPI{containers: d.Containers, log: d.Log}).routes(r)

@@ -19,6 +19,8 @@ type logHost struct {
 	data []byte
 }
 
+func (h *logHost) VMs() []vsphere.VM { return nil }
+
 func (h *logHost) Get(string) (vsphere.VM, bool) { return h.vm, true }
 
 func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {

@@ -27,7 +27,12 @@ const namePrefix = "cvm-template-"
 // Size is a machine's size.
 type Size struct{ CPUs, MemoryMiB int }
 
-func (s Size) String() string { return fmt.Sprintf("%d MiB and %d CPUs", s.MemoryMiB, s.CPUs) }
+func (s Size) String() string {
+	if s.CPUs == 1 {
+		return fmt.Sprintf("%d MiB and 1 CPU", s.MemoryMiB)
+	}
+	return fmt.Sprintf("%d MiB and %d CPUs", s.MemoryMiB, s.CPUs)
+}
 
 // inputs are all that decides what a template is: another value of any makes another template.
 type inputs struct {
