@@ -2,12 +2,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,14 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
-	"github.com/containervm/containervm/hostd-bridge/internal/relay"
-	"github.com/containervm/containervm/hostd-bridge/internal/vim"
+	"github.com/containervm/containervm/hostd-bridge/internal/metrics"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
 
 // DefaultListen is where the API listens unless Config says otherwise.
 const DefaultListen = "127.0.0.1:8989"
+
+// Of children that are kept ready: one of a template serves the next start, and about ten templates can have one.
+const (
+	defaultPrestart          = 1
+	defaultPrestartMemoryMiB = 256
+)
 
 // stopTimeout bounds how long a stopping daemon waits for the calls that are under way. Nothing is lost when they are
 // cut off: an upload is whole or not there.
@@ -42,7 +46,10 @@ type Config struct {
 	Version    string // of this program; empty: "dev"
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
 	NoDiskAtFork bool
-	Log          *slog.Logger
+	// Prestart is how many children are kept ready for each template in use; 0: defaultPrestart; negative: none.
+	// PrestartMemoryMiB bounds what they take, all together; 0: defaultPrestartMemoryMiB.
+	Prestart, PrestartMemoryMiB int
+	Log                         *slog.Logger
 }
 
 // Endpoint is how a client reaches the daemon.
@@ -82,6 +89,7 @@ type host struct {
 	identity  *identity
 	store     *datastore.Store
 	journal   *journal.Journal
+	metrics   *metrics.Metrics
 	inventory *vm.Inventory
 }
 
@@ -95,7 +103,9 @@ func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
 	if c.Version == "" {
 		c.Version = "dev"
 	}
-	h := &host{Config: c}
+	c.Prestart = max(0, cmp.Or(c.Prestart, defaultPrestart))
+	c.PrestartMemoryMiB = cmp.Or(c.PrestartMemoryMiB, defaultPrestartMemoryMiB)
+	h := &host{Config: c, metrics: metrics.New()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -163,10 +173,12 @@ func (h *host) openInventory(ctx context.Context, backend Backend, boot *BootFil
 	h.inventory, err = vm.Open(ctx, vm.Options{
 		Journal: h.journal, Store: h.store, Hypervisor: backend, Disks: backend, RunDir: h.machines(),
 		HostMemoryMiB: memory, HostCPUs: runtime.NumCPU(), Blank: boot.Blank, Log: h.Log,
+		Prestart: h.Prestart, PrestartMemoryMiB: h.PrestartMemoryMiB, Observe: h.metrics.Observe,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot open the inventory: %w", err)
 	}
+	h.metrics.Watch(h.inventory)
 	return nil
 }
 
@@ -195,62 +207,4 @@ func (h *host) close() error {
 		errs = append(errs, h.lock.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// serve answers clients until ctx ends.
-func (h *host) serve(ctx context.Context, ready func(Endpoint)) error {
-	listener, err := net.Listen("tcp", h.Listen)
-	if err != nil {
-		return fmt.Errorf("cannot listen: %w", err)
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		return errors.Join(fmt.Errorf("cannot read the host's name: %w", err), listener.Close())
-	}
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	api := vim.New(work, vim.Config{
-		Inventory: h.inventory, Store: h.store, HostName: name, InstanceUUID: h.identity.InstanceUUID, Version: h.Version,
-		Username: h.identity.Username, Password: h.identity.Password, NoDiskAtFork: h.NoDiskAtFork, Log: h.Log,
-	})
-	server := h.server(work, api)
-	served := make(chan error, 1)
-	go func() { served <- server.ServeTLS(listener, "", "") }()
-	ready(h.endpoint(listener.Addr()))
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-	}
-	stop() // tasks and waits end
-	return errors.Join(err, h.shutdown(ctx, server, api))
-}
-
-func (h *host) shutdown(ctx context.Context, server *http.Server, api *vim.Server) error {
-	api.Wait()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		h.Log.Info("connections of clients are cut", "err", err)
-		return server.Close()
-	}
-	return nil
-}
-
-func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
-	mux := http.NewServeMux()
-	api.Register(mux)
-	mux.Handle(datastore.Prefix, api.Authorize(h.store.Handler(h.inventory.UserOf)))
-	mux.Handle("/cvm/", api.Authorize(relay.New(h.inventory, h.store, h.Log).Handler()))
-	return &http.Server{
-		Handler: mux, TLSConfig: h.identity.tls(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext:  func(net.Listener) context.Context { return ctx },
-		ErrorLog:     slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug),
-		TLSNextProto: noHTTP2(),
-	}
-}
-
-func (h *host) endpoint(addr net.Addr) Endpoint {
-	return Endpoint{
-		URL: "https://" + addr.String() + "/sdk", Username: h.identity.Username, Password: h.identity.Password,
-		CAFile: h.identity.caFile,
-	}
 }

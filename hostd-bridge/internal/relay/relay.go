@@ -1,5 +1,5 @@
-// Package relay serves a host's two extensions of the vSphere API: byte streams to vsock ports of VMs, and the logs of
-// VMs. It does not ask who calls: package vim's Authorize does.
+// Package relay serves a host's extensions of the vSphere API: byte streams to vsock ports of VMs, the logs of VMs, and what
+// the host can do and keeps ready. It does not ask who calls: package vim's Authorize does.
 package relay
 
 import (
@@ -14,22 +14,25 @@ import (
 
 // Relay connects clients with machines.
 type Relay struct {
-	inventory *vm.Inventory
-	store     *datastore.Store
-	log       *slog.Logger
-	borders   borders
+	inventory  *vm.Inventory
+	store      *datastore.Store
+	log        *slog.Logger
+	borders    borders
+	extensions []string
 }
 
-// New returns a relay to the machines of an inventory.
-func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger) *Relay {
-	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}}
+// New returns a relay to the machines of an inventory; extensions are those that it names.
+func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
+	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}, extensions: extensions}
 }
 
-// Handler serves GET /cvm/vsock/<moref>/<port> and GET /cvm/log/<moref>.
+// Handler serves GET /cvm/vsock/<moref>/<port>, /cvm/log/<moref>, /cvm/extensions and /cvm/pools.
 func (r *Relay) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /cvm/vsock/{moref}/{port}", answering(r.serveVsock))
 	mux.HandleFunc("GET /cvm/log/{moref}", answering(r.serveLog))
+	mux.HandleFunc("GET /cvm/extensions", answering(r.serveExtensions))
+	mux.HandleFunc("GET /cvm/pools", answering(r.servePools))
 	return mux
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 )
 
 // CloneSpec says what an instant clone has of its own; all else is its source's.
@@ -22,9 +23,18 @@ type CloneSpec struct {
 	Disk  *DiskChange       // fills the root slot, which must be empty in the source
 }
 
+// forksPerCPU is how many children for each of the host's CPUs come to life at once; more would only make all of them late.
+const forksPerCPU = 2
+
 // InstantClone makes a VM that goes on from where the VM source is, and returns once its CPUs run. A source that is frozen
 // is forked from its fork point. One that runs is stopped for a moment; its disk as it is then is kept for the child.
-func (i *Inventory) InstantClone(ctx context.Context, source string, spec CloneSpec) (string, error) {
+func (i *Inventory) InstantClone(ctx context.Context, source string, spec CloneSpec) (ref string, err error) {
+	defer i.under()()
+	out, begun := Outcome{Fork: true}, time.Now()
+	defer func() {
+		out.Err = err
+		i.observe(out, begun)
+	}()
 	s, release, err := i.acquire(ctx, source)
 	if err != nil {
 		return "", err
@@ -39,17 +49,34 @@ func (i *Inventory) InstantClone(ctx context.Context, source string, spec CloneS
 	if err != nil {
 		return "", err
 	}
-	e, err := i.allocate(config, pendingClone)
+	e, p, err := i.conceive(src, config)
 	if err != nil {
 		return "", err
 	}
 	defer func() { <-e.busy }()
-	if err := i.fork(ctx, s, e, &spec, release); err != nil {
-		i.settled(e, false)
+	out.Prepared = p != nil
+	err = i.fork(ctx, &birth{s: s, src: src, e: e, prepared: p, disk: spec.Disk, release: release})
+	i.settled(e, err == nil)
+	if err != nil {
 		return "", errors.Join(fmt.Errorf("cannot clone VM %s as %s: %w", src.Name, config.Name, i.orEnded(s, err)), i.forget(e))
 	}
-	i.settled(e, true)
 	return i.snapshot(e).Ref, nil
+}
+
+// conceive allocates the VM of a clone, with the CID of a prepared child if there is one for it.
+func (i *Inventory) conceive(src *VM, config Config) (*entry, *prepared, error) {
+	var p *prepared
+	var cid uint32
+	if src.Frozen {
+		if p = i.use(src.Ref, true); p != nil {
+			cid = p.cid
+		}
+	}
+	e, err := i.allocate(config, pendingClone, cid)
+	if err != nil && p != nil {
+		i.putBack(src.Ref, p)
+	}
+	return e, p, err
 }
 
 // orEnded returns the error that says that the VM is off when it has ended meanwhile, which explains err.
@@ -99,73 +126,6 @@ func inherited(extra map[string]string) map[string]string {
 	return out
 }
 
-// fork brings the allocated VM e to life as a fork of s. It calls release as soon as it needs the source no more.
-func (i *Inventory) fork(ctx context.Context, s, e *entry, spec *CloneSpec, release func()) error {
-	src := i.snapshot(s)
-	if err := i.reserve(e, forkCost(src)); err != nil {
-		return err
-	}
-	point, err := i.forkPoint(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer point.done()
-	disk, err := i.planChildDisk(e, spec.Disk, point.disk)
-	if err != nil {
-		return err
-	}
-	if src.Frozen { // else what it writes to its log from now on would be the child's too
-		release()
-	}
-	if err := i.furnish(ctx, src, e, disk); err != nil {
-		return err
-	}
-	release()
-	child, err := i.prepare(ctx, point, e)
-	if err != nil {
-		return err
-	}
-	return i.awake(ctx, child, e)
-}
-
-// point is where a fork begins. Its disk is empty when there is none.
-type point struct {
-	template Template
-	disk     string // datastore path of the frozen content that the child's disk is a delta of
-	spec     ChildSpec
-	done     func()
-}
-
-func (i *Inventory) forkPoint(ctx context.Context, s *entry) (*point, error) {
-	src := i.snapshot(s)
-	m, err := i.Machine(src.Ref)
-	if err != nil {
-		return nil, err
-	}
-	p := &point{spec: childSpec(src), disk: src.Point}
-	if src.Disk != nil && p.disk == "" {
-		if p.disk, err = i.keepDisk(ctx, s); err != nil {
-			return nil, err
-		}
-	}
-	if src.Frozen {
-		p.template, err = m.Template(ctx)
-	} else {
-		p.template, err = m.Snapshot(ctx, i.hostDisk(src))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot take the fork point: %w", err)
-	}
-	p.done = func() { i.closeTemplate(p.template) }
-	return p, nil
-}
-
-func (i *Inventory) closeTemplate(t Template) {
-	if err := t.Close(); err != nil {
-		i.opt.Log.Warn("cannot let go of a fork point", "err", err)
-	}
-}
-
 // hostDisk is the path on this host of the VM's disk, or "".
 func (i *Inventory) hostDisk(v *VM) string {
 	if v.Disk == nil {
@@ -197,39 +157,10 @@ func (i *Inventory) furnish(ctx context.Context, src *VM, e *entry, disk *DiskCh
 	return os.MkdirAll(i.runDir(v.Ref), 0o700)
 }
 
-// prepare has a child wait for the template's state.
-func (i *Inventory) prepare(ctx context.Context, p *point, e *entry) (Child, error) {
-	spec := p.spec
-	v := i.snapshot(e)
-	spec.CID, spec.RunDir = v.CID, i.runDir("pre-"+v.Ref)
-	if err := os.MkdirAll(spec.RunDir, 0o700); err != nil {
-		return nil, err
-	}
-	child, err := i.opt.Hypervisor.Prepare(ctx, p.template, spec)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot prepare the machine: %w", err), os.RemoveAll(spec.RunDir))
-	}
-	return child, nil
-}
-
-// awake gives the child its identity and lets it go on.
-func (i *Inventory) awake(ctx context.Context, child Child, e *entry) error {
-	v := i.snapshot(e)
-	m, err := child.Start(ctx, i.identity(v))
-	if err != nil {
-		return errors.Join(err, os.RemoveAll(i.runDir("pre-"+v.Ref)))
-	}
-	if err = i.began(e, m); err != nil {
-		err = errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
-	}
-	return err
-}
-
 // froze records that the guest stands at its fork point. It is not synced: a machine that outlives its daemon says it again.
 func (i *Inventory) froze(e *entry) {
-	if i.snapshot(e).Frozen {
-		return
-	}
+	i.use(i.snapshot(e).Ref, false)
+	defer i.stir()
 	if err := i.change(e, noted, func(v *VM) { v.Frozen = true }); err != nil {
 		i.opt.Log.Error("cannot note that a machine is frozen", "vm", i.snapshot(e).Name, "err", err)
 	}

@@ -40,7 +40,7 @@ func (i *Inventory) Create(ctx context.Context, config Config, disk *DiskChange)
 	if err := i.checkConfig(&config); err != nil {
 		return "", err
 	}
-	e, err := i.allocate(config, pendingCreate)
+	e, err := i.allocate(config, pendingCreate, 0)
 	if err != nil {
 		return "", err
 	}
@@ -53,8 +53,8 @@ func (i *Inventory) Create(ctx context.Context, config Config, disk *DiskChange)
 }
 
 // allocate gives a VM its reference, CID, home and MACs and notes it as one that is being made, by the caller: kind is that
-// of its Pending.
-func (i *Inventory) allocate(config Config, kind string) (*entry, error) {
+// of its Pending. The CID is one that is held for it; 0: a free one.
+func (i *Inventory) allocate(config Config, kind string, cid uint32) (*entry, error) {
 	i.naming.Lock()
 	defer i.naming.Unlock()
 	i.mu.Lock()
@@ -70,8 +70,10 @@ func (i *Inventory) allocate(config Config, kind string) (*entry, error) {
 	v := (&VM{
 		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind}, Timeline: begun(),
 	}).clone() // the caller keeps its maps and slices
-	v.CID = i.freeCID(next.CID)
-	next.CID = v.CID
+	if v.CID = cid; cid == 0 {
+		v.CID = i.freeCID(next.CID)
+		next.CID = v.CID
+	}
 	if err := i.placeNICs(v); err != nil {
 		return nil, err
 	}
@@ -83,6 +85,7 @@ func (i *Inventory) allocate(config Config, kind string) (*entry, error) {
 	}
 	e := newEntry(v)
 	i.next, i.entries[v.Ref] = next, e
+	delete(i.stock.held, cid)
 	e.busy <- struct{}{}
 	return e, nil
 }
@@ -143,14 +146,14 @@ func (i *Inventory) nameTaken(name, except string) (string, bool) {
 	return "", false
 }
 
-// freeCID returns the next context ID after last that no VM has; the caller holds mu. Freed ones come back only after
+// freeCID returns the next context ID after last that no VM and no prepared child has; the caller holds mu. Freed ones come back only after
 // all others, so that a packet of a dead guest meets no new one.
 func (i *Inventory) freeCID(last uint32) uint32 {
 	for cid := last; ; {
 		if cid++; cid < minCID || cid > maxCID {
 			cid = minCID
 		}
-		if !i.any(func(v *VM) bool { return v.CID == cid }) {
+		if !i.stock.held[cid] && !i.any(func(v *VM) bool { return v.CID == cid }) {
 			return cid
 		}
 	}

@@ -91,11 +91,20 @@ func below(file, dir string) bool {
 	return file == dir || (len(file) > len(dir) && file[:len(dir)] == dir && file[len(dir)] == '/')
 }
 
-// UserOf returns the name of a VM that needs what is at or below the path in the datastore, or "".
-func (i *Inventory) UserOf(rel string) string { return i.dependant(rel, "") }
+// UserOf returns the name of a VM that needs what is at or below the path in the datastore, or "". Kept disks are there
+// as long as something needs them.
+func (i *Inventory) UserOf(rel string) string {
+	if user := i.dependant(rel, ""); user != "" || !below(rel, forksDir) {
+		return user
+	}
+	if _, err := i.opt.Store.Stat(rel); err != nil {
+		return ""
+	}
+	return "that is a fork"
+}
 
-// attach fills the root slot, also while the VM runs. The note lets the next daemon undo it.
-func (i *Inventory) attach(ctx context.Context, e *entry, c *DiskChange, rest func(*VM)) error {
+// attach fills the root slot, also while the VM runs, and then tells the guest. The note lets the next daemon undo it.
+func (i *Inventory) attach(ctx context.Context, e *entry, c *DiskChange, tell func() error, rest func(*VM)) error {
 	v := i.snapshot(e)
 	d, err := i.planDisk(v, c)
 	if err != nil {
@@ -107,22 +116,30 @@ func (i *Inventory) attach(ctx context.Context, e *entry, c *DiskChange, rest fu
 	if err := i.change(e, noted, func(v *VM) { v.Pending = &Pending{Kind: pendingAttach, Disk: d, Made: c.Create} }); err != nil {
 		return err
 	}
-	err = i.makeDisk(ctx, c, d)
-	if err == nil {
+	if err = i.makeDisk(ctx, c, d); err == nil {
 		err = i.plug(ctx, v.Ref, d)
 	}
 	if err != nil {
 		return errors.Join(err, i.undoAttach(e))
 	}
-	return i.change(e, journaled, func(v *VM) {
-		v.Disk, v.Pending = d, nil
-		rest(v)
-	})
+	if err = tell(); err == nil {
+		err = i.change(e, journaled, func(v *VM) {
+			v.Disk, v.Pending = d, nil
+			rest(v)
+		})
+	}
+	if err != nil {
+		if m, off := i.Machine(v.Ref); off == nil {
+			i.eject(context.WithoutCancel(ctx), v, m)
+		}
+		return errors.Join(err, i.undoAttach(e))
+	}
+	return nil
 }
 
 // plug puts a disk into the machine, if there is one.
 func (i *Inventory) plug(ctx context.Context, ref string, d *Disk) error {
-	m, err := i.Machine(ref)
+	m, err := i.Live(ref)
 	if err != nil {
 		return nil // off: the disk is there at the next power-on
 	}
@@ -147,6 +164,9 @@ func (i *Inventory) detach(ctx context.Context, e *entry, drop bool, rest func(*
 	v := i.snapshot(e)
 	if v.Disk == nil {
 		return &DeviceError{Why: "the root slot is empty"}
+	}
+	if !drop && kept(v.Disk.Parent) {
+		return &DeviceError{Why: datastore.FormatPath(v.Disk.Path) + " is of a fork and no use without its parents, which go with the VM: remove its file too"}
 	}
 	if drop {
 		if user := i.dependant(v.Disk.Path, v.Ref); user != "" {
@@ -174,10 +194,15 @@ func (i *Inventory) finishDetach(e *entry, rest func(*VM)) error {
 			return err
 		}
 	}
-	return i.change(e, journaled, func(v *VM) {
+	parent := p.Disk.Parent
+	err := i.change(e, journaled, func(v *VM) {
 		v.Disk, v.Pending = nil, nil
 		rest(v)
 	})
+	if err != nil || !p.Drop {
+		return err
+	}
+	return i.prune(context.Background(), parent)
 }
 
 // drop removes a file that may be gone already.

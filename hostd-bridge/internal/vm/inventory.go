@@ -4,30 +4,13 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
-
-// Options is what an Inventory works with. Every field is needed, unless it says otherwise.
-type Options struct {
-	Journal       *journal.Journal // closed by the caller, after Close
-	Store         *datastore.Store
-	Hypervisor    Hypervisor
-	Disks         Disks
-	RunDir        string // sockets and state of running machines, one directory each
-	HostMemoryMiB int64
-	HostCPUs      int
-	Blank         string // datastore path of the disk that new disks without a parent are deltas of
-	Log           *slog.Logger
-	// MemAvailable returns the memory in MiB that the host could give away now; nil: /proc/meminfo says it.
-	MemAvailable func() (int64, error)
-}
 
 // Inventory owns the virtual machines of a host: every change of a VM goes through it, is journaled before it is
 // answered, and wakes whoever waits on Signal.
@@ -44,6 +27,11 @@ type Inventory struct {
 	next     counters
 	starting int64 // MiB that the starts under way will need of the host
 	closing  bool
+	stock    stock
+
+	forking chan struct{}      // holds one token for each child that comes to life now
+	stop    context.CancelFunc // ends the keeper
+	keeping sync.WaitGroup     // the keeper
 }
 
 // entry is a VM's place in the inventory.
@@ -167,12 +155,14 @@ func (i *Inventory) acquire(ctx context.Context, ref string) (e *entry, release 
 	if !ok {
 		return nil, nil, &NotFoundError{Ref: ref}
 	}
+	done := i.under()
 	select {
 	case e.busy <- struct{}{}:
 	case <-ctx.Done():
+		done()
 		return nil, nil, fmt.Errorf("cannot begin: another operation on the VM is under way: %w", ctx.Err())
 	}
-	release = func() { <-e.busy }
+	release = func() { <-e.busy; done() }
 	if _, ok := i.Get(ref); !ok { // destroyed by the operation before
 		release()
 		return nil, nil, &NotFoundError{Ref: ref}
@@ -243,12 +233,20 @@ func (i *Inventory) Close() error {
 	i.mu.Lock()
 	i.closing = true
 	var machines []Machine
+	var waiting []*prepared
+	for _, sh := range i.stock.shelves {
+		waiting = append(waiting, sh.ready...)
+		sh.ready = nil
+	}
 	for _, e := range i.entries {
 		if e.machine != nil {
 			machines = append(machines, e.machine)
 		}
 	}
 	i.mu.Unlock()
+	i.stop()
+	i.keeping.Wait()
+	i.discard(waiting...)
 	var first error
 	for _, m := range machines {
 		if err := m.Close(); err != nil && first == nil {

@@ -9,7 +9,9 @@ import (
 )
 
 // PowerOn starts a VM and returns once its CPUs run.
-func (i *Inventory) PowerOn(ctx context.Context, ref string) error {
+func (i *Inventory) PowerOn(ctx context.Context, ref string) (err error) {
+	begun := time.Now()
+	defer func() { i.observe(Outcome{Err: err}, begun) }()
 	e, release, err := i.acquire(ctx, ref)
 	if err != nil {
 		return err
@@ -145,6 +147,7 @@ func (i *Inventory) end(e *entry, exit *Exit) {
 		e.vm, e.machine, e.reserved = next, nil, false
 		close(e.ended)
 	})
+	i.unshelve(next.Ref)
 }
 
 func stopped(v *VM, exit *Exit) {

@@ -47,19 +47,23 @@ func (i *Inventory) Reconfigure(ctx context.Context, ref string, c Change) error
 	if err != nil {
 		return err
 	}
-	if err := i.tellGuest(ctx, ref, c.Extra); err != nil {
-		return fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
-	}
-	err = i.reslot(ctx, e, c.Disk, func(v *VM) {
+	told := false
+	err = i.reslot(ctx, e, c.Disk, func() error {
+		told = true // if it fails the guest may have seen it all the same
+		return i.tellGuest(ctx, ref, c.Extra)
+	}, func(v *VM) {
 		next.Config.Disk = v.Disk
 		v.Config = next.Config
 		maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
 	})
-	if err != nil {
-		return errors.Join(fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err),
-			i.tellGuest(context.WithoutCancel(ctx), ref, former(v, c.Extra)))
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
+	if told {
+		err = errors.Join(err, i.tellGuest(context.WithoutCancel(ctx), ref, former(v, c.Extra)))
+	}
+	return err
 }
 
 // former returns what the keys of a change were before it.
@@ -169,16 +173,20 @@ func merged(extra, change map[string]string) map[string]string {
 	return extra
 }
 
-// reslot changes what is in the root slot, and with the same record of the journal does the rest of the change.
-func (i *Inventory) reslot(ctx context.Context, e *entry, c *DiskChange, rest func(*VM)) error {
-	switch {
-	case c == nil:
-		return i.change(e, journaled, rest)
-	case c.Remove:
-		return i.detach(ctx, e, c.Drop, rest)
-	default:
-		return i.attach(ctx, e, c, rest)
+// reslot changes what is in the root slot, tells the guest, and with one record of the journal does the rest of the change.
+// The guest is told when a new disk is there, and before an old one goes: a warm child takes its Spec as the sign that its
+// disk is there.
+func (i *Inventory) reslot(ctx context.Context, e *entry, c *DiskChange, tell func() error, rest func(*VM)) error {
+	if c != nil && !c.Remove {
+		return i.attach(ctx, e, c, tell, rest)
 	}
+	if err := tell(); err != nil {
+		return err
+	}
+	if c == nil {
+		return i.change(e, journaled, rest)
+	}
+	return i.detach(ctx, e, c.Drop, rest)
 }
 
 // tellGuest hands changed guestinfo to a running machine.

@@ -15,14 +15,19 @@ import (
 // Open reads the inventory from its journal, finishes or undoes what an earlier daemon left half done, and adopts the
 // machines that still run.
 func Open(ctx context.Context, opt Options) (*Inventory, error) {
-	i := &Inventory{opt: opt, signal: &Signal{}, entries: map[string]*entry{}, pools: map[string]*Pool{RootPool: rootPool()}}
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	i := &Inventory{
+		opt: opt, signal: &Signal{}, entries: map[string]*entry{}, pools: map[string]*Pool{RootPool: rootPool()},
+		stock: newStock(), forking: make(chan struct{}, forksPerCPU*max(1, opt.HostCPUs)), stop: stop,
+	}
 	for key, doc := range opt.Journal.Documents() {
 		if err := i.load(key, doc); err != nil {
+			stop()
 			return nil, fmt.Errorf("cannot read %s from the journal: %w", key, err)
 		}
 	}
 	if err := i.mendDisks(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, i.Close())
 	}
 	var adoptions sync.WaitGroup
 	results := make(chan error, len(i.entries))
@@ -42,6 +47,7 @@ func Open(ctx context.Context, opt Options) (*Inventory, error) {
 		return nil, errors.Join(fmt.Errorf("cannot clear up the disks of forks: %w", err), i.Close())
 	}
 	i.sweep()
+	i.keeping.Go(func() { i.keeper(keeping) })
 	return i, nil
 }
 

@@ -69,6 +69,21 @@ func (h *Hypervisor) Prepared() int {
 	return h.prepared
 }
 
+// AwaitPrepared waits until n children have been prepared since the beginning.
+func (h *Hypervisor) AwaitPrepared(ctx context.Context, n int) error {
+	for {
+		changed := h.changed.Changed()
+		if h.Prepared() >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // held counts something as open until the function that it returns is called.
 func (h *Hypervisor) held() (release func()) {
 	h.count(1)
@@ -161,6 +176,7 @@ func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSp
 	h.mu.Lock()
 	h.prepared++
 	h.mu.Unlock()
+	defer h.changed.Wake()
 	return &child{hv: h, of: t.(*template).of, spec: spec, release: h.held()}, nil
 }
 

@@ -43,11 +43,12 @@ type Hypervisor struct {
 	hooks    map[Stage]func() error
 	open     int // templates and prepared children that nobody has closed
 	prepared int // Prepare calls that succeeded
+	changed  *vm.Signal
 }
 
 // New returns a hypervisor whose machines run guest.
 func New(guest Guest) *Hypervisor {
-	return &Hypervisor{guest: guest, machines: map[string]*Machine{}, hooks: map[Stage]func() error{}}
+	return &Hypervisor{guest: guest, machines: map[string]*Machine{}, hooks: map[Stage]func() error{}, changed: &vm.Signal{}}
 }
 
 // On has hook run at every later beginning of a stage, which fails with its error; nil removes it.

@@ -1,0 +1,92 @@
+package daemon_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+)
+
+// body gets a path and returns the answer's body.
+func body(t *testing.T, e daemon.Endpoint, c *govmomi.Client, path string) []byte {
+	t.Helper()
+	res := get(t, e, c, path)
+	data, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%s: status %d, error %v: %s", path, res.StatusCode, err, data)
+	}
+	return data
+}
+
+func TestExtensions(t *testing.T) {
+	for _, without := range []bool{false, true} {
+		h := daemontest.Start(t, nil, func(c *daemon.Config) { c.NoDiskAtFork = without })
+		want := `{"extensions":["diskAtFork","log","vsock"]}`
+		if without {
+			want = `{"extensions":["log","vsock"]}`
+		}
+		if got := string(body(t, h.Endpoint, connect(t, h.Endpoint), "/cvm/extensions")); got != want+"\n" {
+			t.Errorf("extensions %s", got)
+		}
+		for _, path := range []string{"/cvm/extensions", "/cvm/pools", "/cvm/metrics"} {
+			if res := get(t, h.Endpoint, nil, path); res.StatusCode != http.StatusUnauthorized {
+				t.Errorf("%s without a session: status %d", path, res.StatusCode)
+			}
+		}
+	}
+}
+
+// pools is the answer to GET /cvm/pools.
+type pools struct {
+	Pools []struct {
+		Template         string
+		Prestarted, Want int
+	}
+}
+
+func TestPoolsAndMetrics(t *testing.T) {
+	h := daemontest.Start(t, freezer, func(c *daemon.Config) { c.Prestart = 2 })
+	c := connect(t, h.Endpoint)
+	source := frozenVM(t, h.Endpoint, c, "template")
+	awaitStock(t, h.Endpoint, c, source, 2)
+	ref, err := instantClone(t, c, source, types.VirtualMachineInstantCloneSpec{Name: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done(t)(object.NewVirtualMachine(c.Client, ref).PowerOff(t.Context()))
+	awaitStock(t, h.Endpoint, c, source, 2) // the one that was taken is replaced
+	wants(t, string(body(t, h.Endpoint, c, "/cvm/metrics")),
+		`containervm_starts_total{kind="boot"} 1`, `containervm_starts_total{kind="fork"} 1`, `containervm_start_failures_total{kind="fork"} 0`,
+		`containervm_clone_seconds_count{prestarted="yes"} 1`, `containervm_prestarted 2`, `containervm_running 1`)
+	h.Stop()
+	if open := h.Hypervisor.Open(); open != 0 {
+		t.Errorf("%d prepared children outlive the daemon", open)
+	}
+	h.Run()
+	awaitStock(t, h.Endpoint, connect(t, h.Endpoint), source, 2) // the template is found again, and is in use
+}
+
+// awaitStock asks until n children of a template wait. It asks again and again, as an operator would: no event tells of
+// them, since they are not VMs.
+func awaitStock(t *testing.T, e daemon.Endpoint, c *govmomi.Client, template types.ManagedObjectReference, n int) {
+	t.Helper()
+	for {
+		var got pools
+		if err := json.Unmarshal(body(t, e, c, "/cvm/pools"), &got); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Pools) != 1 || got.Pools[0].Template != template.Value || got.Pools[0].Want != n {
+			t.Fatalf("pools %+v", got)
+		}
+		if got.Pools[0].Prestarted == n {
+			return
+		}
+	}
+}
