@@ -63,6 +63,9 @@ func (t *tether) becomeChild(ctx context.Context) error {
 	err := c.receipt.Do(t.entropy(ctx), identity.Item{Name: "boot-id", Do: identity.BootID})
 	if err == nil {
 		t.timeline.mark("hello")
+		err = t.park(ctx)
+	}
+	if err == nil {
 		err = t.learn(ctx, c)
 	}
 	if err == nil {
@@ -72,6 +75,24 @@ func (t *tether) becomeChild(ctx context.Context) error {
 	if err != nil {
 		return t.forkFailed(ctx, err)
 	}
+	return nil
+}
+
+// park gets a child that was made ahead of time ready for whoever it will be.
+func (t *tether) park(ctx context.Context) error {
+	asked, cancel := context.WithTimeout(ctx, hostWait)
+	defer cancel()
+	_, err := t.host.Get(asked, link.KeyRehearse)
+	if errors.Is(err, link.ErrNoValue) {
+		return nil
+	}
+	if err == nil {
+		err = t.rehearse(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	t.reporter.Set(link.KeyPhase, link.PhaseParked)
 	return nil
 }
 

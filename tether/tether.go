@@ -175,7 +175,10 @@ func (t *tether) configureNetwork(context.Context) error {
 func (t *tether) mountDisk(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
 	defer cancel()
-	if t.disk, err = rootfs.WaitDisk(ctx); err == nil {
+	if t.disk, err = rootfs.WaitDisk(ctx); err == nil && t.forked.Load() {
+		err = t.disk.Reread() // the slot may have held another one
+	}
+	if err == nil {
 		err = t.disk.Mount(diskDir, 0, rootfs.DurableOptions)
 	}
 	if err != nil {
