@@ -59,8 +59,9 @@ type tether struct {
 	timeline timeline
 	late     *time.Timer // tells the host of a phase that a fork stays in
 	forked   atomic.Bool // this machine is a fork
-	child    *child      // the last fork's; of the goroutine that makes it a machine of its own
-	hold     *hold       // nil until the process runs
+	cards    netconf.Cards
+	child    *child // the last fork's; of the goroutine that makes it a machine of its own
+	hold     *hold  // nil until the process runs
 }
 
 func newTether(version string) *tether {
