@@ -39,7 +39,7 @@ func (i *Inventory) fork(ctx context.Context, b *birth) (err error) {
 	}
 	synced := make(chan error, 1)
 	i.ops.Go(func() { synced <- i.opt.Journal.Sync() }) // while the machine comes to life; awake waits for it, or it ends unheard
-	if b.src.Frozen {                              // else what it writes to its log from now on would be the child's too
+	if b.src.Frozen {                                   // else what it writes to its log from now on would be the child's too
 		b.release()
 	}
 	if err := i.furnish(ctx, b.src, b.e, b.disk); err != nil {
