@@ -219,3 +219,21 @@ func TestCloneIsCanceled(t *testing.T) {
 	h.end(source)
 	h.nothingLeft()
 }
+
+// Of many VMs that are to have one disk one gets it, and it stays when the others fail.
+func TestOneDiskForMany(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	var made atomic.Int32
+	var all sync.WaitGroup
+	for k := range 20 {
+		all.Go(func() {
+			if _, err := h.Create(t.Context(), config(fmt.Sprint("vm", k)), &vm.DiskChange{Create: true, Path: "disks/one.vmdk"}); err == nil {
+				made.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if made.Load() != 1 || len(h.List()) != 1 || !h.exists("disks/one.vmdk") {
+		t.Errorf("%d VMs got the disk, which is there: %v", made.Load(), h.exists("disks/one.vmdk"))
+	}
+}
