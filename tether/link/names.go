@@ -19,9 +19,14 @@ const (
 	// KeyGate is GateOpen once the container's process may start. A child of a template becomes who its Spec says and waits
 	// before the process; a machine that was booted does not look at it. Set by the host.
 	KeyGate = "guestinfo.cvm.gate"
+	// KeyMACs holds the MAC addresses of a fork's network cards, in their order and separated by commas; set by a host on which
+	// the cards of a fork come up with those of its template.
+	KeyMACs = "guestinfo.cvm.macs"
 	// KeyReceipt holds the Receipt as protobuf JSON; set by a fork's guest. The host takes the network link up when it
 	// shows no failure.
 	KeyReceipt = "guestinfo.cvm.receipt"
+	// KeyNever is never set: a guest that waits for it learns of its own fork, which ends the waiting.
+	KeyNever = "guestinfo.cvm.never"
 	// KeyIP holds the first address of the guest; the key is VMware Tools' own, shown as guest.ipAddress.
 	KeyIP = "guestinfo.ip"
 )
