@@ -40,7 +40,11 @@ func (t *tether) getReady(context.Context) error {
 	if t.cards, err = netconf.GetReady(t.spec.Load().Interfaces); err != nil {
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
-	return nil
+	root, err := t.root()
+	if err == nil {
+		t.space, err = process.NewSpace(root.Stage)
+	}
+	return err
 }
 
 // freeze makes the machine a template. Whoever goes on from here is a child of it.

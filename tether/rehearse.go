@@ -25,6 +25,9 @@ const rehearsalLimit = 10 * time.Second
 func (t *tether) rehearse(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalLimit)
 	defer cancel()
+	ready, spec := t.space, t.spec.Load()
+	t.space = nil
+	defer func() { t.space = ready; t.spec.Store(spec) }()
 	t.spec.Store(&tetherv1.Spec{Id: "rehearsal", Hostname: "rehearsal"})
 	err := t.mountDisk(ctx)
 	if err != nil {

@@ -25,6 +25,8 @@ import (
 const (
 	// diskDir is where the tether has the root disk.
 	diskDir = "/disk"
+	// stagingDir is where the container's file systems wait for its root.
+	stagingDir = "/stage"
 	// hostWait is how long the host may take for an answer before the machine gives up.
 	hostWait = 30 * time.Second
 	// lastWords is how long the host may take for the final status.
@@ -53,6 +55,7 @@ type tether struct {
 	disk      rootfs.Disk
 	mounted   bool
 	reaper    *process.Reaper
+	space     *process.Space // that the container will have; nil: none is made yet
 	container *process.Container
 	main      *process.Session
 
@@ -102,6 +105,10 @@ func (t *tether) mountEarly(context.Context) error {
 		if err := m.Create(); err != nil && !errors.Is(err, unix.EBUSY) { // the kernel may have mounted it
 			return err
 		}
+	}
+	// The container's namespace sees what is mounted here after it was made: the disk.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("cannot share mounts with the container: %w", err)
 	}
 	console, err := os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -194,8 +201,15 @@ func (t *tether) enterRoot(context.Context) error {
 	if err != nil {
 		return err
 	}
-	space, err := process.NewSpace(root.Enter)
-	if err != nil {
+	if t.space == nil {
+		if t.space, err = process.NewSpace(root.Stage); err != nil {
+			return err
+		}
+	}
+	space := t.space
+	t.space = nil // the container's, or closed
+	if err := space.Do(root.Enter); err != nil {
+		space.Close()
 		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
 	}
 	t.container, err = process.NewContainer(space, t.reaper, t.spec.Load().Hostname, rootfs.Cgroup)
@@ -214,7 +228,7 @@ func (t *tether) root() (rootfs.Root, error) {
 	}
 	spec := t.spec.Load()
 	return rootfs.Root{
-		Dir: diskDir, ReadOnly: spec.ReadOnlyRoot, MaxProcesses: processes,
+		Dir: diskDir, Staging: stagingDir, ReadOnly: spec.ReadOnlyRoot, MaxProcesses: processes,
 		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
 		Files: []rootfs.File{
 			{Path: "/etc/hostname", Text: identity.Hostname(spec)},

@@ -64,10 +64,12 @@ func container(t *testing.T, script string) (*process.Container, *process.Sessio
 	must(t, os.WriteFile(filepath.Join(dir, "busybox"), program, 0o755))
 	reaper := process.NewReaper()
 	go reaper.Run()
+	root := rootfs.Root{Dir: dir, Staging: t.TempDir()}
 	space, err := process.NewSpace(func() error {
-		return errors.Join(unix.Mount(dir, dir, "", unix.MS_BIND, ""), rootfs.Root{Dir: dir}.Enter())
+		return errors.Join(unix.Mount(dir, dir, "", unix.MS_BIND, ""), root.Stage())
 	})
 	must(t, err)
+	must(t, space.Do(root.Enter))
 	c, err := process.NewContainer(space, reaper, "box", "")
 	must(t, err)
 	main, err := c.Start(link.MainSession, shell(script), process.Options{})

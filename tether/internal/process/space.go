@@ -28,9 +28,10 @@ type Space struct {
 	home  int           // mount namespace of the tether
 }
 
-// NewSpace makes the namespaces and calls enter in them, which mounts what the container needs and changes the
-// thread's root; /proc is mounted when the container's PID 1 exists. Needs CAP_SYS_ADMIN.
-func NewSpace(enter func() error) (*Space, error) {
+// NewSpace makes the namespaces and calls stage in them, which mounts what the container needs before it has a root; /proc is mounted
+// when the container's PID 1 exists. What the tether mounts later on is seen in the Space, not the other way round, if its own mounts
+// are shared. Needs CAP_SYS_ADMIN.
+func NewSpace(stage func() error) (*Space, error) {
 	home, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open mount namespace: %w", err)
@@ -42,10 +43,10 @@ func NewSpace(enter func() error) (*Space, error) {
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWPID); err != nil {
 			return fmt.Errorf("cannot make namespaces of the container: %w", err)
 		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("cannot make mounts private: %w", err)
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return fmt.Errorf("cannot keep mounts of the container from the machine: %w", err)
 		}
-		return enter()
+		return stage()
 	})
 	if err != nil {
 		s.Close()

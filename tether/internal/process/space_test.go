@@ -44,13 +44,14 @@ func testContainer(t *testing.T, readOnly bool, files map[string]string) *Contai
 	}
 	r := NewReaper()
 	go r.Run()
+	root := rootfs.Root{
+		Dir: dir, Staging: t.TempDir(), ReadOnly: readOnly, Files: []rootfs.File{{Path: "/etc/hostname", Text: "box\n"}},
+	}
 	space, err := NewSpace(func() error {
-		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
-			return err
-		}
-		return rootfs.Root{Dir: dir, ReadOnly: readOnly, Files: []rootfs.File{{Path: "/etc/hostname", Text: "box\n"}}}.Enter()
+		return errors.Join(unix.Mount(dir, dir, "", unix.MS_BIND, ""), root.Stage())
 	})
 	must(t, err)
+	must(t, space.Do(root.Enter))
 	c, err := NewContainer(space, r, "box", "")
 	must(t, err)
 	t.Cleanup(func() {

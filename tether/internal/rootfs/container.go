@@ -19,6 +19,7 @@ type File struct {
 // Root says what a container's root is made of.
 type Root struct {
 	Dir      string // where its disk is mounted
+	Staging  string // a directory of the machine's own, for what is mounted before there is a disk
 	Files    []File
 	ReadOnly bool
 	// Dev are directories that are made in /dev, and Programs are files of the calling root that are mounted, read-only, at the
@@ -82,33 +83,65 @@ func links() map[string]string {
 	}
 }
 
-// Enter makes r the root of the calling thread's mount namespace, which must be the container's own, and mounts the
-// container's file systems. All of it happens after the change of root, so no link of the image leads out of it.
-func (r Root) Enter() error {
+// Stage mounts the container's file systems, all but its root and /proc, in the calling thread's mount namespace, which must be the
+// container's own. It needs nothing of the container, so a template does it for its children. In a Staging of a former container what
+// is there is mounted over.
+func (r Root) Stage() error {
 	programs, err := r.openPrograms()
 	if err != nil {
 		return err
 	}
 	defer programs.close()
-	if err := moveRoot(r.Dir); err != nil {
-		return fmt.Errorf("cannot enter root of the container: %w", err)
-	}
-	if err := os.MkdirAll("/proc", 0o755); err != nil {
-		return fmt.Errorf("cannot make /proc of the container: %w", err)
-	}
 	for _, m := range mounts() {
-		if err := m.create(); err != nil {
+		if err := m.create(r.Staging); err != nil {
 			return fmt.Errorf("cannot mount %s of the container: %w", m.target, err)
 		}
 	}
 	if err := r.makeCgroup(); err != nil {
 		return fmt.Errorf("cannot make cgroup of the container: %w", err)
 	}
-	if err := populateDev(); err != nil {
+	if err := populateDev(r.Staging); err != nil {
 		return fmt.Errorf("cannot make devices of the container: %w", err)
 	}
-	if err := programs.mount(r.Dev); err != nil {
+	if err := programs.mount(r.Staging, r.Dev); err != nil {
 		return fmt.Errorf("cannot mount programs for the container: %w", err)
+	}
+	return nil
+}
+
+// staged are the trees of Staging, each with all that is mounted below it.
+func staged() []string { return []string{"/dev", "/sys"} }
+
+// Enter makes r the root of the calling thread's mount namespace and moves what Stage has mounted into it. Names are looked up after
+// the change of root, so no link of the image leads out of it.
+func (r Root) Enter() error {
+	trees := map[string]int{}
+	defer func() {
+		for _, fd := range trees {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, name := range staged() {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, r.Staging+name, unix.OPEN_TREE_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("cannot find %s of the container: %w", name, err)
+		}
+		trees[name] = fd
+	}
+	if err := moveRoot(r.Dir); err != nil {
+		return fmt.Errorf("cannot enter root of the container: %w", err)
+	}
+	if err := os.MkdirAll("/proc", 0o755); err != nil {
+		return fmt.Errorf("cannot make /proc of the container: %w", err)
+	}
+	for _, name := range staged() {
+		err := os.MkdirAll(name, 0o755)
+		if err == nil {
+			err = unix.MoveMount(trees[name], "", unix.AT_FDCWD, name, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot mount %s of the container: %w", name, err)
+		}
 	}
 	if err := r.writeFiles(); err != nil {
 		return err
@@ -152,14 +185,16 @@ func moveRoot(dir string) error {
 		unix.Chdir(dir),
 		unix.Mount(".", "/", "", unix.MS_MOVE, ""),
 		unix.Chroot("."),
-		unix.Chdir("/"))
+		unix.Chdir("/"),
+		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 }
 
-func (m mount) create() error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
+func (m mount) create(staging string) error {
+	target := staging + m.target
+	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
-	err := unix.Mount(m.kind, m.target, m.kind, m.flags, m.data)
+	err := unix.Mount(m.kind, target, m.kind, m.flags, m.data)
 	if errors.Is(err, unix.ENODEV) && optional(m.kind) {
 		return nil
 	}
@@ -170,22 +205,23 @@ func (r Root) makeCgroup() error {
 	if r.MaxProcesses == 0 {
 		return nil
 	}
-	err := os.WriteFile(filepath.Dir(Cgroup)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
+	own := r.Staging + Cgroup
+	err := os.WriteFile(filepath.Dir(own)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
 	if err == nil {
-		err = os.Mkdir(Cgroup, 0o755)
+		err = os.Mkdir(own, 0o755)
 	}
 	if errors.Is(err, os.ErrExist) { // of a rehearsal
 		err = nil
 	}
 	if err == nil {
-		err = os.WriteFile(Cgroup+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)
+		err = os.WriteFile(own+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)
 	}
 	return err
 }
 
-func populateDev() error {
+func populateDev(staging string) error {
 	for _, n := range nodes() {
-		path := "/dev/" + n.name
+		path := staging + "/dev/" + n.name
 		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(n.major, n.minor))); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -194,7 +230,7 @@ func populateDev() error {
 		}
 	}
 	for name, target := range links() {
-		if err := os.Symlink(target, name); err != nil {
+		if err := os.Symlink(target, staging+name); err != nil {
 			return err
 		}
 	}

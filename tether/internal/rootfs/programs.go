@@ -31,14 +31,15 @@ func (p programs) close() {
 	}
 }
 
-// mount makes directories and puts the files into them.
-func (p programs) mount(directories []string) error {
+// mount makes directories and puts the files into them, below staging.
+func (p programs) mount(staging string, directories []string) error {
 	for _, dir := range directories {
-		if err := os.Mkdir(dir, 0o755); err != nil {
+		if err := os.Mkdir(staging+dir, 0o755); err != nil {
 			return err
 		}
 	}
-	for target, fd := range p {
+	for name, fd := range p {
+		target := staging + name
 		if err := unix.Mknod(target, unix.S_IFREG|0o555, 0); err != nil {
 			return fmt.Errorf("%s: %w", target, err)
 		}

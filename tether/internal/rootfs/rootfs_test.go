@@ -108,6 +108,7 @@ func TestMountSaysWhatIsWrong(t *testing.T) {
 func inRoot(t *testing.T, r Root, f func(entered error)) {
 	t.Helper()
 	needRoot(t)
+	r.Staging = t.TempDir()
 	done := make(chan error)
 	go func() {
 		defer close(done)
@@ -120,7 +121,11 @@ func inRoot(t *testing.T, r Root, f func(entered error)) {
 			done <- err
 			return
 		}
-		f(r.Enter())
+		err := r.Stage()
+		if err == nil {
+			err = r.Enter()
+		}
+		f(err)
 	}()
 	must(t, <-done)
 }
