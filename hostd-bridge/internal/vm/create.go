@@ -68,8 +68,11 @@ func (i *Inventory) allocate(config Config, kind string, cid uint32) (*entry, er
 	next := i.next
 	next.Ref++
 	v := (&VM{
-		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind, Boot: i.opt.BootID}, Timeline: begun(),
+		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind, Boot: i.opt.BootID},
 	}).clone() // the caller keeps its maps and slices
+	if kind == pendingClone {
+		v.Timeline = begun()
+	}
 	if v.CID = cid; cid == 0 {
 		v.CID = i.freeCID(next.CID)
 		next.CID = v.CID
