@@ -34,6 +34,8 @@ func config() daemon.Config {
 	flag.StringVar(&c.Username, "user", os.Getenv("GOVC_USERNAME"), "`name` to log in with (GOVC_USERNAME); the password is GOVC_PASSWORD")
 	flag.StringVar(&c.CAFile, "ca", os.Getenv("GOVC_TLS_CA_CERTS"), "`file` with the certificate authorities to trust (GOVC_TLS_CA_CERTS)")
 	flag.BoolVar(&c.Insecure, "insecure", os.Getenv("GOVC_INSECURE") == "1" || os.Getenv("GOVC_INSECURE") == "true", "accept any certificate (GOVC_INSECURE)")
+	flag.IntVar(&c.Templates, "templates", daemon.DefaultTemplates, "keep at most this `number` of templates for containers to be forked from; 0: every container boots")
+	flag.IntVar(&c.Warm, "warm", 0, "keep this `number` of machines forked ahead of time")
 	flag.Parse()
 	return c
 }

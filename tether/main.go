@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/containervm/containervm/tether/internal/forkpoint"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -14,6 +15,9 @@ import (
 var version = "devel"
 
 func main() {
+	if forkpoint.IsProgram() { // a process of the container's
+		os.Exit(forkpoint.Main(os.Stdout, os.Stderr))
+	}
 	t := newTether(version)
 	defer func() { // a panic of the boot itself: a machine that ends and says why, not a kernel panic
 		if p := recover(); p != nil {
@@ -43,18 +47,33 @@ func (t *tether) boot(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	if t.spec.Mode == tetherv1.Mode_UNPACK {
+	switch t.spec.Load().Mode {
+	case tetherv1.Mode_UNPACK:
 		return t.run(ctx, []phase{
 			{"unpacking", t.serveUnpacker},
 		})
+	case tetherv1.Mode_TEMPLATE:
+		return t.run(ctx, []phase{
+			{"ready", t.getReady},
+			{"freeze", t.freeze}, // a child goes on from here
+			{"identity", t.becomeChild},
+			{"disk", t.mountDisk},
+			{"root", t.enterRoot},
+			{"receipt", t.closeReceipt},
+			{"gate", t.awaitGate},
+			{"process", t.startProcess},
+			{"running", t.attend},
+			{"stopping", t.leaveRoot},
+		})
+	default:
+		return t.run(ctx, []phase{
+			{"names", t.setNames},
+			{"network", t.configureNetwork},
+			{"disk", t.mountDisk},
+			{"root", t.enterRoot},
+			{"process", t.startProcess},
+			{"running", t.attend},
+			{"stopping", t.leaveRoot},
+		})
 	}
-	return t.run(ctx, []phase{
-		{"names", t.setNames},
-		{"network", t.configureNetwork},
-		{"disk", t.mountDisk},
-		{"root", t.enterRoot},
-		{"process", t.startProcess},
-		{"running", t.attend},
-		{"stopping", t.leaveRoot},
-	})
 }

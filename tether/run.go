@@ -29,7 +29,7 @@ const (
 
 // startProcess runs the container's process.
 func (t *tether) startProcess(context.Context) error {
-	session, err := t.container.Start(link.MainSession, t.spec.Process, process.Options{})
+	session, err := t.container.Start(link.MainSession, t.spec.Load().Process, process.Options{})
 	if err != nil {
 		return err
 	}
@@ -38,18 +38,27 @@ func (t *tether) startProcess(context.Context) error {
 }
 
 // attend serves the running container until its process has ended, its output is in the host's log and its status known.
-func (t *tether) attend(ctx context.Context) error {
+func (t *tether) attend(ctx context.Context) (err error) {
 	running := &tetherv1.Status{
 		State: tetherv1.State_RUNNING, StartedUnixNano: t.main.Started.UnixNano(), Pid: int32(t.main.PID),
 	}
 	logged := t.startLog(ctx)
-	a, stopServing, err := t.serve(ctx, agent.Config{Container: t.container, Stop: t.stop})
+	if t.hold, err = newHold(t.container, t.console); err != nil {
+		return err
+	}
+	defer t.hold.close()
+	a, stopServing, err := t.serve(ctx, agent.Config{
+		Container: t.container, Stop: t.stop, Hold: t.hold.take, Release: t.hold.release,
+	})
 	if err != nil {
 		return err
 	}
 	defer stopServing()
 	t.setStatus(running)
 	go t.obeySignals()
+	if t.vsock {
+		go t.followForks(ctx)
+	}
 
 	<-t.main.Done()
 	exit, _ := t.main.Wait(ctx) // at once
@@ -126,7 +135,7 @@ func (t *tether) serve(ctx context.Context, c agent.Config) (a *agent.Agent, sto
 // stop ends the container in order, which ends the machine. A zero signal is the container's own.
 func (t *tether) stop(sig unix.Signal, grace time.Duration) error {
 	if sig == 0 {
-		sig = unix.Signal(t.spec.StopSignal)
+		sig = unix.Signal(t.spec.Load().StopSignal)
 	}
 	if sig == 0 {
 		sig = unix.SIGTERM
@@ -139,7 +148,7 @@ func (t *tether) obeySignals() {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
 	for range asked {
-		grace := time.Duration(t.spec.StopGraceSeconds) * time.Second
+		grace := time.Duration(t.spec.Load().StopGraceSeconds) * time.Second
 		if grace == 0 {
 			grace = defaultGrace
 		}

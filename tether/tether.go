@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/boot"
+	"github.com/containervm/containervm/tether/internal/forkpoint"
 	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/netconf"
@@ -48,17 +49,26 @@ type tether struct {
 	reporter  *guestinfo.Reporter // nil until then
 	vsock     bool                // the host is reached by vsock
 	heard     bool                // the host has answered
-	spec      *tetherv1.Spec
+	spec      atomic.Pointer[tetherv1.Spec]
 	disk      rootfs.Disk
 	mounted   bool
 	reaper    *process.Reaper
 	container *process.Container
 	main      *process.Session
+
+	timeline timeline
+	late     *time.Timer // tells the host of a phase that a fork stays in
+	forked   atomic.Bool // this machine is a fork
+	cards    netconf.Cards
+	child    *child // the last fork's; of the goroutine that makes it a machine of its own
+	hold     *hold  // nil until the process runs
 }
 
 func newTether(version string) *tether {
 	t := &tether{version: version, console: slog.New(newConsoleHandler(os.Stderr)), reaper: process.NewReaper()}
 	t.phase.Store("")
+	t.late = time.AfterFunc(time.Hour, t.tellPhase)
+	t.late.Stop()
 	t.status.Store(&tetherv1.Status{})
 	return t
 }
@@ -76,6 +86,11 @@ func (t *tether) run(ctx context.Context, phases []phase) error {
 // enter tells the console and the host of a phase.
 func (t *tether) enter(name string) {
 	t.phase.Store(name)
+	t.timeline.mark(name)
+	if t.forked.Load() {
+		t.late.Reset(latePhase)
+		return
+	}
 	t.console.Info(name)
 	if t.reporter != nil {
 		t.reporter.Set(link.KeyPhase, name)
@@ -127,7 +142,8 @@ func (t *tether) readSpec(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read what to run: %w", err)
 	}
-	t.spec, err = link.DecodeSpec(text)
+	spec, err := link.DecodeSpec(text)
+	t.spec.Store(spec)
 	return err
 }
 
@@ -145,13 +161,13 @@ func (t *tether) setClock(ctx context.Context) error {
 	return nil
 }
 
-func (t *tether) setNames(context.Context) error { return identity.SetNames(t.spec) }
+func (t *tether) setNames(context.Context) error { return identity.SetNames(t.spec.Load()) }
 
 func (t *tether) configureNetwork(context.Context) error {
-	if err := netconf.Configure(t.spec.Interfaces); err != nil {
+	if err := netconf.Configure(t.spec.Load().Interfaces); err != nil {
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
-	if address := identity.FirstAddress(t.spec); address != "" {
+	if address := identity.FirstAddress(t.spec.Load()); address != "" {
 		t.reporter.Set(link.KeyIP, address)
 	}
 	return nil
@@ -160,7 +176,10 @@ func (t *tether) configureNetwork(context.Context) error {
 func (t *tether) mountDisk(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
 	defer cancel()
-	if t.disk, err = rootfs.WaitDisk(ctx); err == nil {
+	if t.disk, err = rootfs.WaitDisk(ctx); err == nil && t.forked.Load() {
+		err = t.disk.Reread() // the slot may have held another one
+	}
+	if err == nil {
 		err = t.disk.Mount(diskDir, 0, rootfs.DurableOptions)
 	}
 	if err != nil {
@@ -171,25 +190,44 @@ func (t *tether) mountDisk(ctx context.Context) (err error) {
 }
 
 func (t *tether) enterRoot(context.Context) error {
-	processes, err := boot.MaxProcesses()
+	root, err := t.root()
 	if err != nil {
 		return err
 	}
-	root := rootfs.Root{Dir: diskDir, ReadOnly: t.spec.ReadOnlyRoot, MaxProcesses: processes, Files: []rootfs.File{
-		{Path: "/etc/hostname", Text: identity.Hostname(t.spec)},
-		{Path: "/etc/hosts", Text: identity.Hosts(t.spec)},
-		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(t.spec.Resolver)},
-	}}
 	space, err := process.NewSpace(root.Enter)
 	if err != nil {
 		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
 	}
-	t.container, err = process.NewContainer(space, t.reaper, t.spec.Hostname, rootfs.Cgroup)
+	t.container, err = process.NewContainer(space, t.reaper, t.spec.Load().Hostname, rootfs.Cgroup)
 	return err
+}
+
+// root says what the container's root is made of.
+func (t *tether) root() (rootfs.Root, error) {
+	processes, err := boot.MaxProcesses()
+	if err != nil {
+		return rootfs.Root{}, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return rootfs.Root{}, err
+	}
+	spec := t.spec.Load()
+	return rootfs.Root{
+		Dir: diskDir, ReadOnly: spec.ReadOnlyRoot, MaxProcesses: processes,
+		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
+		Files: []rootfs.File{
+			{Path: "/etc/hostname", Text: identity.Hostname(spec)},
+			{Path: "/etc/hosts", Text: identity.Hosts(spec)},
+			{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
+			{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
+		},
+	}, nil
 }
 
 // setStatus tells the host of the main process.
 func (t *tether) setStatus(s *tetherv1.Status) {
+	s.Marks = t.timeline.marks()
 	t.status.Store(s)
 	text, err := link.EncodeStatus(s)
 	if err != nil {

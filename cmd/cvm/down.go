@@ -19,8 +19,8 @@ func downCommand(a *app) *cobra.Command {
 		Short: "Stop the host of this machine",
 		Long: `Stop all running containers, each with its grace period, and then the host.
 
-With --keep the containers' virtual machines go on running, as they also do when the host is killed; the next "cvm up"
-finds them again. Stopped containers and images are kept in any case.`,
+Templates are ended too, and made anew by the next "cvm up". With --keep the containers' virtual machines and the
+templates go on running, as they also do when the host is killed; the next "cvm up" finds them again. Stopped containers and images are kept in any case.`,
 		Example: `  cvm down
   cvm down --keep      # for example to upgrade cvm under running containers`,
 		Args: cobra.NoArgs,
@@ -41,6 +41,9 @@ func down(ctx context.Context, a *app, keep bool) error {
 	}
 	if !keep {
 		if err := stopAll(ctx, a); err != nil {
+			return fmt.Errorf("%w; the host is still running (use --keep to stop it alone)", err)
+		}
+		if err := endIdle(ctx, a); err != nil {
 			return fmt.Errorf("%w; the host is still running (use --keep to stop it alone)", err)
 		}
 	}
@@ -83,6 +86,16 @@ func stopAll(ctx context.Context, a *app) error {
 		fmt.Fprintln(a.out, line)
 	}
 	return <-done
+}
+
+// endIdle ends the machines that no container runs in: templates, those forked ahead of time, those of created containers.
+func endIdle(ctx context.Context, a *app) error {
+	api, err := newAPI("unix://" + a.paths.dockerSocket())
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	return cannot("end the idle machines", extra(ctx, api, http.MethodPost, "/host/quiesce", nil, nil))
 }
 
 // awaitEnd returns when the host's process has ended: the kernel then drops its lock.

@@ -22,9 +22,9 @@ import (
 
 // runOptions are the flags of `cvm run`, in Docker's spelling.
 type runOptions struct {
-	name, entrypoint, workdir, user, hostname, memory, cpus, detachKeys string
-	env, label, dns                                                     []string
-	interactive, tty, detach, remove, readOnly                          bool
+	name, entrypoint, workdir, user, hostname, memory, cpus, detachKeys, runtime string
+	env, label, dns                                                              []string
+	interactive, tty, detach, remove, readOnly                                   bool
 }
 
 func runCommand(a *app) *cobra.Command {
@@ -38,6 +38,7 @@ The exit status is that of the command; 125 when the container could not be made
 be executed and 127 when it is not there. Ctrl-P Ctrl-Q leaves an interactive container running.`,
 		Example: `  cvm run --rm busybox:demo echo hello
   cvm run -it --rm busybox:demo sh
+  cvm run --rm --runtime boot busybox:demo uname -a
   cvm run -d --name db -m 256m --cpus 1 -e A=b -w /tmp -u 1000:1000 IMAGE COMMAND`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: a.withAPI(func(ctx context.Context, api *client.Client, args []string) error {
@@ -61,6 +62,8 @@ be executed and 127 when it is not there. Ctrl-P Ctrl-Q leaves an interactive co
 	f.StringVarP(&o.user, "user", "u", "", "`USER[:GROUP]`, names or numbers")
 	f.StringVarP(&o.memory, "memory", "m", "", "`SIZE` of the machine's memory: 256m, 1g (default: the host's, 512m)")
 	f.StringVar(&o.cpus, "cpus", "", "`NUMBER` of CPUs (default: the host's, 1)")
+	f.StringVar(&o.runtime, "runtime", "", "how the machine comes up: `fork` from a template, waiting for it, or boot (default: fork when there is a template of the size, boot else)")
+	_ = cmd.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions([]string{"fork", "boot"}, cobra.ShellCompDirectiveNoFileComp)) // the flag is there
 	f.StringVar(&o.detachKeys, "detach-keys", defaultDetachKeys, "`KEYS` that detach from the container")
 	return cmd
 }
@@ -76,7 +79,7 @@ func (o runOptions) config(args []string, size client.ConsoleSize) (*container.C
 	if o.entrypoint != "" {
 		config.Entrypoint = []string{o.entrypoint}
 	}
-	host := &container.HostConfig{NetworkMode: network.NetworkDefault, AutoRemove: o.remove, ReadonlyRootfs: o.readOnly}
+	host := &container.HostConfig{NetworkMode: network.NetworkDefault, AutoRemove: o.remove, ReadonlyRootfs: o.readOnly, Runtime: o.runtime}
 	if o.tty {
 		host.ConsoleSize = [2]uint{size.Height, size.Width}
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,8 @@ type hostConfig struct {
 	listen string // address of the vSphere API
 	guest  string // directory of the guest's artefacts
 	accel  string // "", "kvm" or "tcg"
+
+	templates, warm, prestart int
 }
 
 // addFlags declares the flags that `cvm up` and the background process share.
@@ -29,11 +32,31 @@ func (h *hostConfig) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.listen, "listen", "127.0.0.1:8989", "`ADDRESS` of the vSphere API")
 	cmd.Flags().StringVar(&h.guest, "guest", os.Getenv("CVM_GUEST_DIR"), "`DIR` of kernel, initramfs and blank disk (default: guest, beside this program; environment: CVM_GUEST_DIR)")
 	cmd.Flags().StringVar(&h.accel, "accel", "", "`NAME` of the accelerator: kvm or tcg (default: kvm when a trial shows that it works)")
+	cmd.Flags().IntVar(&h.templates, "templates", controller.DefaultTemplates, "keep at most `N` templates for containers to be forked from; 0: every container boots")
+	cmd.Flags().IntVar(&h.warm, "warm", defaultWarm, "keep `N` machines forked ahead of time, which wait to be a container: some 20 MiB each")
+	cmd.Flags().IntVar(&h.prestart, "prestart", 1, "keep `N` emulators started ahead of time for each template; 0: none")
 }
+
+// check refuses numbers that mean nothing.
+func (h *hostConfig) check() error {
+	for flag, n := range map[string]int{"--templates": h.templates, "--warm": h.warm, "--prestart": h.prestart} {
+		if n < 0 || n > maxKept {
+			return fmt.Errorf("cannot use %d for %s: want a number from 0 to %d", n, flag, maxKept)
+		}
+	}
+	return nil
+}
+
+// defaultWarm has whoever works by hand find a machine that waits each time.
+const defaultWarm = 1
+
+// maxKept is the most machines of a kind that may be kept for later.
+const maxKept = 1000
 
 // args are the flags that make another cvm use the same configuration.
 func (h *hostConfig) args(p paths) []string {
-	return []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel}
+	return []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel,
+		"--templates", strconv.Itoa(h.templates), "--warm", strconv.Itoa(h.warm), "--prestart", strconv.Itoa(h.prestart)}
 }
 
 // serveCommand is the process behind `cvm up`. It tells its parent of progress on descriptor 3.
@@ -71,11 +94,11 @@ func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready f
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own path: %w", err)
 	}
-	control, err := listenControl(p.controlSocket())
+	socket, err := listenControl(p.controlSocket())
 	if err != nil {
 		return err
 	}
-	defer control.Close()
+	defer socket.Close()
 
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
@@ -84,18 +107,23 @@ func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready f
 		GuestDir:   firstSet(h.guest, filepath.Join(filepath.Dir(exe), "guest")),
 		Supervisor: filepath.Join(filepath.Dir(exe), "cvm-supervisor"),
 		Version:    version(),
+		Prestart:   h.prestart,
 		Log:        log.With("part", "hostd-bridge"),
 	}
-	return runDaemons(ctx, config, p.dockerSocket(), log, func(e hostd.Endpoint) {
+	if config.Prestart == 0 {
+		config.Prestart = -1 // its zero stands for the default
+	}
+	control := controller.Config{Socket: p.dockerSocket(), Templates: h.templates, Warm: h.warm, Log: log.With("part", "controller")}
+	return runDaemons(ctx, config, control, func(e hostd.Endpoint) {
 		status := newStatus(p, e)
 		server := controlServer(status, shutdown)
-		go server.Serve(control) // ends with the listener, which serve closes
+		go server.Serve(socket) // ends with the listener, which serve closes
 		ready(status)
 	})
 }
 
 // runDaemons runs both daemons until ctx ends or one of them fails; the controller stops before the host under it.
-func runDaemons(ctx context.Context, config hostd.Config, socket string, log *slog.Logger, ready func(hostd.Endpoint)) error {
+func runDaemons(ctx context.Context, config hostd.Config, control controller.Config, ready func(hostd.Endpoint)) error {
 	g, gctx := errgroup.WithContext(ctx)
 	hostCtx, stopHost := context.WithCancel(context.WithoutCancel(ctx))
 	endpoints := make(chan hostd.Endpoint, 1)
@@ -111,7 +139,7 @@ func runDaemons(ctx context.Context, config hostd.Config, socket string, log *sl
 		defer stopHost()
 		select {
 		case e := <-endpoints:
-			return runController(gctx, e, socket, log, func() { ready(e) })
+			return runController(gctx, e, control, func() { ready(e) })
 		case <-hostEnded:
 			return nil
 		case <-gctx.Done():
@@ -121,12 +149,9 @@ func runDaemons(ctx context.Context, config hostd.Config, socket string, log *sl
 	return g.Wait()
 }
 
-func runController(ctx context.Context, e hostd.Endpoint, socket string, log *slog.Logger, ready func()) error {
-	err := controller.Run(ctx, controller.Config{
-		Socket: socket, VSphereURL: e.URL, Username: e.Username, Password: e.Password, CAFile: e.CAFile,
-		Log: log.With("part", "controller"),
-	}, ready)
-	if err != nil && !errors.Is(err, context.Canceled) {
+func runController(ctx context.Context, e hostd.Endpoint, c controller.Config, ready func()) error {
+	c.VSphereURL, c.Username, c.Password, c.CAFile = e.URL, e.Username, e.Password, e.CAFile
+	if err := controller.Run(ctx, c, ready); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("controller: %w", err)
 	}
 	return nil

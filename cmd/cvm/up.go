@@ -23,12 +23,19 @@ func upCommand(a *app) *cobra.Command {
 		Short: "Start the host of this machine",
 		Long: `Start hostd-bridge (the vSphere API of this machine) and the controller (the Docker Engine API) in one background process.
 
-When the host runs already, up says so and changes nothing. Containers that were left running are found again.`,
+When the host runs already, up says so and changes nothing. Containers that were left running are found again.
+
+Containers are forked from templates, which are made in the background when the first one of a size is wanted, the usual
+one at once.`,
 		Example: `  cvm up
   cvm up --state ~/vms --run /tmp/vms --listen 127.0.0.1:0
+  cvm up --templates 8 --warm 2   # more memory for shorter starts
   cvm up --foreground`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := h.check(); err != nil {
+				return err
+			}
 			if err := a.paths.prepare(); err != nil {
 				return err
 			}

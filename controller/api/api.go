@@ -7,6 +7,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -14,14 +15,17 @@ import (
 type Deps struct {
 	Containers *container.Service
 	Images     *image.Store
+	Templates  *template.Store
 	Host       Host
-	Version    string // of this build
+	Metrics    http.Handler // serves GET /metrics
+	Version    string       // of this build
 	Log        *slog.Logger
 }
 
 // Host describes where containers run: *vsphere.Client.
 type Host interface {
 	Host(ctx context.Context) (vsphere.HostInfo, error)
+	Pools(ctx context.Context) ([]vsphere.Pool, error)
 }
 
 // handler serves one endpoint. An error is answered by the router, unless the handler has begun an answer.
@@ -46,7 +50,12 @@ func (r *router) handle(pattern string, h handler) {
 // New returns the API's handler.
 func New(d Deps) http.Handler {
 	r := &router{mux: http.NewServeMux(), log: d.Log}
-	(&systemAPI{containers: d.Containers, images: d.Images, host: d.Host, version: d.Version}).routes(r)
+	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
+	(&forkAPI{containers: d.Containers, templates: d.Templates, host: d.Host}).routes(r)
+	r.handle("GET /metrics", func(w http.ResponseWriter, req *http.Request) error {
+		d.Metrics.ServeHTTP(w, req)
+		return nil
+	})
 	(&containerAPI{containers: d.Containers}).routes(r)
 	(&streamAPI{containers: d.Containers, log: d.Log}).routes(r)
 	(&execAPI{containers: d.Containers, log: d.Log}).routes(r)

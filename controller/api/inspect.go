@@ -26,7 +26,7 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := describe(c)
+	answer := inspection{InspectResponse: describe(c), Fork: forkInfo(a.containers.Fork(c))}
 	answer.ExecIDs = a.containers.ExecIDs(c)
 	if boolParam(r, "size") {
 		own, all, err := a.containers.DiskUse(r.Context(), c)
@@ -36,6 +36,12 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 		answer.SizeRw, answer.SizeRootFs = &own, &all
 	}
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// inspection is Docker's answer with a key of our own.
+type inspection struct {
+	container.InspectResponse
+	Fork forkAnswer
 }
 
 func describe(c ctr.Container) container.InspectResponse {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -19,6 +20,7 @@ import (
 type systemAPI struct {
 	containers *container.Service
 	images     *image.Store
+	templates  *template.Store
 	host       Host
 	version    string
 }
@@ -91,6 +93,11 @@ func (a *systemAPI) info(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	info := a.describe(host)
+	forks, err := a.forkStatus(r.Context())
+	if err != nil {
+		return err
+	}
+	info.DriverStatus = append(info.DriverStatus, forks...)
 	for _, c := range a.containers.All() {
 		info.Containers++
 		switch c.State() {
@@ -119,8 +126,8 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 		OperatingSystem: "containerVM on " + host.Product, OSType: "linux", Architecture: unameMachine(host.Architecture),
 		NCPU: host.CPUs, MemTotal: host.MemoryBytes,
 		RegistryConfig:  &registry.ServiceConfig{},
-		Runtimes:        map[string]system.RuntimeWithStatus{container.RuntimeBoot: {Runtime: system.Runtime{Type: "io.containervm.boot"}}},
-		DefaultRuntime:  container.RuntimeBoot,
+		Runtimes:        runtimes(),
+		DefaultRuntime:  container.RuntimeFork,
 		SecurityOptions: []string{"name=vm"}, LiveRestoreEnabled: true,
 		Warnings: []string{},
 	}

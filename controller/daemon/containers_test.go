@@ -296,3 +296,10 @@ func TestDockerCLI(t *testing.T) {
 		}
 	}
 }
+
+// dialer speaks plain HTTP to the API's socket.
+func (e *engine) dialer() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", e.socket)
+	}}}
+}

@@ -14,11 +14,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/controller/api"
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -29,11 +32,18 @@ type Config struct {
 	// VSphereURL, Username, Password, CAFile and Insecure are those of vsphere.Config.
 	VSphereURL, Username, Password, CAFile string
 	Insecure                               bool
+	// Templates is how many templates there may be for containers to be forked from; 0: none, every container boots.
+	Templates int
+	// Warm is how many machines are kept forked ahead of time.
+	Warm int
 	// Timeouts bound the waits for guests; the zero value has the defaults.
 	Timeouts container.Timeouts
 	// Log gets what happens; nil: discarded.
 	Log *slog.Logger
 }
+
+// DefaultTemplates is the usual number of templates.
+const DefaultTemplates = template.DefaultMost
 
 const (
 	// socketMode lets the socket's owner and group in: who may use it is root on the containers, and no more.
@@ -65,13 +75,22 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	containers := container.New(host, images, c.Timeouts, c.Log)
+	templates := template.New(host, template.Options{
+		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Interfaces: container.Interfaces(), Timeout: c.Timeouts.Template,
+	}, c.Log)
+	registry := prometheus.NewRegistry()
+	containers := container.New(host, images, templates, container.NewMetrics(registry), c.Timeouts, c.Log)
+	containers.Collect(registry)
 	work, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { containers.Run(work) })
+	background.Go(func() { templates.Run(work) })
 	defer background.Wait()
 	defer stop()
-	handler := api.New(api.Deps{Containers: containers, Images: images, Host: host, Version: version(), Log: c.Log})
+	handler := api.New(api.Deps{
+		Containers: containers, Images: images, Templates: templates, Host: host, Version: version(), Log: c.Log,
+		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+	})
 	return serve(ctx, listener, handler, c.Log, ready)
 }
 

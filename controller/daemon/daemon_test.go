@@ -15,6 +15,7 @@ import (
 
 	"github.com/containervm/containervm/controller/daemon"
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
 	"github.com/containervm/containervm/tether/link/linktest"
 )
@@ -26,7 +27,14 @@ type engine struct {
 	socket string
 	docker *client.Client
 	times  ctr.Timeouts
+	forks  forks
 	stop   func()
+}
+
+// forks are the limits of an engine's templates; without any, containers boot.
+type forks struct {
+	templates, warm int
+	noDisk          bool // the host's clones take no disk along
 }
 
 // testTime bounds every test: one that waits for ever fails.
@@ -40,7 +48,14 @@ func start(t *testing.T, setup func(*daemontest.Machine, *linktest.Tether)) *eng
 // startOn starts an engine whose machines run guest.
 func startOn(t *testing.T, guest daemontest.Guest, times ctr.Timeouts) *engine {
 	t.Helper()
-	e := &engine{t: t, host: daemontest.Start(t, guest), socket: filepath.Join(t.TempDir(), "docker.sock"), times: times}
+	return startForks(t, guest, times, forks{})
+}
+
+// startForks starts an engine whose containers may be forked.
+func startForks(t *testing.T, guest daemontest.Guest, times ctr.Timeouts, f forks) *engine {
+	t.Helper()
+	host := daemontest.Start(t, guest, func(c *hostd.Config) { c.NoDiskAtFork = f.noDisk })
+	e := &engine{t: t, host: host, socket: filepath.Join(t.TempDir(), "docker.sock"), times: times, forks: f}
 	e.run()
 	t.Cleanup(func() { e.stop() })
 	e.importImage("base")
@@ -56,7 +71,7 @@ func (e *engine) run() {
 	go func() {
 		ended <- daemon.Run(ctx, daemon.Config{
 			Socket: e.socket, VSphereURL: at.URL, Username: at.Username, Password: at.Password, CAFile: at.CAFile,
-			Timeouts: e.times, Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
+			Templates: e.forks.templates, Warm: e.forks.warm, Timeouts: e.times, Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
 		}, func() { close(ready) })
 	}()
 	select {

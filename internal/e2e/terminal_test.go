@@ -121,7 +121,9 @@ func testTerminal(client string) func(*testing.T, *vmtest.Host) {
 		term.send("until stty size | grep -q '40 120'; do :; done; echo re''sized\n")
 		term.expect("resized")
 
-		term.send("echo sle''eping; sleep 1000\n")
+		// The process that says so is the one that sleeps: what a shell's child gets between fork and exec, its handler of the
+		// shell's takes and forgets.
+		term.send("sh -c 'echo sle\"\"eping; exec sleep 1000'\n")
 		term.expect("sleeping")
 		term.send(ctrlC)
 		term.send("echo status=$?\n")

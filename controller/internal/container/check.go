@@ -21,10 +21,13 @@ func notImplemented(format string, args ...any) error {
 }
 
 // runtimes are the values of HostConfig.Runtime: how a containerVM comes up.
-var runtimes = []string{"", RuntimeBoot}
+var runtimes = []string{"", RuntimeFork, RuntimeBoot}
 
-// RuntimeBoot boots the containerVM's kernel.
-const RuntimeBoot = "boot"
+// Values of HostConfig.Runtime. Without one a container is forked when there is a template of its size, and boots else.
+const (
+	RuntimeFork = "fork" // it is forked, and waits for its template
+	RuntimeBoot = "boot" // it boots
+)
 
 // check refuses what cannot be a container, and what would be another one than asked for.
 func check(c *container.Config, h *container.HostConfig) error {

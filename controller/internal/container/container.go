@@ -18,9 +18,13 @@ const (
 	keyRole   = "cvm.role"
 	keyName   = "cvm.name"
 	keyRecord = "cvm.container"
-	keyExit   = "cvm.host.exit" // written by hostd-bridge
+	keyStart  = "cvm.start"
+	keyExit   = "cvm.host.exit"     // written by hostd-bridge
+	keyMarks  = "cvm.host.timeline" // written by hostd-bridge
 
 	roleContainer = "container"
+	// roleForkSource is the role of a copy of a running container, at the moment of its fork, while its children are made.
+	roleForkSource = "fork-source"
 )
 
 // Exit codes that Docker gives to containers whose process did not end by itself.
@@ -48,6 +52,11 @@ type Container struct {
 	VM     vsphere.VM
 	Status *tetherv1.Status // what the tether said last in the present or last run; nil: nothing yet
 	Ended  *MachineExit     // how the last run of the machine ended; nil: never run, running, or not said
+
+	fork    *tetherv1.Fork    // which fork the machine was made as; nil: it was not, or has booted since
+	receipt *tetherv1.Receipt // what the fork did; nil: the machine of this run was booted, or has not said it yet
+	gate    bool              // a fork's process may start
+	start   startNote
 }
 
 // MachineExit says how a machine ended (hostd-bridge's extraConfig key cvm.host.exit).
@@ -65,6 +74,7 @@ func parse(vm vsphere.VM) (Container, error) {
 		return c, fmt.Errorf("cannot decode %s of VM %s: %w", keyRecord, vm.Name, err)
 	}
 	c.Status = statusOf(vm)
+	c.parseFork()
 	if text := vm.Extra[keyExit]; text != "" {
 		c.Ended = &MachineExit{}
 		if err := json.Unmarshal([]byte(text), c.Ended); err != nil {
@@ -87,16 +97,22 @@ func statusOf(vm vsphere.VM) *tetherv1.Status {
 	return st
 }
 
-// Running reports whether the container's machine is on.
-func (c *Container) Running() bool { return c.VM.PowerState == vsphere.PoweredOn }
+// Running reports whether the container's machine is on, and not only parked.
+func (c *Container) Running() bool { return c.VM.PowerState == vsphere.PoweredOn && !c.parked() }
 
 // ran reports whether the process ran in the present or last run.
 func (c *Container) ran() bool {
 	return c.Status.GetState() == tetherv1.State_RUNNING || c.Status.GetState() == tetherv1.State_EXITED
 }
 
-// started reports whether the container was ever started, with success or without.
-func (c *Container) started() bool { return c.Status != nil || c.Ended != nil }
+// started reports whether the container was ever started, with success or without. What becomes of a fork before its gate
+// was opened is no start.
+func (c *Container) started() bool {
+	if c.shut() {
+		return c.ran()
+	}
+	return c.Status != nil || c.Ended != nil
+}
 
 // State is the container's state in Docker's terms.
 func (c *Container) State() container.ContainerState {
@@ -134,7 +150,7 @@ func (c *Container) Trouble() string {
 	case c.Running() || !c.started() || c.Status.GetState() == tetherv1.State_EXITED:
 		return ""
 	case c.Status.GetState() == tetherv1.State_FAILED:
-		return failureText(c.Status.GetFailure(), c.args())
+		return c.failure()
 	case c.Ended == nil:
 		return "the machine was powered off"
 	case c.ran():
@@ -149,7 +165,7 @@ func (c *Container) StartedAt() time.Time { return unixTime(c.Status.GetStartedU
 
 // FinishedAt is when the last run ended; zero: it runs, or never ran.
 func (c *Container) FinishedAt() time.Time {
-	if c.Running() {
+	if c.Running() || !c.started() {
 		return time.Time{}
 	}
 	if at := c.Status.GetExit().GetUnixNano(); at != 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -206,9 +207,9 @@ func TestCheck(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	id := newID()
-	if len(id) != 64 || len(biosUUID(id)) != 36 || newID() == id {
-		t.Errorf("ID %q, UUID %q", id, biosUUID(id))
+	id := ident.New()
+	if len(id) != 64 || len(ident.UUID(id)) != 36 || ident.New() == id {
+		t.Errorf("ID %q, UUID %q", id, ident.UUID(id))
 	}
 	taken := map[string]string{}
 	for range 200 {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -22,6 +23,8 @@ type Request struct {
 
 // Create makes a container that is not started, and says what of the request has no effect.
 func (s *Service) Create(ctx context.Context, req Request) (id string, warnings []string, err error) {
+	begun := time.Now()
+	defer s.templates.Busy()()
 	if req.Config == nil {
 		return "", nil, invalid("config cannot be empty in order to create a container")
 	}
@@ -42,41 +45,90 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 		return "", nil, err
 	}
 	defer named()
-	spec, err := s.vmSpec(newID(), name, req, img)
-	if err != nil {
+	p := newPlan(name, req, img, begun)
+	if id, err = s.make(ctx, p); err != nil {
 		return "", nil, err
 	}
-	if _, err := s.host.CreateVM(ctx, spec); err != nil {
-		return "", nil, err
-	}
-	return spec.Name, warningsFor(req.HostConfig, req.Config), nil
+	s.metrics.created(p.way, time.Since(begun))
+	return id, append(warningsFor(req.HostConfig, req.Config), p.warnings()...), nil
 }
 
-// vmSpec says what VM a container is.
-func (s *Service) vmSpec(id, name string, req Request, img image.Image) (vsphere.VMSpec, error) {
-	if req.Config.Hostname == "" {
-		req.Config.Hostname = id[:12]
+// plan is a container that is to be made. Its ID is that of the machine it gets, which may have one already.
+type plan struct {
+	name  string
+	rec   record
+	image image.Image
+	size  size
+	begun time.Time
+	way   string // how its machine was made: one of the ways
+	why   string // it is made another way than asked for
+}
+
+// Ways in which a container gets its machine.
+const (
+	wayBoot = "boot"
+	wayFork = "fork"
+	wayWarm = "warm" // a machine that was forked ahead of time
+)
+
+func newPlan(name string, req Request, img image.Image, begun time.Time) *plan {
+	size := sizeOf(&req.HostConfig.Resources)
+	return &plan{
+		name: name, image: img, size: size, begun: begun,
+		rec: record{Created: begun.UTC(), ImageID: img.ID, Config: *req.Config, HostConfig: *req.HostConfig},
 	}
-	rec := record{Created: time.Now().UTC(), ImageID: img.ID, Config: *req.Config, HostConfig: *req.HostConfig}
-	size := sizeOf(&rec.HostConfig.Resources)
+}
+
+// warnings says what became of a wish for a fork.
+func (p *plan) warnings() []string {
+	if p.rec.HostConfig.Runtime == RuntimeFork && p.way == wayBoot {
+		return []string{"The container is not forked: " + p.why + "."}
+	}
+	return nil
+}
+
+// note is the plan's value of cvm.start.
+func (p *plan) note(marks ...Mark) string {
+	return encodeNote(startNote{Why: p.why, Marks: append([]Mark{mark("api", p.begun)}, marks...)})
+}
+
+// extra says in extraConfig who the machine with an ID is.
+func (p *plan) extra(id string) (map[string]string, error) {
+	rec := p.rec
+	if rec.Config.Hostname == "" {
+		rec.Config.Hostname = id[:12]
+	}
 	text, err := json.Marshal(rec)
 	if err != nil {
-		return vsphere.VMSpec{}, fmt.Errorf("cannot encode %s: %w", keyRecord, err)
+		return nil, fmt.Errorf("cannot encode %s: %w", keyRecord, err)
 	}
 	tether, err := tetherSpec(id, &rec)
 	if err != nil {
-		return vsphere.VMSpec{}, err
+		return nil, err
 	}
 	guest, err := link.EncodeSpec(tether)
 	if err != nil {
-		return vsphere.VMSpec{}, invalid("%v", err) // too large: the client's command, environment or labels are
+		return nil, invalid("%v", err) // too large: the client's command, environment or labels are
 	}
+	return map[string]string{keyRole: roleContainer, keyName: p.name, keyRecord: string(text), link.KeySpec: guest}, nil
+}
+
+// boot makes a machine that is off.
+func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
+	id, p.way = ident.New(), wayBoot
+	extra, err := p.extra(id)
+	if err != nil {
+		return "", err
+	}
+	asked := mark("createRequested", time.Now())
+	extra[keyStart] = p.note(asked)
 	boot := s.host.Boot()
-	return vsphere.VMSpec{
-		Name: id, UUID: biosUUID(id), CPUs: size.cpus, MemoryMiB: size.memoryMiB,
-		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: img.TopDisk, NoNetwork: !networked(&rec),
-		ExtraConfig: map[string]string{
-			keyRole: roleContainer, keyName: name, keyRecord: string(text), link.KeySpec: guest,
-		},
-	}, nil
+	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
+		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, NoNetwork: !networked(&p.rec), ExtraConfig: extra,
+	})
+	if err == nil {
+		s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("createDone", time.Now())})
+	}
+	return id, err
 }

@@ -53,7 +53,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 		if after.ran() && again && (!before.ran() || before.StartedAt() != after.StartedAt()) {
 			add(after, events.ActionStart, nil)
 		}
-		if !after.Running() && (before.Running() || again && after.Ended != nil) {
+		if !after.Running() && after.started() && (before.Running() || again && after.Ended != nil) {
 			if after.Status.GetExit().GetOomKilled() {
 				add(after, events.ActionOOM, nil)
 			}

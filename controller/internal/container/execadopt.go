@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -25,7 +26,7 @@ import (
 // it is as long as Docker's.
 const execIDPrefix = 32
 
-func newExecID(c Container) string { return c.ID[:execIDPrefix] + newID()[execIDPrefix:] }
+func newExecID(c Container) string { return c.ID[:execIDPrefix] + ident.New()[execIDPrefix:] }
 
 // adoptWait is how long an adoption waits to learn that a session's process has ended already. The tether answers that
 // at once; of a process that runs it says nothing.

@@ -19,6 +19,8 @@ type logHost struct {
 	data []byte
 }
 
+func (h *logHost) VMs() []vsphere.VM { return nil }
+
 func (h *logHost) Get(string) (vsphere.VM, bool) { return h.vm, true }
 
 func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {
@@ -67,7 +69,7 @@ func TestLogs(t *testing.T) {
 		{"times", with(func(o *LogOptions) { o.Timestamps, o.Stderr, o.Tail = true, false, 2 }),
 			"1970-01-01T00:00:03.000000000Z three\n1970-01-01T00:00:05.000000000Z four"},
 	} {
-		s := New(&logHost{vm: vmWith(t, vsphere.PoweredOff, nil, ""), data: logOf(lines...)}, nil, Timeouts{}, slog.New(slog.DiscardHandler))
+		s := New(&logHost{vm: vmWith(t, vsphere.PoweredOff, nil, ""), data: logOf(lines...)}, nil, nil, nil, Timeouts{}, slog.New(slog.DiscardHandler))
 		_, write, err := s.Logs(context.Background(), "x", c.opt)
 		if err != nil {
 			t.Fatal(err)

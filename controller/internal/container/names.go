@@ -2,7 +2,6 @@ package container
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"math/big"
 	"regexp"
@@ -13,24 +12,6 @@ import (
 
 // validName is Docker's rule for names, but that one character is enough.
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
-
-// newID returns 64 random hexadecimal digits. One whose first twelve are all decimal is not used: as Docker's short ID
-// and as a host name it would be taken for a number.
-func newID() string {
-	for {
-		var b [32]byte
-		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-		id := hex.EncodeToString(b[:])
-		if strings.Trim(id[:12], "0123456789") != "" {
-			return id
-		}
-	}
-}
-
-// biosUUID is the first 16 bytes of an ID in the form of RFC 9562.
-func biosUUID(id string) string {
-	return fmt.Sprintf("%s-%s-%s-%s-%s", id[:8], id[8:12], id[12:16], id[16:20], id[20:32])
-}
 
 // claimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
 // to the VM's appearance in the inventory.

@@ -81,6 +81,7 @@ const (
 // when ctx ends and all removals that it began have.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
+	s.sweepForks(ctx, s.left)
 	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
 	for _, c := range s.All() {
 		r.consider(ctx, c)
@@ -93,6 +94,7 @@ func (s *Service) Run(ctx context.Context) {
 				continue
 			}
 			s.execs.observe(e)
+			s.clock.observe(e)
 			if e.After == nil || e.After.Extra[keyRole] != roleContainer {
 				continue
 			}

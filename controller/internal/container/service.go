@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -37,8 +38,13 @@ type Machines interface {
 	PowerOn(ctx context.Context, vm vsphere.Ref) error
 	PowerOff(ctx context.Context, vm vsphere.Ref) error
 	Destroy(ctx context.Context, vm vsphere.Ref) error
+	InstantClone(ctx context.Context, source vsphere.Ref, spec vsphere.CloneSpec) (vsphere.Ref, error)
+	AttachRoot(ctx context.Context, vm vsphere.Ref, name, parent string, extra map[string]string) error
+	Reconfigure(ctx context.Context, vm vsphere.Ref, extra map[string]string) error
 	Resize(ctx context.Context, vm vsphere.Ref, cpus, memoryMiB int, extra map[string]string) error
 	Boot() vsphere.BootFiles
+	CanClone() bool
+	Has(extension string) bool
 }
 
 // Streams reaches into VMs.
@@ -59,22 +65,27 @@ type Images interface {
 // Service is the containers of one host. Its methods may be called by several goroutines. Errors have the class (package
 // errdefs) and the words that Docker's clients expect.
 type Service struct {
-	host   Host
-	images Images
-	log    *slog.Logger
-	times  Timeouts
-	execs  *execs
-	starts *starts
+	host      Host
+	images    Images
+	templates *template.Store
+	log       *slog.Logger
+	metrics   *Metrics
+	times     Timeouts
+	execs     *execs
+	starts    *starts
+	clock     *clock
+
+	left []vsphere.VM // copies of an earlier controller's forks
 
 	mu     sync.Mutex
 	naming map[string]bool // names that are being given
 }
 
 // New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
-func New(host Host, images Images, times Timeouts, log *slog.Logger) *Service {
+func New(host Host, images Images, templates *template.Store, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
 	return &Service{
-		host: host, images: images, log: log, times: times.withDefaults(),
-		execs: newExecs(), starts: newStarts(), naming: map[string]bool{},
+		host: host, images: images, templates: templates, metrics: metrics, log: log, times: times.withDefaults(),
+		left: copies(host.VMs()), execs: newExecs(), starts: newStarts(), clock: newClock(), naming: map[string]bool{},
 	}
 }
 
@@ -133,10 +144,21 @@ func (s *Service) running(ref string) (Container, error) {
 // ImageUsers tells which containers use an image.
 func (s *Service) ImageUsers(id digest.Digest) []image.User {
 	var users []image.User
-	for _, c := range s.All() {
+	for _, c := range s.holders() {
 		if c.ImageID == id {
 			users = append(users, image.User{Container: c.ID, Running: c.Running()})
 		}
 	}
 	return users
+}
+
+// holders are the containers and the copies of containers that are being forked: their disks need the image's layers.
+func (s *Service) holders() []Container {
+	all := s.All()
+	for _, vm := range copies(s.host.VMs()) {
+		if c, err := parse(vm); err == nil {
+			all = append(all, c)
+		}
+	}
+	return all
 }

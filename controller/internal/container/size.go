@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/containervm/containervm/controller/internal/template"
 )
 
 const (
@@ -18,6 +20,12 @@ const (
 
 // size is a machine's size.
 type size struct{ cpus, memoryMiB int }
+
+// DefaultSize is that of a container that asks for no limits.
+func DefaultSize() template.Size {
+	s := sizeOf(&container.Resources{})
+	return template.Size{CPUs: s.cpus, MemoryMiB: s.memoryMiB}
+}
 
 // sizeOf is the machine's size for the limits of a request, which gets the defaults written in. Memory is rounded up to
 // whole MiB and CPUs to whole virtual CPUs: a machine has no fractions of them.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -17,9 +18,12 @@ import (
 // tailBytes is how much of a guest's console an error quotes.
 const tailBytes = 2 << 10
 
-// Start powers a container's machine on and waits until its process runs. It goes on when the client leaves: a start is
-// not left half done. The error of a container that runs already is of class errdefs.ErrNotModified.
+// Start brings a container's process up and waits until it runs: the gate of a parked machine is opened, one that is off
+// is powered on. It goes on when the client leaves: a start is not left half done. The error of a container that runs already
+// is of class errdefs.ErrNotModified.
 func (s *Service) Start(ctx context.Context, ref string) error {
+	begun := time.Now()
+	defer s.templates.Busy()()
 	c, err := s.Get(ref)
 	if err != nil {
 		return err
@@ -37,9 +41,11 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Start)
 	defer cancel()
-	if err := s.start(ctx, c); err != nil {
+	kind, err := s.start(ctx, c, begun)
+	if err != nil {
 		return s.startFailed(c, err)
 	}
+	s.metrics.started(kind, time.Since(begun))
 	return nil
 }
 
@@ -79,29 +85,86 @@ func (x *starts) end(id string, mine chan struct{}) {
 	close(mine)
 }
 
-func (s *Service) start(ctx context.Context, c Container) error {
-	if err := s.host.PowerOn(ctx, c.VM.Ref); err != nil {
-		return fmt.Errorf("cannot start %s: %w", &c, err)
+// start lets a container's process come up, waits for it, and says in which way.
+func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind string, err error) {
+	kind = kindBoot
+	if c.shut() && (c.parked() || c.forkFailed()) {
+		kind = kindFork
+		err = s.openGate(ctx, c, begun)
+	} else {
+		err = s.bootOff(ctx, c, begun)
+	}
+	if err != nil {
+		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
 	}
 	vm, err := s.host.Wait(ctx, c.VM.Ref, decided)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return s.hung(c, vm)
+		return kind, s.hung(c, vm)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", &c, err)
+		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
 	}
 	now, err := parse(vm)
 	switch {
 	case err != nil:
-		return err
+		return kind, err
 	case now.ran():
-		return nil
+		return kind, nil
 	case now.Status.GetState() == tetherv1.State_FAILED:
 		s.settleOff(c)
-		return startError(startPrefix, now.Status.GetFailure(), now.args())
+		return kind, startFailure(&now)
+	case kind == kindFork && now.endedBefore(begun):
+		return s.start(ctx, now, begun) // it was parked when last seen, and is off: it boots
 	default:
-		return fmt.Errorf("cannot start %s: %s%s", &c, now.Trouble(), quote(now.consoleTail()))
+		return kind, fmt.Errorf("cannot start %s: %s%s", &c, now.Trouble(), quote(now.consoleTail()))
 	}
+}
+
+// openGate lets the process of a parked machine start. For one that could not be forked it notes that the start was tried.
+func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) error {
+	marks := append(append([]Mark{}, s.made(c)...), mark("startRequested", begun))
+	s.clock.set(c.ID, marks)
+	return s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
+		link.KeyGate: link.GateOpen, keyStart: encodeNote(startNote{Why: c.start.Why, Marks: marks}),
+	})
+}
+
+// made are the API's marks of a container's creation.
+func (s *Service) made(c Container) []Mark {
+	if own := s.clock.get(c.ID); own != nil {
+		return own
+	}
+	return c.start.Marks
+}
+
+// bootOff powers a machine on. What was forked once is a machine like any other from then on.
+func (s *Service) bootOff(ctx context.Context, c Container, begun time.Time) error {
+	marks := []Mark{mark("api", begun), mark("startRequested", begun)}
+	if !c.started() && c.fork == nil {
+		marks = append(append([]Mark{}, s.made(c)...), marks[1])
+	}
+	s.clock.set(c.ID, marks)
+	if c.fork != nil {
+		if err := s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
+			link.KeyFork: "", link.KeyGate: "", keyStart: encodeNote(startNote{Why: whyOff, Marks: marks}),
+		}); err != nil {
+			return err
+		}
+	}
+	return s.host.PowerOn(ctx, c.VM.Ref)
+}
+
+// endedBefore reports whether the machine was off before a time, as far as the host says when it ended.
+func (c *Container) endedBefore(t time.Time) bool {
+	return isOff(c.VM) && c.Status == nil && (c.Ended == nil || c.Ended.At.Before(t))
+}
+
+// startFailure is the error of a start whose process never ran.
+func startFailure(c *Container) error {
+	if c.forkFailed() {
+		return errdefs.ErrInternal.WithMessage(startPrefix + c.failure())
+	}
+	return startError(startPrefix, c.Status.GetFailure(), c.args())
 }
 
 // decided reports whether a start has succeeded or failed.

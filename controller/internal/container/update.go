@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -50,10 +51,37 @@ func (s *Service) Update(ctx context.Context, ref string, change container.Resou
 	if err := checkSize(r); err != nil {
 		return err
 	}
+	if err := s.unpark(ctx, c); err != nil {
+		return err
+	}
 	size := sizeOf(r)
 	text, err := json.Marshal(rec)
 	if err != nil {
 		return fmt.Errorf("cannot encode %s: %w", keyRecord, err)
 	}
 	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{keyRecord: string(text)})
+}
+
+// unpark ends a machine that waits at its gate. The container boots when it is started.
+func (s *Service) unpark(ctx context.Context, c Container) error {
+	release, err := s.starts.acquire(ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if c, err = s.Get(c.ID); err != nil || !c.parked() {
+		return err
+	}
+	return s.powerOff(c)
+}
+
+// Unpark ends all machines that wait at their gate: nothing of the host is to go on.
+func (s *Service) Unpark(ctx context.Context) error {
+	var failed []error
+	for _, c := range s.All() {
+		if c.parked() {
+			failed = append(failed, s.unpark(ctx, c))
+		}
+	}
+	return errors.Join(failed...)
 }

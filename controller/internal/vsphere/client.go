@@ -40,9 +40,11 @@ type Client struct {
 	place   place
 	boot    BootFiles
 	links   *links
-	log     *slog.Logger
-	cancel  context.CancelFunc
-	watched chan struct{} // closed when the watch has ended
+	// extensions are those that the host named when the session began
+	extensions []string
+	log        *slog.Logger
+	cancel     context.CancelFunc
+	watched    chan struct{} // closed when the watch has ended
 }
 
 // place is where new machines go: the host's defaults.
@@ -111,6 +113,10 @@ func (c *Client) start(ctx context.Context) error {
 		return err
 	}
 	if c.boot, err = c.readBoot(ctx); err != nil {
+		close(c.watched)
+		return err
+	}
+	if c.extensions, err = c.readExtensions(ctx); err != nil {
 		close(c.watched)
 		return err
 	}

@@ -26,6 +26,7 @@ type VM struct {
 	Name       string
 	UUID       string // BIOS UUID
 	PowerState PowerState
+	Frozen     bool // stands still for ever at its fork point; its power state is poweredOn
 	CPUs       int
 	MemoryMiB  int
 	Extra      map[string]string // extraConfig

@@ -125,11 +125,14 @@ func (c *Client) PowerOn(ctx context.Context, vm Ref) error {
 	})
 }
 
+// keyTimeline is the extraConfig key of hostd-bridge's marks, the first of which it sets before the machine is on.
+const keyTimeline = "cvm.host.timeline"
+
 // saidMore reports whether a key is new or has another value: a VM that is off again has run and said so. Keys that
 // vanish tell only that a run begins.
 func saidMore(before, now map[string]string) bool {
 	for k, v := range now {
-		if before[k] != v {
+		if before[k] != v && k != keyTimeline {
 			return true
 		}
 	}

@@ -20,6 +20,7 @@ const (
 	propCPUs   = "config.hardware.numCPU"
 	propMemory = "config.hardware.memoryMB"
 	propPower  = "runtime.powerState"
+	propFrozen = "runtime.instantCloneFrozen"
 )
 
 const (
@@ -160,6 +161,8 @@ func (vm *VM) set(change types.PropertyChange) {
 	case propPower:
 		state, _ := change.Val.(types.VirtualMachinePowerState)
 		vm.PowerState = PowerState(state)
+	case propFrozen:
+		vm.Frozen, _ = change.Val.(bool)
 	case propExtra:
 		options, _ := change.Val.(types.ArrayOfOptionValue)
 		vm.Extra = extraMap(options.OptionValue)
@@ -191,7 +194,7 @@ func watchFilter(view types.ManagedObjectReference, tasks *types.ManagedObjectRe
 		ObjectSet: []types.ObjectSpec{members(view, "view")},
 		PropSet: []types.PropertySpec{{
 			Type:    "VirtualMachine",
-			PathSet: []string{propName, propUUID, propExtra, propCPUs, propMemory, propPower},
+			PathSet: []string{propName, propUUID, propExtra, propCPUs, propMemory, propPower, propFrozen},
 		}},
 	}
 	if tasks != nil {

@@ -3,6 +3,8 @@
 package guestinfo
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -28,24 +30,53 @@ const (
 // Value is a key that the guest has set.
 type Value struct{ Key, Value string }
 
+// Hooks are what a machine does beside keeping values. The zero value is a machine that cannot be frozen.
+type Hooks struct {
+	// Now is the host's clock; nil: time.Now.
+	Now func() time.Time
+	// Freeze answers instantclone.freeze: nil when the machine is frozen, and then the guest gets no answer any more.
+	Freeze func() error
+	// Set sees a key before it is set, and may refuse it; nil: none is.
+	Set func(key, value string) error
+}
+
+func (h Hooks) withDefaults() Hooks {
+	if h.Now == nil {
+		h.Now = time.Now
+	}
+	if h.Freeze == nil {
+		h.Freeze = func() error { return errors.New("this machine cannot be a template") }
+	}
+	if h.Set == nil {
+		h.Set = func(string, string) error { return nil }
+	}
+	return h
+}
+
 // Store holds the guestinfo of one machine.
 type Store struct {
-	now func() time.Time
+	hooks Hooks
+	done  chan struct{} // closed by Close
 
 	mu      sync.Mutex
 	values  map[string]string
 	guest   map[string]int // key set by the guest -> number of the change
 	changes int
 	bytes   int
-	changed chan struct{} // closed at the next change
+	changed chan struct{} // closed at the guest's next change
+	given   chan struct{} // closed at the host's next change
 }
 
-// New returns a store in which the guest finds values. now is the host's clock.
-func New(values map[string]string, now func() time.Time) *Store {
-	s := &Store{now: now, values: map[string]string{}, guest: map[string]int{}, changed: make(chan struct{})}
+// New returns a store in which the guest finds values.
+func New(values map[string]string, h Hooks) *Store {
+	s := &Store{hooks: h.withDefaults(), done: make(chan struct{}), values: map[string]string{}, guest: map[string]int{},
+		changed: make(chan struct{}), given: make(chan struct{})}
 	maps.Copy(s.values, values)
 	return s
 }
+
+// Close ends all that guests wait for. It is called once.
+func (s *Store) Close() { close(s.done) }
 
 // Set changes what the guest reads; an empty value removes the key.
 func (s *Store) Set(kv map[string]string) {
@@ -62,6 +93,8 @@ func (s *Store) Set(kv map[string]string) {
 			s.values[k] = v
 		}
 	}
+	close(s.given)
+	s.given = make(chan struct{})
 }
 
 // Guest is all that the guest has set.
@@ -94,8 +127,17 @@ func (s *Store) Since(last int) ([]Value, int, <-chan struct{}) {
 	return values, s.changes, s.changed
 }
 
+// Conn is a connection of the guest.
+type Conn interface {
+	io.ReadWriter
+	SetReadDeadline(time.Time) error
+}
+
+// errNoAnswer ends a connection without an answer.
+var errNoAnswer = errors.New("no answer")
+
 // Serve answers one connection's commands until it ends.
-func (s *Store) Serve(conn io.ReadWriter) error {
+func (s *Store) Serve(conn Conn) error {
 	for {
 		text, err := link.ReadMessage(conn)
 		if errors.Is(err, io.EOF) {
@@ -104,38 +146,87 @@ func (s *Store) Serve(conn io.ReadWriter) error {
 		if err != nil {
 			return err
 		}
-		if err := link.WriteMessage(conn, s.reply(text)); err != nil {
+		reply, err := s.reply(conn, text)
+		if err != nil {
+			return nil
+		}
+		if err := link.WriteMessage(conn, reply); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *Store) reply(text string) string {
+// reply returns errNoAnswer when there is none to give.
+func (s *Store) reply(conn Conn, text string) (string, error) {
 	c, err := link.ParseCommand(text)
 	if err != nil {
-		return link.ReplyError(err.Error())
+		return link.ReplyError(err.Error()), nil
 	}
-	value, err := s.execute(c)
+	value, err := s.execute(conn, c)
 	var refusal *link.RPCIError
 	switch {
+	case errors.Is(err, errNoAnswer):
+		return "", err
 	case errors.As(err, &refusal):
-		return link.ReplyError(refusal.Why)
+		return link.ReplyError(refusal.Why), nil
 	case err != nil:
-		return link.ReplyError(err.Error())
+		return link.ReplyError(err.Error()), nil
 	}
-	return link.ReplyOK(value)
+	return link.ReplyOK(value), nil
 }
 
-func (s *Store) execute(c link.Command) (string, error) {
+func (s *Store) execute(conn Conn, c link.Command) (string, error) {
 	switch c.Name {
 	case link.CommandInfoGet:
 		return s.get(c.Key)
 	case link.CommandInfoSet:
 		return "", s.set(c.Key, c.Value)
 	case link.CommandTime:
-		return strconv.FormatInt(s.now().UnixNano(), 10), nil
+		return strconv.FormatInt(s.hooks.Now().UnixNano(), 10), nil
+	case link.CommandSeed:
+		seed := make([]byte, link.SeedBytes)
+		rand.Read(seed)
+		return base64.StdEncoding.EncodeToString(seed), nil
+	case link.CommandWait:
+		return s.await(conn, c.Key)
+	default: // freeze
+		if err := s.hooks.Freeze(); err != nil {
+			return "", fmt.Errorf("cannot freeze: %w", err)
+		}
+		return "", errNoAnswer
 	}
-	return "", fmt.Errorf("cannot execute %s: this machine is no template", c.Name)
+}
+
+// await waits until a key has a value, or the guest ends the connection. It may send nothing meanwhile.
+func (s *Store) await(conn Conn, key string) (string, error) {
+	if value, err := s.get(key); err == nil {
+		return value, nil
+	}
+	hung := make(chan struct{})
+	go func() {
+		defer close(hung)
+		_, _ = conn.Read(make([]byte, 1)) // a byte is as wrong as an end
+	}()
+	for {
+		s.mu.Lock()
+		given := s.given
+		s.mu.Unlock()
+		value, err := s.get(key)
+		if err == nil {
+			_ = conn.SetReadDeadline(time.Unix(1, 0))
+			<-hung
+			return value, conn.SetReadDeadline(time.Time{})
+		}
+		select {
+		case <-given:
+		case <-hung:
+			return "", errNoAnswer
+		case <-s.done:
+			_ = conn.SetReadDeadline(time.Unix(1, 0))
+			<-hung
+			return "", errNoAnswer
+		}
+	}
 }
 
 func (s *Store) get(key string) (string, error) {
@@ -151,6 +242,9 @@ func (s *Store) get(key string) (string, error) {
 func (s *Store) set(key, value string) error {
 	if !strings.HasPrefix(key, Prefix) {
 		return fmt.Errorf("cannot set %s: a key begins with %s", key, Prefix)
+	}
+	if err := s.hooks.Set(key, value); err != nil {
+		return fmt.Errorf("cannot set %s: %w", key, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

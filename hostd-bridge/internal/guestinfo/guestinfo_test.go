@@ -37,7 +37,7 @@ func ask(t *testing.T, s *Store) func(string) (string, error) {
 func at(nanos int64) func() time.Time { return func() time.Time { return time.Unix(0, nanos) } }
 
 func TestCommands(t *testing.T) {
-	s := New(map[string]string{"guestinfo.a": "1", "cvm.secret": "x"}, at(4711))
+	s := New(map[string]string{"guestinfo.a": "1", "cvm.secret": "x"}, Hooks{Now: at(4711)})
 	do := ask(t, s)
 	for _, c := range []struct{ command, value, refusal string }{
 		{"info-get guestinfo.a", "1", ""},
@@ -47,7 +47,7 @@ func TestCommands(t *testing.T) {
 		{"info-get guestinfo.b", "two words", ""},
 		{"info-set cvm.name me", "", "begins with guestinfo."},
 		{"cvm.time", "4711", ""},
-		{"instantclone.freeze", "", "no template"},
+		{"instantclone.freeze", "", "cannot be a template"},
 		{"nonsense", "", "unknown name"},
 	} {
 		value, err := do(c.command)
@@ -65,7 +65,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestHostSetsWhatTheGuestReads(t *testing.T) {
-	s := New(map[string]string{"guestinfo.a": "1"}, at(0))
+	s := New(map[string]string{"guestinfo.a": "1"}, Hooks{})
 	do := ask(t, s)
 	if _, err := do("info-set guestinfo.b 2"); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func TestHostSetsWhatTheGuestReads(t *testing.T) {
 }
 
 func TestChanges(t *testing.T) {
-	s := New(nil, at(0))
+	s := New(nil, Hooks{})
 	do := ask(t, s)
 	values, last, changed := s.Since(0)
 	if len(values) != 0 {
@@ -105,7 +105,7 @@ func TestChanges(t *testing.T) {
 }
 
 func TestGuestCannotFillTheHost(t *testing.T) {
-	s := New(nil, at(0))
+	s := New(nil, Hooks{})
 	for i := range MaxKeys {
 		if err := s.set(fmt.Sprintf("guestinfo.%d", i), "v"); err != nil {
 			t.Fatal(err)

@@ -49,36 +49,66 @@ type host struct {
 	tscKHz      uint64 // rate of the time stamp counter; 0: unknown
 }
 
-// arguments is QEMU's command line without the program's name.
-func arguments(s vm.MachineSpec, h host) ([]string, error) {
-	p, err := platformOf(s.Machine)
+// shape is what a machine's QEMU has to know when it starts: all but who the machine is.
+type shape struct {
+	cpus, memoryMiB int
+	machine         string // vm.MachineMicroVM (also when empty) or vm.MachineQ35
+	cid             uint32
+	nics            []vm.NIC
+	name, uuid      string // for people; a child has none yet
+	boot            *boot  // nil: a child
+}
+
+// boot is what a machine that is booted starts with.
+type boot struct{ kernel, initrd, cmdline string }
+
+// arguments is QEMU's command line without the program's name. The CPUs do not run, and the root slot is empty.
+func arguments(s shape, h host) ([]string, error) {
+	p, err := platformOf(s.machine)
 	if err != nil {
 		return nil, err
 	}
 	a := []string{
-		"-name", "guest=" + comma(s.Name) + ",debug-threads=on",
-		"-uuid", s.UUID,
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-machine", p.machine + ",memory-backend=ram",
+		"-machine", p.machine + ",memory-backend=ram,suppress-vmdesc=on",
 		"-accel", h.accel,
 		"-cpu", cpu(h.accel),
-		"-smp", fmt.Sprint(max(1, s.CPUs)),
-		"-m", fmt.Sprintf("%dM", s.MemoryMiB),
-		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%dM,share=off", s.MemoryMiB),
-		"-kernel", s.Kernel, "-initrd", s.Initrd,
-		"-append", strings.Join(strings.Fields(consoleArgs+" "+p.cmdline+" "+timing(s, h)+" "+s.Cmdline), " "),
-		"-chardev", "file,id=console,append=on,path=" + comma(supervisor.ConsolePath(s.HomeDir)), "-serial", "chardev:console",
+		"-smp", fmt.Sprint(max(1, s.cpus)),
+		"-m", fmt.Sprintf("%dM", s.memoryMiB),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", s.memoryMiB, supervisor.RAMFD, onOff(s.boot != nil)),
+		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", supervisor.ConsoleFD), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", supervisor.QMPFD), "-mon", "chardev=qmp,mode=control",
 	}
-	a = append(a, rootArgs(s, p)...)
-	for i, n := range s.NICs {
+	a = append(a, originArgs(s, h, p)...)
+	a = append(a, rootArgs(p)...)
+	for i, n := range s.nics {
 		a = append(a, nicArgs(i, n, p)...)
 	}
 	return append(a,
-		"-device", vsockDevice(s.CID, p, h.kernelVsock),
+		"-device", vsockDevice(s.cid, p, h.kernelVsock),
 		"-object", "rng-random,id=rng,filename=/dev/urandom",
 		"-device", "virtio-rng-"+p.bus+",rng=rng"+p.extra), nil
+}
+
+// originArgs say where the machine begins: at a kernel, or where its template stands. A child loads a state without the section
+// that names its machine type, which xen-save-devices-state does not write.
+func originArgs(s shape, h host, p platform) []string {
+	if s.boot == nil {
+		return []string{"-incoming", "defer", "-global", "migration.send-configuration=off"}
+	}
+	return []string{
+		"-name", "guest=" + comma(s.name) + ",debug-threads=on", "-uuid", s.uuid,
+		"-kernel", s.boot.kernel, "-initrd", s.boot.initrd,
+		"-append", strings.Join(strings.Fields(consoleArgs+" "+p.cmdline+" "+timing(s, h)+" "+s.boot.cmdline), " "),
+	}
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
 }
 
 // cpu is the CPU model. TCG executes string moves byte by byte, and Linux prefers them when the CPU claims that they
@@ -92,12 +122,12 @@ func cpu(accel string) string {
 
 // timing are the words of the kernel's command line that spare an emulated guest to find out what its timers are; its
 // tests of them fail on a busy host, and without a known TSC its clock loses time. KVM tells it by kvm-clock.
-func timing(s vm.MachineSpec, h host) string {
+func timing(s shape, h host) string {
 	if h.accel != accelTCG {
 		return ""
 	}
 	words := "no_timer_check"
-	if s.CPUs <= 1 {
+	if s.cpus <= 1 {
 		words += " noreplace-smp nolapic_timer"
 	}
 	if h.tscKHz > 0 {
@@ -109,14 +139,10 @@ func timing(s vm.MachineSpec, h host) string {
 // rootNode is the block node in the root slot at the start.
 const rootNode = "slot0"
 
-// rootArgs are the root slot: a raw node, which QMP can reopen on another file while the guest runs.
-func rootArgs(s vm.MachineSpec, p platform) []string {
-	node := supervisor.EmptyOptions(rootNode, DiskBytes)
-	if s.RootDisk != "" {
-		node = supervisor.DiskOptions(rootNode, s.RootDisk)
-	}
+// rootArgs are the root slot: a raw node, which QMP can reopen on another file while the guest runs, on a placeholder.
+func rootArgs(p platform) []string {
 	return []string{
-		"-blockdev", blockdev(node),
+		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, DiskBytes)),
 		"-blockdev", blockdev(supervisor.SlotOptions(rootNode)),
 		"-device", "virtio-blk-" + p.bus + ",drive=" + supervisor.RootSlot + ",serial=root" + p.extra,
 	}
@@ -132,12 +158,14 @@ func blockdev(options map[string]any) string {
 
 // nicArgs are a network card on QEMU's user network, or on nothing.
 func nicArgs(i int, n vm.NIC, p platform) []string {
-	card := fmt.Sprintf("virtio-net-%s,id=nic%d,mac=%s%s", p.bus, i, n.MAC, p.extra)
+	card := fmt.Sprintf("virtio-net-%s,id=%s,mac=%s%s", p.bus, cardID(i), n.MAC, p.extra)
 	if !n.Connected {
 		return []string{"-device", card}
 	}
 	return []string{"-netdev", fmt.Sprintf("user,id=net%d", i), "-device", fmt.Sprintf("%s,netdev=net%d", card, i)}
 }
+
+func cardID(i int) string { return fmt.Sprintf("nic%d", i) }
 
 // vsockDevice is the vsock device. Without the kernel's vhost its descriptor stands for it, and the ring features that
 // package vsock does not have are off.

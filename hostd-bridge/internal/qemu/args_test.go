@@ -13,34 +13,35 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestArguments(t *testing.T) {
-	spec := vm.MachineSpec{
-		Name: "web,1", UUID: "564d0000-0000-4000-8000-000000000001", RunDir: "/run/vm-1", HomeDir: "/ds/web,1", CPUs: 2, MemoryMiB: 512,
-		Kernel: "/ds/cvm/vmlinux", Initrd: "/ds/cvm/initramfs", Cmdline: "loglevel=7", CID: 77,
-		NICs: []vm.NIC{{MAC: "52:54:00:12:34:56", Connected: true}, {MAC: "52:54:00:12:34:57"}},
+	base := shape{
+		name: "web,1", uuid: "564d0000-0000-4000-8000-000000000001", cpus: 2, memoryMiB: 512, cid: 77,
+		boot: &boot{kernel: "/ds/cvm/vmlinux", initrd: "/ds/cvm/initramfs", cmdline: "loglevel=7"},
+		nics: []vm.NIC{{MAC: "52:54:00:12:34:56", Connected: true}, {MAC: "52:54:00:12:34:57"}},
 	}
-	with := func(change func(*vm.MachineSpec)) vm.MachineSpec {
-		s := spec
+	with := func(change func(*shape)) shape {
+		s := base
 		change(&s)
 		return s
 	}
 	for name, c := range map[string]struct {
-		spec vm.MachineSpec
-		host host
+		shape shape
+		host  host
 	}{
-		"microvm":      {spec, host{accel: accelTCG}},
-		"microvm-disk": {with(func(s *vm.MachineSpec) { s.RootDisk, s.CPUs = "/ds/web,1/root.vmdk", 1 }), host{accel: accelTCG, tscKHz: 2445434}},
-		"q35":          {with(func(s *vm.MachineSpec) { s.Machine = vm.MachineQ35 }), host{accel: accelTCG}},
-		"kvm-vhost":    {with(func(s *vm.MachineSpec) { s.NICs, s.CPUs = nil, 0 }), host{accel: accelKVM, kernelVsock: true}},
+		"microvm":       {base, host{accel: accelTCG}},
+		"microvm-1cpu":  {with(func(s *shape) { s.cpus = 1 }), host{accel: accelTCG, tscKHz: 2445434}},
+		"microvm-child": {with(func(s *shape) { s.boot, s.cpus = nil, 1 }), host{accel: accelTCG, tscKHz: 2445434}},
+		"q35":           {with(func(s *shape) { s.machine = vm.MachineQ35 }), host{accel: accelTCG}},
+		"kvm-vhost":     {with(func(s *shape) { s.nics, s.cpus = nil, 0 }), host{accel: accelKVM, kernelVsock: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args, err := arguments(c.spec, c.host)
+			args, err := arguments(c.shape, c.host)
 			if err != nil {
 				t.Fatal(err)
 			}
 			golden(t, name, oneOptionPerLine(args))
 		})
 	}
-	if _, err := arguments(vm.MachineSpec{Machine: "pc"}, host{}); err == nil {
+	if _, err := arguments(shape{machine: "pc"}, host{}); err == nil {
 		t.Error("machine type pc was built")
 	}
 }

@@ -185,7 +185,7 @@ func (g *guest) awaitKey(key string) string {
 		if e.Exit != nil {
 			g.t.Fatalf("the machine ended: %s", e.Exit.Reason)
 		}
-		if e.Guestinfo.Key == key {
+		if e.Guestinfo != nil && e.Guestinfo.Key == key {
 			return e.Guestinfo.Value
 		}
 	}
@@ -222,5 +222,5 @@ func (g *guest) dial(port uint32) halfCloser {
 // quit asks the guest to power itself off.
 func (g *guest) quit() {
 	g.t.Helper()
-	g.dial(portQuit)
+	g.dial(portQuit).Close()
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+	"github.com/containervm/containervm/tether/link"
 )
 
 // Values of Config.VsockMode.
@@ -121,26 +122,47 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 	if err := check(spec); err != nil {
 		return nil, err
 	}
-	args, err := arguments(spec, h.host)
+	s := shape{
+		cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID, nics: spec.NICs, name: spec.Name, uuid: spec.UUID,
+		boot: &boot{kernel: spec.Kernel, initrd: spec.Initrd, cmdline: spec.Cmdline},
+	}
+	p, err := h.prepare(ctx, s, spec.RunDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Truncate(supervisor.ConsolePath(spec.HomeDir), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot empty the console's file: %w", err)
+	return h.begin(ctx, p, spec)
+}
+
+// prepare starts a machine's QEMU.
+func (h *Hypervisor) prepare(ctx context.Context, s shape, runDir string, files ...*os.File) (*supervisor.Pending, error) {
+	args, err := arguments(s, h.host)
+	if err != nil {
+		return nil, err
 	}
-	c, err := supervisor.Launch(ctx, h.config.Supervisor, supervisor.Config{
-		RunDir: spec.RunDir, HomeDir: spec.HomeDir, QEMU: h.config.QEMU, Args: args, CID: spec.CID, Kernel: h.host.kernelVsock,
-		Guestinfo: spec.Guestinfo, RootNode: rootNode, RootDisk: spec.RootDisk, EmptySize: DiskBytes,
-	})
+	cfg := supervisor.Config{
+		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
+		MemoryMiB: s.memoryMiB, Child: s.boot == nil, RootNode: rootNode, EmptySize: DiskBytes,
+	}
+	for i := range s.nics {
+		cfg.Cards = append(cfg.Cards, cardID(i))
+	}
+	return supervisor.Prepare(ctx, h.config.Supervisor, cfg, files...)
+}
+
+// begin makes a machine someone.
+func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Pending, spec vm.MachineSpec) (vm.Machine, error) {
+	id := supervisor.Identity{RunDir: spec.RunDir, HomeDir: spec.HomeDir, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo}
+	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
+		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")
+		if err := createDelta(id.Rehearsal, spec.Blank); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	c, err := p.Begin(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	return newMachine(ctx, c, spec.RunDir, h.config.Log)
-}
-
-// Prepare implements vm.Hypervisor.
-func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSpec) (vm.Child, error) {
-	return nil, errors.ErrUnsupported
 }
 
 // check refuses what QEMU would refuse in words that nobody understands.

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -52,7 +51,7 @@ func (m *machine) follow() {
 			exited = m.emit(vm.Event{Exit: &x})
 			return
 		}
-		m.emit(vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}})
+		m.emit(eventOf(e))
 	})
 	if exited || m.isClosed() {
 		return
@@ -73,6 +72,18 @@ func (m *machine) follow() {
 		return
 	}
 	m.emit(vm.Event{Exit: x})
+}
+
+func eventOf(e supervisor.Event) vm.Event {
+	switch {
+	case e.Frozen:
+		return vm.Event{Frozen: true}
+	case e.Mark != nil:
+		mark := vm.Mark(*e.Mark)
+		return vm.Event{Mark: &mark}
+	default:
+		return vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}}
+	}
 }
 
 // emit passes one event on. It reports false when nobody listens any more.
@@ -117,14 +128,6 @@ func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.
 
 // DetachDisk implements vm.Machine.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
-
-// Template implements vm.Machine.
-func (m *machine) Template(ctx context.Context) (vm.Template, error) { return nil, errors.ErrUnsupported }
-
-// Snapshot implements vm.Machine.
-func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.Template, error) {
-	return nil, errors.ErrUnsupported
-}
 
 // Close implements vm.Machine.
 func (m *machine) Close() error { return m.close() }

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,53 +21,84 @@ type Client struct {
 	pidfd  *os.File // the supervisor
 }
 
-// Launch starts program as the supervisor of a machine and returns when the machine runs. The supervisor is of a session
-// of its own and outlives the caller.
-func Launch(ctx context.Context, program string, cfg Config) (*Client, error) {
-	config, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
-	diary, err := os.Create(filepath.Join(cfg.RunDir, "supervisor.log"))
+// Pending is a supervisor whose machine is nobody yet.
+type Pending struct {
+	process *exec.Cmd
+	in      io.WriteCloser
+	out     io.ReadCloser
+	results *json.Decoder
+	diary   string
+}
+
+// Prepare starts program as the supervisor of a machine and returns when its QEMU is there. The supervisor is of a session of
+// its own; once it has an Identity it outlives the caller, and without one it ends with it. files are a template's, for a
+// child.
+func Prepare(ctx context.Context, program string, cfg Config, files ...*os.File) (_ *Pending, err error) {
+	p := &Pending{process: exec.Command(program), diary: filepath.Join(cfg.RunDir, "supervisor.log")}
+	diary, err := os.Create(p.diary)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
 	defer diary.Close()
-	cmd := exec.Command(program)
-	cmd.Dir, cmd.Stderr = cfg.RunDir, diary
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Stdin = bytes.NewReader(config)
-	out, err := cmd.StdoutPipe()
+	p.process.Dir, p.process.Stderr = cfg.RunDir, diary
+	p.process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	p.process.ExtraFiles = files
+	if p.in, err = p.process.StdinPipe(); err == nil {
+		if p.out, err = p.process.StdoutPipe(); err == nil {
+			err = p.process.Start()
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
+	p.results = json.NewDecoder(p.out)
+	if err := p.tell(ctx, cfg); err != nil {
+		p.Close()
+		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() }) // QEMU dies with it
-	r, err := readResult(out)
-	stop()
-	go cmd.Wait() // reaps it, whenever it ends
-	if err != nil {
-		return nil, launchError(ctx, err, diary.Name())
-	}
-	if r.Error != "" {
-		return nil, errors.New(r.Error)
-	}
-	return Connect(ctx, cfg.RunDir)
+	return p, nil
 }
 
-func readResult(out io.Reader) (r Result, err error) {
-	err = json.NewDecoder(out).Decode(&r)
-	return r, err
+// Begin gives the machine its identity and returns when it runs. It ends the Pending.
+func (p *Pending) Begin(ctx context.Context, id Identity) (*Client, error) {
+	p.diary = filepath.Join(id.RunDir, filepath.Base(p.diary)) // where it moves to
+	if err := p.tell(ctx, id); err != nil {
+		p.Close()
+		return nil, err
+	}
+	p.in.Close()
+	p.out.Close()
+	go p.process.Wait() // reaps it, whenever it ends
+	return Connect(ctx, id.RunDir)
 }
 
-// launchError explains why a supervisor said nothing.
-func launchError(ctx context.Context, err error, diary string) error {
-	if ctx.Err() != nil {
+// Close gives the machine up: its processes are gone when it returns. Not after Begin.
+func (p *Pending) Close() error {
+	p.in.Close()
+	p.process.Process.Kill() // QEMU dies with it
+	p.out.Close()
+	_ = p.process.Wait() // the kill is its error
+	return AwaitEnd(context.Background(), filepath.Dir(p.diary))
+}
+
+// tell sends a document and takes the Result.
+func (p *Pending) tell(ctx context.Context, document any) error {
+	stop := context.AfterFunc(ctx, func() { p.process.Process.Kill() })
+	defer stop()
+	var r Result
+	err := json.NewEncoder(p.in).Encode(document)
+	if err == nil || errors.Is(err, syscall.EPIPE) { // it has said why it went
+		err = p.results.Decode(&r)
+	}
+	switch {
+	case ctx.Err() != nil:
 		return fmt.Errorf("cannot start the machine: %w", context.Cause(ctx))
+	case err != nil:
+		return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(p.diary, 2048))
+	case r.Error != "":
+		return errors.New(r.Error)
 	}
-	return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(diary, 2048))
+	return nil
 }
 
 // Connect finds the supervisor of the machine in runDir.
@@ -188,6 +218,21 @@ func (c *Client) Resume(ctx context.Context) error { return c.do(ctx, request{Op
 
 // Reset restarts the guest.
 func (c *Client) Reset(ctx context.Context) error { return c.do(ctx, request{Op: opReset}) }
+
+// Template returns the two files of the machine's fork point: memory and device state. A machine that runs is stopped for a
+// moment, and goes on with newDisk over its disk, unless that is empty.
+func (c *Client) Template(ctx context.Context, newDisk string) (ram, state *os.File, err error) {
+	conn, err := c.open(ctx, request{Op: opTemplate, Path: newDisk})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	files, err := receiveFiles(conn, 2)
+	if err != nil {
+		return nil, nil, err
+	}
+	return files[0], files[1], nil
+}
 
 // Kill ends the machine and returns when its processes are gone. A supervisor that does not answer is killed, and QEMU
 // with it.

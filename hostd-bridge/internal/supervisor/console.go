@@ -2,48 +2,69 @@ package supervisor
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"time"
 )
 
-// Bounds of the console's file, in bytes: when it is found longer than consoleMax, its end is kept.
+// Bounds of the console's file, in bytes: when it has grown beyond consoleMax, its end is kept.
 const (
 	consoleMax  = 4 << 20
 	consoleKeep = 1 << 20
-	consoleLook = 30 * time.Second
 )
 
-// boundConsole keeps a guest that floods its console from filling the disk. QEMU writes the file itself, without us on
-// the way of each byte, so we look now and then.
-func (m *machine) boundConsole() {
-	look := time.NewTicker(consoleLook)
-	defer look.Stop()
-	for {
-		select {
-		case <-look.C:
-			if err := trimFile(ConsolePath(m.cfg.HomeDir), consoleMax, consoleKeep); err != nil {
-				m.log.Warn("the console's file grows", "err", err)
+// console copies what a guest writes on its serial port to a file of bounded size.
+type console struct {
+	path string
+	done chan struct{} // closed when all is written
+	err  error         // set before done is closed
+}
+
+// copyConsole makes the file anew and copies from until its end, which is QEMU's. A file that cannot be written loses the
+// guest's words, not the guest: it would stand still if nobody took them.
+func copyConsole(path string, from io.ReadCloser) (*console, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
+	if err != nil {
+		from.Close()
+		return nil, fmt.Errorf("cannot open the console's file: %w", err)
+	}
+	c := &console{path: path, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		defer from.Close()
+		defer f.Close()
+		c.err = c.copy(f, from)
+		_, _ = io.Copy(io.Discard, from)
+	}()
+	return c, nil
+}
+
+func (c *console) copy(f *os.File, from io.Reader) error {
+	buf := make([]byte, 16<<10)
+	for size := int64(0); ; {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := f.Write(buf[:n]); err != nil {
+				return err
 			}
-		case <-m.qemu.ended:
-			return
+		}
+		if err != nil {
+			return nil // QEMU has ended
+		}
+		if size += int64(n); size > consoleMax {
+			if err := keepEnd(f, c.path); err != nil {
+				return err
+			}
+			size = consoleKeep
 		}
 	}
 }
 
-// trimFile cuts a file longer than limit down to its last keep bytes. Who appends to it meanwhile may lose a little.
-func trimFile(path string, limit, keep int64) error {
-	st, err := os.Stat(path)
-	if err != nil || st.Size() <= limit {
+// keepEnd cuts the file, open for appending, down to its last bytes.
+func keepEnd(f *os.File, path string) error {
+	end := tail(path, consoleKeep)
+	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	end := tail(path, keep)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_TRUNC, 0)
-	if err != nil {
-		return fmt.Errorf("cannot trim: %w", err)
-	}
-	defer f.Close()
-	if _, err := f.Write(end); err != nil {
-		return fmt.Errorf("cannot trim: %w", err)
-	}
-	return nil
+	_, err := f.Write(end)
+	return err
 }

@@ -12,25 +12,48 @@ import (
 
 // Descriptors that QEMU inherits; its arguments name them.
 const (
-	QMPFD   = 3 // socket of the control connection
-	VhostFD = 4 // stands for /dev/vhost-vsock: see package vsock
+	QMPFD     = 3 // socket of the control connection
+	VhostFD   = 4 // stands for /dev/vhost-vsock: see package vsock
+	lockFD    = 5 // nobody reads it: it keeps the lock that says that QEMU lives
+	ConsoleFD = 6 // socket of the serial console
+	RAMFD     = 7 // the guest's memory
+	StateFD   = 8 // a child's device state
 )
 
-// Config is what a supervisor is told, as JSON on its standard input.
+// Descriptors that the supervisor of a child inherits: the files of its Template.
+const (
+	templateRAM   = 3
+	templateState = 4
+)
+
+// Config is what a supervisor is told first, as JSON on its standard input: all that QEMU needs to start.
 type Config struct {
-	RunDir    string            `json:"runDir"`  // socket, exit.json, qemu.log
-	HomeDir   string            `json:"homeDir"` // stdio.log, console.log
-	QEMU      string            `json:"qemu"`    // path of the program
-	Args      []string          `json:"args"`    // without the program's name
-	CID       uint32            `json:"cid"`
-	Kernel    bool              `json:"kernelVsock"` // the kernel plays the vsock device
-	Guestinfo map[string]string `json:"guestinfo"`
-	RootNode  string            `json:"rootNode"`  // block node in the root slot: RootDisk's or the placeholder's
-	RootDisk  string            `json:"rootDisk"`  // path, or empty
-	EmptySize int64             `json:"emptySize"` // bytes of the placeholder
+	RunDir    string   `json:"runDir"` // lock, qemu.log, supervisor.log; moved to Identity.RunDir
+	QEMU      string   `json:"qemu"`   // path of the program
+	Args      []string `json:"args"`   // without the program's name; CPUs do not run, the root slot holds a placeholder
+	CID       uint32   `json:"cid"`
+	Kernel    bool     `json:"kernelVsock"` // the kernel plays the vsock device
+	MemoryMiB int      `json:"memoryMiB"`
+	Child     bool     `json:"child"`     // of a template, whose two files are inherited
+	Cards     []string `json:"cards"`     // network cards by QEMU's IDs
+	RootNode  string   `json:"rootNode"`  // block node of the placeholder
+	EmptySize int64    `json:"emptySize"` // bytes of the placeholder
 }
 
-// Result is what a supervisor writes to its standard output, as JSON, when the machine runs or cannot.
+// Identity is what a supervisor is told second, also as JSON on its standard input: who the machine is. If there is none
+// the machine is not wanted.
+type Identity struct {
+	RunDir   string `json:"runDir"`  // exists; empty unless it is the Config's
+	HomeDir  string `json:"homeDir"` // stdio.log, console.log
+	RootDisk string `json:"rootDisk"`
+	// Rehearsal is a disk for the root slot that counts as none: a RootDisk may take its place at any time. It is removed as soon
+	// as QEMU has it open.
+	Rehearsal string            `json:"rehearsal"`
+	Guestinfo map[string]string `json:"guestinfo"`
+}
+
+// Result is what a supervisor writes to its standard output, as JSON: one when QEMU is there, one when the machine runs. After
+// one with an Error no other comes.
 type Result struct {
 	Error string `json:"error,omitempty"`
 }
@@ -48,8 +71,27 @@ type Exit struct {
 type Event struct {
 	Key   string `json:"key,omitempty"`
 	Value string `json:"value,omitempty"`
-	Exit  *Exit  `json:"exit,omitempty"`
+	// Frozen: the guest has called instantclone.freeze.
+	Frozen bool  `json:"frozen,omitempty"`
+	Mark   *Mark `json:"mark,omitempty"`
+	Exit   *Exit `json:"exit,omitempty"`
 }
+
+// Mark is a point of the machine's start: fields and names are those of vm.Mark.
+type Mark struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
+
+// Names of marks.
+const (
+	markPrepared  = "prepared"
+	markLoaded    = "loaded"
+	markResumed   = "resumed"
+	markHello     = "hello"
+	markLinked    = "linked"
+	markFirstByte = "firstByte"
+)
 
 // Files of a machine.
 func socketPath(runDir string) string   { return filepath.Join(runDir, "supervisor.sock") }

@@ -13,16 +13,18 @@ import (
 
 // logFile is a machine's stdio.log: appended to by one, followed by many.
 type logFile struct {
-	file *os.File
+	file  *os.File
+	first func() // called at the first output of the run, unless nil
 
 	mu      sync.Mutex
 	size    int64
 	ended   bool
 	changed chan struct{} // closed when it grows or ends
+	begun   sync.Once     // first
 }
 
-// openLog opens the log, cuts off a torn tail and marks the start of the machine.
-func openLog(path string, now time.Time) (*logFile, error) {
+// openLog opens the log, cuts off a torn tail and marks the start of the machine, with the text of the marker.
+func openLog(path, marker string, now time.Time) (*logFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the machine's log: %w", err)
@@ -33,7 +35,7 @@ func openLog(path string, now time.Time) (*logFile, error) {
 		return nil, fmt.Errorf("cannot cut the torn tail of the machine's log: %w", err)
 	}
 	l := &logFile{file: f, size: good, changed: make(chan struct{})}
-	if err := l.append(link.AppendRecord(nil, link.Record{Stream: link.StreamRun, Time: now})); err != nil {
+	if err := l.append(link.AppendRecord(nil, link.Record{Stream: link.StreamRun, Time: now, Payload: []byte(marker)})); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -116,6 +118,9 @@ func (l *logFile) receive(r io.Reader, now func() time.Time) error {
 		b = link.AppendRecord(b[:0], rec)
 		if err := l.append(b); err != nil {
 			return err
+		}
+		if l.first != nil {
+			l.begun.Do(l.first)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 type qemuProcess struct {
 	cmd         *exec.Cmd
 	control     *os.File           // our end of QMP
+	console     *os.File           // our end of the serial port
 	interceptor *vsock.Interceptor // nil: the kernel plays vsock
 	ended       chan struct{}      // closed when it is reaped; then err is set
 	err         error              // of exec.Cmd.Wait
@@ -23,13 +24,13 @@ type qemuProcess struct {
 
 // startQEMU starts QEMU on a thread of its own, which lives as long as QEMU: the parent-death signal is sent when the
 // thread that forked ends, and the seccomp filter that intercepts the vhost ioctls is one of that thread and of what it
-// starts, so it needs no program between us and QEMU.
-func startQEMU(cfg Config, inherit *os.File) (*qemuProcess, error) {
+// starts, so it needs no program between us and QEMU. QEMU inherits the lock, the memory and, for a child, the state.
+func startQEMU(cfg Config, lock, ram, state *os.File) (*qemuProcess, error) {
 	q := &qemuProcess{ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := q.start(cfg, inherit)
+		err := q.start(cfg, lock, ram, state)
 		started <- err
 		if err == nil {
 			q.err = q.cmd.Wait()
@@ -43,44 +44,61 @@ func startQEMU(cfg Config, inherit *os.File) (*qemuProcess, error) {
 }
 
 // start runs on QEMU's thread.
-func (q *qemuProcess) start(cfg Config, inherit *os.File) error {
-	ours, theirs, err := socketPair()
-	if err != nil {
+func (q *qemuProcess) start(cfg Config, lock, ram, state *os.File) (err error) {
+	var theirs [2]*os.File // control, console
+	var others []*os.File
+	defer func() {
+		for _, f := range append(others, theirs[:]...) {
+			if f != nil {
+				f.Close()
+			}
+		}
+		if err != nil {
+			q.close()
+		}
+	}()
+	if q.control, theirs[0], err = socketPair(); err != nil {
 		return err
 	}
-	defer theirs.Close()
+	if q.console, theirs[1], err = socketPair(); err != nil {
+		return err
+	}
 	stderr, err := os.Create(qemuLogPath(cfg.RunDir))
 	if err != nil {
-		ours.Close()
 		return err
 	}
-	defer stderr.Close()
+	others = append(others, stderr)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		ours.Close()
 		return err
 	}
-	defer null.Close()
+	others = append(others, null)
 	if !cfg.Kernel {
 		if q.interceptor, err = vsock.Intercept(); err != nil {
-			ours.Close()
 			return err
 		}
 	}
 	q.cmd = exec.Command(cfg.QEMU, cfg.Args...)
 	q.cmd.Dir = cfg.RunDir
 	q.cmd.Stderr, q.cmd.Stdout = stderr, stderr
-	q.cmd.ExtraFiles = []*os.File{theirs, null, inherit} // QMPFD, VhostFD
-	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := q.cmd.Start(); err != nil {
-		ours.Close()
-		if q.interceptor != nil {
-			q.interceptor.Close()
-		}
-		return err
+	q.cmd.ExtraFiles = []*os.File{theirs[0], null, lock, theirs[1], ram} // from QMPFD on
+	if state != nil {
+		q.cmd.ExtraFiles = append(q.cmd.ExtraFiles, state)
 	}
-	q.control = ours
-	return nil
+	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return q.cmd.Start()
+}
+
+// close lets go of what belongs to a QEMU that did not start.
+func (q *qemuProcess) close() {
+	for _, f := range []*os.File{q.control, q.console} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if q.interceptor != nil {
+		q.interceptor.Close()
+	}
 }
 
 // socketPair returns two connected sockets; the runtime waits for the first.
@@ -94,7 +112,7 @@ func socketPair() (ours, theirs *os.File, err error) {
 		unix.Close(fds[1])
 		return nil, nil, fmt.Errorf("cannot make a socket pair: %w", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "qmp"), os.NewFile(uintptr(fds[1]), "qmp-peer"), nil
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
 }
 
 // kill ends QEMU and waits until it is reaped.

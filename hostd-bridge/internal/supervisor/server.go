@@ -75,6 +75,8 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 		s.events(ctx, c)
 	case opDial:
 		s.dial(ctx, c, r.Port)
+	case opTemplate:
+		s.template(ctx, c, r.Path)
 	case opLog:
 		s.log(ctx, c, r)
 	default:
@@ -89,6 +91,14 @@ func (s *server) do(ctx context.Context, r request) reply {
 	case opSet:
 		m.info.Set(r.Set)
 		return reply{}
+	case opKill:
+		m.kill()
+		return reply{}
+	}
+	if m.isFrozen() {
+		return replyTo(errFrozen)
+	}
+	switch r.Op {
 	case opAttach:
 		return replyTo(m.slot.attach(ctx, m.qmp, r.Path))
 	case opDetach:
@@ -99,9 +109,6 @@ func (s *server) do(ctx context.Context, r request) reply {
 		return replyTo(m.resume(ctx))
 	case opReset:
 		return replyTo(m.restart(ctx))
-	case opKill:
-		m.kill()
-		return reply{}
 	}
 	return replyTo(fmt.Errorf("unknown operation %q: daemon and supervisor are of different versions", r.Op))
 }
@@ -114,26 +121,30 @@ func (s *server) answer(c *net.UnixConn, r reply) bool {
 	return true
 }
 
-// events sends what the guest has set and sets, then the Exit.
+// events sends what the guest has set and sets and how far the machine has come, then the Exit.
 func (s *server) events(ctx context.Context, c *net.UnixConn) {
 	if !s.answer(c, reply{}) {
 		return
 	}
 	ctx, stop := hangup(ctx, c)
 	defer stop()
-	last := 0
+	var told told
+	frozen := s.m.frozen
 	for {
-		values, n, changed := s.m.info.Since(last)
-		last = n
-		for _, v := range values {
-			if writeFrame(c, Event{Key: v.Key, Value: v.Value}) != nil {
-				return
-			}
+		changed, marked, err := s.tell(c, &told)
+		if err != nil {
+			return
 		}
 		select {
 		case <-changed:
+		case <-marked:
+		case <-frozen:
+			if writeFrame(c, Event{Frozen: true}) != nil {
+				return
+			}
+			frozen = nil
 		case <-s.m.ended:
-			s.lastEvents(c, last)
+			s.lastEvents(c, &told)
 			return
 		case <-ctx.Done():
 			return
@@ -141,15 +152,35 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 	}
 }
 
-// lastEvents sends what an ended machine has left to say.
-func (s *server) lastEvents(c *net.UnixConn, last int) {
-	values, _, _ := s.m.info.Since(last)
-	for _, v := range values {
-		if writeFrame(c, Event{Key: v.Key, Value: v.Value}) != nil {
-			return
+// told is how much a client has been told.
+type told struct{ values, marks int }
+
+// tell sends what is new. The channels are closed when there is more.
+func (s *server) tell(c *net.UnixConn, t *told) (changed, marked <-chan struct{}, err error) {
+	marks, marked := s.m.marksSince(t.marks)
+	t.marks += len(marks)
+	for _, mark := range marks {
+		if err := writeFrame(c, Event{Mark: &mark}); err != nil {
+			return nil, nil, err
 		}
 	}
-	if err := writeFrame(c, Event{Exit: &s.m.exit}); err != nil {
+	values, n, changed := s.m.info.Since(t.values)
+	t.values = n
+	for _, v := range values {
+		if err := writeFrame(c, Event{Key: v.Key, Value: v.Value}); err != nil {
+			return nil, nil, err
+		}
+	}
+	return changed, marked, nil
+}
+
+// lastEvents sends what an ended machine has left to say.
+func (s *server) lastEvents(c *net.UnixConn, t *told) {
+	_, _, err := s.tell(c, t)
+	if err == nil {
+		err = writeFrame(c, Event{Exit: &s.m.exit})
+	}
+	if err != nil {
 		s.m.log.Debug("client went away", "err", err)
 	}
 }
@@ -170,8 +201,34 @@ func (s *server) log(ctx context.Context, c *net.UnixConn, r request) {
 	}
 }
 
+// template sends the files of a frozen machine, or takes a snapshot of one that runs.
+func (s *server) template(ctx context.Context, c *net.UnixConn, newDisk string) {
+	var ram, state *os.File
+	if s.m.isFrozen() {
+		ram, state = s.m.ram, s.m.state
+	} else {
+		var err error
+		if ram, state, err = s.m.snapshot(ctx, newDisk); err != nil {
+			s.answer(c, replyTo(err))
+			return
+		}
+		defer ram.Close()
+		defer state.Close()
+	}
+	if !s.answer(c, reply{}) {
+		return
+	}
+	if err := sendFiles(c, ram, state); err != nil {
+		s.m.log.Debug("client went away", "err", err)
+	}
+}
+
 // dial connects the client with a port of the guest.
 func (s *server) dial(ctx context.Context, c *net.UnixConn, port uint32) {
+	if s.m.isFrozen() {
+		s.answer(c, replyTo(errFrozen))
+		return
+	}
 	dialing, stop := hangup(ctx, c)
 	guest, err := s.m.vsock.Dial(dialing, port)
 	stop()

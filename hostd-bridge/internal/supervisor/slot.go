@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
@@ -12,10 +13,12 @@ import (
 // RootSlot is the name of the raw block node that the guest's root device sits on. Its file is a disk or a placeholder.
 const RootSlot = "root"
 
-// DiskOptions are the blockdev options of a disk's node.
+// DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off: the inventory sees to it that a disk has one
+// writer, and a disk at a fork point, which QEMU 7.2 keeps open for writing though nothing is written any more, could not be read by the
+// children.
 func DiskOptions(node, path string) map[string]any {
 	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap"}}
+		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
 }
 
 // EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
@@ -38,9 +41,7 @@ type slot struct {
 	last int    // number of the newest node
 }
 
-func newSlot(cfg Config) slot {
-	return slot{emptySize: cfg.EmptySize, node: cfg.RootNode, path: cfg.RootDisk}
-}
+func newSlot(cfg Config) slot { return slot{emptySize: cfg.EmptySize, node: cfg.RootNode} }
 
 // attach puts a disk into the empty slot.
 func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
@@ -56,6 +57,17 @@ func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
 	}
 	s.path = path
 	return nil
+}
+
+// lend puts a disk into the empty slot, which counts as empty still.
+func (s *slot) lend(ctx context.Context, q *qmp.Client, path string) error {
+	if err := s.attach(ctx, q, path); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.path = ""
+	return os.Remove(path)
 }
 
 // detach puts a placeholder in the disk's stead.
@@ -86,4 +98,26 @@ func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map
 	old := s.node
 	s.node = node
 	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
+}
+
+// fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more.
+func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.path == "" {
+		return errors.New("cannot put a delta over the root slot's disk: it is empty")
+	}
+	s.last++
+	node := fmt.Sprintf("slot%d", s.last)
+	options := DiskOptions(node, path)
+	options["backing"] = nil // the one below is open already
+	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
+		return fmt.Errorf("cannot open delta %s: %w", path, err)
+	}
+	if err := q.Execute(ctx, "blockdev-snapshot", map[string]string{"node": s.node, "overlay": node}, nil); err != nil {
+		return errors.Join(fmt.Errorf("cannot put delta %s over the root slot's disk: %w", path, err),
+			q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
+	}
+	s.node, s.path = node, path
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +25,7 @@ func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
 	if err := os.WriteFile(path, append(whole, whole[:10]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path, time.Unix(200, 0))
+	l, err := openLog(path, "", time.Unix(200, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
 }
 
 func TestLogRefusesWhatIsNoRecord(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), time.Unix(1, 0))
+	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), "", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +65,7 @@ func TestLogRefusesWhatIsNoRecord(t *testing.T) {
 }
 
 func TestFollowersOfTheLog(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), time.Unix(1, 0))
+	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), "", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,20 +211,74 @@ func TestLockSaysWhenProcessesAreGone(t *testing.T) {
 	}
 }
 
-func TestTrimFile(t *testing.T) {
+func TestConsoleIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
-	if err := os.WriteFile(path, []byte("0123456789"), 0o600); err != nil {
+	written := bytes.Repeat([]byte("0123456789abcde\n"), (consoleMax+consoleKeep)/16)
+	copy(written[len(written)-4:], "end\n")
+	c, err := copyConsole(path, io.NopCloser(bytes.NewReader(written)))
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		limit int64
-		want  string
-	}{{10, "0123456789"}, {9, "6789"}} {
-		if err := trimFile(path, c.limit, 4); err != nil {
+	<-c.done
+	b, err := os.ReadFile(path)
+	if err != nil || c.err != nil || len(b) > consoleMax || len(b) < consoleKeep || !bytes.HasSuffix(written, b) {
+		t.Errorf("%d bytes of %d are kept: %v, %v", len(b), len(written), err, c.err)
+	}
+}
+
+func TestMemoryIsCopiedWithoutZeros(t *testing.T) {
+	src, err := newMemory("src", 4<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	dst, err := newMemory("dst", 4<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	page := bytes.Repeat([]byte("x"), pageSize)
+	for at, b := range map[int64][]byte{0: page, 2 << 20: page, 2<<20 + pageSize: zeroPage[:], 4<<20 - pageSize: page} {
+		if _, err := src.WriteAt(b, at); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := os.ReadFile(path); err != nil || string(b) != c.want {
-			t.Errorf("limit %d: %q, %v", c.limit, b, err)
-		}
+	}
+	if err := copyPages(dst, src); err != nil {
+		t.Fatal(err)
+	}
+	got, want := make([]byte, 4<<20), make([]byte, 4<<20)
+	if _, err := dst.ReadAt(got, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := src.ReadAt(want, 0); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the copy differs: %v", err)
+	}
+	if n := resident(dst); n != 3*pageSize {
+		t.Errorf("the copy has %d bytes of pages", n)
+	}
+}
+
+func TestSealedMemoryIsFinal(t *testing.T) {
+	f, err := newMemory("sealed", pageSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := seal(f); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("write: %v", err)
+	}
+	if err := f.Truncate(0); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("truncate: %v", err)
+	}
+	again, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if _, err := again.WriteAt([]byte("x"), 0); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("write by a second descriptor: %v", err)
 	}
 }

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxFrame bounds a frame, in bytes: a machine's guestinfo fits.
@@ -24,6 +28,9 @@ const (
 	opResume = "resume"
 	opReset  = "reset"
 	opKill   = "kill" // the reply comes when QEMU is gone
+	// opTemplate: the two files of the machine's fork point follow the reply. A machine that runs is stopped for a moment,
+	// and Path is put over its disk.
+	opTemplate = "template"
 )
 
 type request struct {
@@ -102,4 +109,47 @@ func readFrame(r io.Reader, v any) error {
 		return io.ErrUnexpectedEOF
 	}
 	return json.Unmarshal(b, v)
+}
+
+// sendFiles passes files over the connection, with one byte (unix(7), SCM_RIGHTS).
+func sendFiles(c *net.UnixConn, files ...*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	_, _, err := c.WriteMsgUnix([]byte{byte(len(files))}, unix.UnixRights(fds...), nil)
+	return err
+}
+
+// receiveFiles takes n files that sendFiles has sent.
+func receiveFiles(c *net.UnixConn, n int) ([]*os.File, error) {
+	rights := make([]byte, unix.CmsgSpace(4*n))
+	_, got, _, _, err := c.ReadMsgUnix(make([]byte, 1), rights)
+	if err != nil {
+		return nil, fmt.Errorf("cannot receive %d files: %w", n, err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:got])
+	if err != nil || len(messages) == 0 {
+		return nil, fmt.Errorf("cannot receive %d files: none came: %w", n, err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil, fmt.Errorf("cannot receive %d files: %w", n, err)
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		unix.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), "received")
+	}
+	if len(files) != n {
+		closeAll(files)
+		return nil, fmt.Errorf("cannot receive %d files: %d came", n, len(files))
+	}
+	return files, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }

@@ -38,7 +38,9 @@ type Device struct {
 	mu        sync.Mutex
 	out       outbound
 	cid       uint64 // the guest's
+	unheard   bool   // a fork whose guest has not spoken under its own CID yet
 	closed    bool
+	heard     sync.Cond // unheard was cleared, or the device closed
 	conns     map[connKey]*stream
 	listeners map[uint32]*listener
 	lastPort  uint32
@@ -62,9 +64,11 @@ type queue struct {
 
 var _ Transport = (*Device)(nil)
 
-// NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once.
-func NewDevice(log *slog.Logger) *Device {
-	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort}
+// NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once. The guest of a fork comes up
+// with its parent's CID and would answer from that: it is dialled once it has spoken under its own.
+func NewDevice(fork bool, log *slog.Logger) *Device {
+	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort, unheard: fork}
+	d.heard.L = &d.mu
 	d.out.starved = map[*stream]struct{}{}
 	d.out.space.L = &d.mu
 	return d
@@ -143,6 +147,7 @@ func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
+	d.heard.Broadcast()
 	d.endAll()
 	for _, l := range d.listeners {
 		l.shut()
@@ -185,8 +190,8 @@ func (d *Device) Dial(ctx context.Context, port uint32) (Conn, error) {
 func (d *Device) dial(ctx context.Context, port uint32) (*stream, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
-		return nil, net.ErrClosed
+	if err := d.awaitGuest(ctx); err != nil {
+		return nil, err
 	}
 	if len(d.conns) >= MaxConns {
 		return nil, ErrTooManyConns
@@ -212,6 +217,23 @@ func (d *Device) dial(ctx context.Context, port uint32) (*stream, error) {
 	s.abort(context.Cause(ctx))
 	d.flush()
 	return nil, context.Cause(ctx)
+}
+
+// awaitGuest waits until the guest can be dialled.
+func (d *Device) awaitGuest(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.heard.Broadcast()
+	})
+	defer stop()
+	for d.unheard && !d.closed && ctx.Err() == nil {
+		d.heard.Wait()
+	}
+	if d.closed {
+		return net.ErrClosed
+	}
+	return context.Cause(ctx)
 }
 
 // freePort is a port of the host with which no connection to the guest's port exists.

@@ -193,7 +193,7 @@ func TestDialErrors(t *testing.T) {
 	if _, err := a.Dial(t.Context(), 99); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial of a closed port: %v", err)
 	}
-	off := NewDevice(silent())
+	off := NewDevice(false, silent())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := off.Dial(ctx, 99); !errors.Is(err, context.Canceled) {
@@ -209,7 +209,7 @@ func TestDialErrors(t *testing.T) {
 }
 
 func TestListenTwice(t *testing.T) {
-	d := NewDevice(silent())
+	d := NewDevice(false, silent())
 	l, err := d.Listen(1)
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ type script struct {
 }
 
 func newScript(t *testing.T) script {
-	d := newDriver(t, NewDevice(silent()))
+	d := newDriver(t, NewDevice(false, silent()))
 	d.boot(t)
 	d.lend()
 	return script{d, t}
@@ -349,7 +349,7 @@ func TestGuestBreaksProtocol(t *testing.T) {
 
 // A guest that asks and lends no buffers for the answers must not fill the host's memory, nor keep it from stopping.
 func TestAnswersAreBounded(t *testing.T) {
-	d := newMuteDriver(t, NewDevice(silent()))
+	d := newMuteDriver(t, NewDevice(false, silent()))
 	d.boot(t)
 	ask := encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opRequest}, "")
 	for range maxPending {

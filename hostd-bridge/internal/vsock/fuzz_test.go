@@ -6,14 +6,14 @@ import (
 
 // FuzzRings lets a guest's rings and memory be anything: no panic, no endless loop, nothing outside of guest memory.
 func FuzzRings(f *testing.F) {
-	good := newMuteDriver(f, NewDevice(silent()))
+	good := newMuteDriver(f, NewDevice(false, silent()))
 	good.lend()
 	good.send(encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opRequest}, ""))
 	f.Add(good.b[:64<<10], uint16(0), uint16(0))
 	f.Add(good.b[:8<<10], uint16(1), uint16(0xffff))
 	f.Add([]byte{}, uint16(0), uint16(0))
 	f.Fuzz(func(t *testing.T, guest []byte, outBase, inBase uint16) {
-		dev := NewDevice(silent())
+		dev := NewDevice(false, silent())
 		defer dev.Close()
 		d := newMuteDriver(t, dev)
 		copy(d.b, guest)
@@ -42,7 +42,7 @@ func FuzzPackets(f *testing.F) {
 	}
 	f.Add(talk)
 	f.Fuzz(func(t *testing.T, talk []byte) {
-		dev := NewDevice(silent())
+		dev := NewDevice(false, silent())
 		defer dev.Close()
 		l, err := dev.Listen(51)
 		if err != nil {

@@ -118,6 +118,10 @@ func (d *Device) handle(b []byte) {
 	if h.srcCID != d.cid || h.dstCID != HostCID || uint64(h.length) > uint64(len(payload)) {
 		return
 	}
+	if d.unheard {
+		d.unheard = false
+		d.heard.Broadcast()
+	}
 	k := connKey{local: h.dstPort, peer: h.srcPort}
 	s := d.conns[k]
 	switch {

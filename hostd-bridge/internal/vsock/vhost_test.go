@@ -41,7 +41,7 @@ type vhostTest struct {
 const argument = 200 << 10
 
 func newVhostTest(t *testing.T) vhostTest {
-	dev := NewDevice(silent())
+	dev := NewDevice(false, silent())
 	d := newMuteDriver(t, dev)
 	v := &vhost{log: silent(), dev: dev, peer: fakeQEMU{d.arena}}
 	t.Cleanup(v.close)

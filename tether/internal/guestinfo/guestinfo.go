@@ -4,6 +4,7 @@ package guestinfo
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -16,6 +17,8 @@ import (
 // Transport carries one command to the host and its reply back. Calls do not overlap.
 type Transport interface {
 	RoundTrip(ctx context.Context, command string) (reply string, err error)
+	// Once is RoundTrip for a command that must not be sent twice.
+	Once(ctx context.Context, command string) (reply string, err error)
 	Close() error
 }
 
@@ -47,6 +50,56 @@ func (c *Client) Get(ctx context.Context, key string) (string, error) {
 func (c *Client) Set(ctx context.Context, key, value string) error {
 	_, err := c.do(ctx, link.Command{Name: link.CommandInfoSet, Key: key, Value: value})
 	return err
+}
+
+// Await reads a key that the host sets sooner or later. Nothing else can be asked meanwhile, so it wants a client of its own.
+func (c *Client) Await(ctx context.Context, key string) (string, error) {
+	return c.do(ctx, link.Command{Name: link.CommandWait, Key: key})
+}
+
+// Seed is random bytes of the host's, other ones each time.
+func (c *Client) Seed(ctx context.Context) ([]byte, error) {
+	text, err := c.do(ctx, link.Command{Name: link.CommandSeed})
+	if err != nil {
+		return nil, err
+	}
+	seed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(seed) < link.SeedBytes {
+		return nil, errors.New("cannot use the host's seed: it is malformed")
+	}
+	return seed, nil
+}
+
+// Freeze makes the machine a template and returns in its children: nil there. What the source gets, if anything, is an error.
+// A freeze is asked for once: where its connection is lost the machine was forked, or has lost its host.
+func (c *Client) Freeze(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	reply, err := c.transport.Once(ctx, link.Command{Name: link.CommandFreeze}.String())
+	if err == nil {
+		_, err = link.ParseReply(reply)
+	}
+	return err
+}
+
+// AwaitFork returns nil when the machine has become a fork of itself. It wants a client of its own, as Await.
+func (c *Client) AwaitFork(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		reply, err := c.transport.Once(ctx, link.Command{Name: link.CommandWait, Key: link.KeyNever}.String())
+		if err == nil {
+			_, err = link.ParseReply(reply)
+			return err
+		}
+		if ctx.Err() != nil || !retryable(err) {
+			return err
+		}
+		select { // the host's end was lost, not the machine forked
+		case <-ctx.Done():
+		case <-time.After(longPause):
+		}
+	}
 }
 
 // Time is the host's clock.

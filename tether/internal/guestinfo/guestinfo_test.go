@@ -68,9 +68,11 @@ func dialer(limit int) func(context.Context) (net.Conn, error) {
 	}
 }
 
-func TestStream(t *testing.T) { exercise(t, New(NewStream(dialer(1000)))) }
+func sameCID() (uint32, error) { return 3, nil }
 
-func TestStreamReconnects(t *testing.T) { exercise(t, New(NewStream(dialer(1)))) }
+func TestStream(t *testing.T) { exercise(t, New(NewStream(dialer(1000), sameCID))) }
+
+func TestStreamReconnects(t *testing.T) { exercise(t, New(NewStream(dialer(1), sameCID))) }
 
 func TestStreamGivesUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -79,7 +81,7 @@ func TestStreamGivesUp(t *testing.T) {
 	c := New(NewStream(func(context.Context) (net.Conn, error) {
 		once.Do(func() { close(tried) })
 		return nil, errors.New("nobody there")
-	}))
+	}, sameCID))
 	why := errors.New("enough")
 	go func() { <-tried; cancel(why) }()
 	if _, err := c.Get(ctx, "guestinfo.a"); !errors.Is(err, why) || !strings.Contains(err.Error(), "nobody there") {

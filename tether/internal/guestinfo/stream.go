@@ -24,11 +24,14 @@ const (
 // connection is lost is sent again, which is right since info-get and info-set may be repeated.
 type Stream struct {
 	dial func(ctx context.Context) (net.Conn, error)
+	cid  func() (uint32, error)
 	conn net.Conn
 }
 
-// NewStream returns a transport that connects by dial.
-func NewStream(dial func(ctx context.Context) (net.Conn, error)) *Stream { return &Stream{dial: dial} }
+// NewStream returns a transport that connects by dial. cid is the machine's present vsock CID.
+func NewStream(dial func(ctx context.Context) (net.Conn, error), cid func() (uint32, error)) *Stream {
+	return &Stream{dial: dial, cid: cid}
+}
 
 // RoundTrip sends the command until it is answered, ctx ends, or the machine turns out to have no such host.
 func (s *Stream) RoundTrip(ctx context.Context, command string) (string, error) {
@@ -43,6 +46,23 @@ func (s *Stream) RoundTrip(ctx context.Context, command string) (string, error) 
 		case <-time.After(pause):
 		}
 	}
+}
+
+// Once implements Transport. A connection that ends under it after the machine's CID has changed has brought the machine through a
+// fork, which is how a freeze succeeds.
+func (s *Stream) Once(ctx context.Context, command string) (string, error) {
+	before, err := s.cid()
+	if err != nil {
+		return "", err
+	}
+	reply, err := s.try(ctx, command)
+	if err == nil || ctx.Err() != nil {
+		return reply, err
+	}
+	if now, cidErr := s.cid(); cidErr == nil && now != before {
+		return link.ReplyOK(""), nil
+	}
+	return "", err
 }
 
 func (s *Stream) try(ctx context.Context, command string) (reply string, err error) {
@@ -95,6 +115,9 @@ func Dial(s link.Service) func(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// CID is the machine's present vsock CID.
+func CID() (uint32, error) { return vsock.ContextID() }
+
 // hasVsock reports whether the machine has a vsock device.
 func hasVsock() bool {
 	cid, err := vsock.ContextID()
@@ -113,7 +136,7 @@ func Detect() (Transport, string, error) {
 	case onVMware():
 		return NewBackdoor(port), VMwarePort, nil
 	case hasVsock():
-		return NewStream(Dial(link.ServiceGuestinfo)), Vsock, nil
+		return NewStream(Dial(link.ServiceGuestinfo), CID), Vsock, nil
 	default:
 		return nil, "", errors.New("cannot reach a host: the machine has neither a vsock device nor VMware's backdoor")
 	}

@@ -37,7 +37,7 @@ var (
 type Container struct {
 	space    *Space
 	reaper   *Reaper
-	hostname string
+	hostname string   // only touched in space
 	pts      *os.File // directory of the container's devpts
 	cgroup   *os.File // directory of the processes' cgroup; nil: they stay in the tether's
 	oom      *oomWatch
@@ -65,6 +65,14 @@ func NewContainer(space *Space, reaper *Reaper, hostname, cgroup string) (*Conta
 	}
 	c.oom = newOOMWatch()
 	return c, nil
+}
+
+// Rename changes the name that processes started from now on find in their environment.
+func (c *Container) Rename(hostname string) {
+	_ = c.space.Do(func() error { // fails when no process can be started any more
+		c.hostname = hostname
+		return nil
+	})
 }
 
 // Options say who will read a process's output.

@@ -21,6 +21,10 @@ type Root struct {
 	Dir      string // where its disk is mounted
 	Files    []File
 	ReadOnly bool
+	// Dev are directories that are made in /dev, and Programs are files of the calling root that are mounted, read-only, at the
+	// names given. Those are in /dev, too.
+	Dev      []string
+	Programs map[string]string
 	// MaxProcesses limits the processes and threads of Cgroup, which is made; 0: there is none.
 	MaxProcesses int
 }
@@ -81,6 +85,11 @@ func links() map[string]string {
 // Enter makes r the root of the calling thread's mount namespace, which must be the container's own, and mounts the
 // container's file systems. All of it happens after the change of root, so no link of the image leads out of it.
 func (r Root) Enter() error {
+	programs, err := r.openPrograms()
+	if err != nil {
+		return err
+	}
+	defer programs.close()
 	if err := moveRoot(r.Dir); err != nil {
 		return fmt.Errorf("cannot enter root of the container: %w", err)
 	}
@@ -98,16 +107,41 @@ func (r Root) Enter() error {
 	if err := populateDev(); err != nil {
 		return fmt.Errorf("cannot make devices of the container: %w", err)
 	}
+	if err := programs.mount(r.Dev); err != nil {
+		return fmt.Errorf("cannot mount programs for the container: %w", err)
+	}
+	if err := r.writeFiles(); err != nil {
+		return err
+	}
+	if !r.ReadOnly {
+		return nil
+	}
+	return remount(unix.MS_RDONLY)
+}
+
+// Rewrite writes Files anew in the root of the calling thread, which Enter has made.
+func (r Root) Rewrite() (err error) {
+	if r.ReadOnly {
+		if err := remount(0); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, remount(unix.MS_RDONLY)) }()
+	}
+	return r.writeFiles()
+}
+
+func (r Root) writeFiles() error {
 	for _, f := range r.Files {
 		if err := f.write(); err != nil {
 			return fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
 		}
 	}
-	if !r.ReadOnly {
-		return nil
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("cannot make root of the container read-only: %w", err)
+	return nil
+}
+
+func remount(flags uintptr) error {
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil {
+		return fmt.Errorf("cannot remount root of the container: %w", err)
 	}
 	return nil
 }
@@ -139,6 +173,9 @@ func (r Root) makeCgroup() error {
 	err := os.WriteFile(filepath.Dir(Cgroup)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
 	if err == nil {
 		err = os.Mkdir(Cgroup, 0o755)
+	}
+	if errors.Is(err, os.ErrExist) { // of a rehearsal
+		err = nil
 	}
 	if err == nil {
 		err = os.WriteFile(Cgroup+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)

@@ -40,21 +40,21 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	sink, err := vsock.Listen(link.PortLink+1, nil)
+	sink, err := listenAny(link.PortLink + 1)
 	if err != nil {
 		return err
 	}
 	go serve(sink, func(c *vsock.Conn) { io.Copy(io.Discard, c) })
-	quit, err := vsock.Listen(link.PortLink+2, nil)
+	quit, err := listenAny(link.PortLink + 2)
 	if err != nil {
 		return err
 	}
-	disk, err := vsock.Listen(link.PortLink+3, nil)
+	disk, err := listenAny(link.PortLink + 3)
 	if err != nil {
 		return err
 	}
 	go serve(disk, readDisk)
-	source, err := vsock.Listen(link.PortLink+4, nil)
+	source, err := listenAny(link.PortLink + 4)
 	if err != nil {
 		return err
 	}
@@ -65,11 +65,29 @@ func run() error {
 		}
 		c.CloseWrite()
 	})
-	if err := greet(); err != nil {
+	if err := greet("up"); err != nil {
 		return err
+	}
+	if strings.Contains(cmdline(), "test.freeze") {
+		for generation := 1; ; generation++ {
+			if err := freeze(); err != nil {
+				return err
+			}
+			if err := greet(fmt.Sprintf("child %d", generation)); err != nil {
+				return err
+			}
+			if again, err := askHost("info-get guestinfo.again"); err != nil || again == "" {
+				break
+			}
+		}
+		go watch()
 	}
 	c, err := quit.Accept()
 	if err != nil {
+		return err
+	}
+	// The peer ends the connection: a machine that ends at once takes its answer to the request with it.
+	if _, err := io.Copy(io.Discard, c); err != nil {
 		return err
 	}
 	return c.Close()
@@ -78,12 +96,17 @@ func run() error {
 // listen waits for the transport, which a module may bring up a little later.
 func listen(port uint32) (l *vsock.Listener, err error) {
 	for range 100 {
-		if l, err = vsock.Listen(port, nil); err == nil {
+		if l, err = listenAny(port); err == nil {
 			return l, nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	return nil, err
+}
+
+// listenAny listens whatever the machine's CID is: a fork changes it.
+func listenAny(port uint32) (*vsock.Listener, error) {
+	return vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil)
 }
 
 func cmdline() string {
@@ -148,15 +171,54 @@ func readDisk(c *vsock.Conn) {
 	io.CopyN(c, f, 4096)
 }
 
-// greet says by guestinfo and by log that the guest is up.
-func greet() error {
-	cid, err := vsock.ContextID()
+// watch says after each fork of the running machine that it is there, from then on under its new CID.
+func watch() {
+	for n := 0; ; n++ {
+		_, _ = askHost(fmt.Sprintf("info-set guestinfo.settled %d", n))
+		_, _ = askHost("cvm.wait guestinfo.never")
+	}
+}
+
+// freeze returns in a child of the machine: there the connection is reset.
+func freeze() error {
+	_, info, err := dialHost()
 	if err != nil {
 		return err
 	}
-	info, err := vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceGuestinfo), nil)
+	defer info.Close()
+	if err := link.WriteMessage(info, link.CommandFreeze); err != nil {
+		return err
+	}
+	if reply, err := link.ReadMessage(info); err == nil {
+		return fmt.Errorf("the host answers a freeze: %s", reply)
+	}
+	return nil
+}
+
+func dialHost() (cid uint32, c net.Conn, err error) {
+	if cid, err = vsock.ContextID(); err != nil {
+		return 0, nil, err
+	}
+	if c, err = vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceGuestinfo), nil); err != nil {
+		return 0, nil, fmt.Errorf("dial guestinfo: %w", err)
+	}
+	return cid, c, nil
+}
+
+func askHost(text string) (string, error) {
+	_, c, err := dialHost()
 	if err != nil {
-		return fmt.Errorf("dial guestinfo: %w", err)
+		return "", err
+	}
+	defer c.Close()
+	return ask(c, text)
+}
+
+// greet says by guestinfo and by log in which phase the guest is.
+func greet(phase string) error {
+	cid, info, err := dialHost()
+	if err != nil {
+		return err
 	}
 	defer info.Close()
 	greeting, err := ask(info, "info-get guestinfo.greeting")
@@ -166,7 +228,7 @@ func greet() error {
 	if err := writeLog(cid, greeting); err != nil {
 		return err
 	}
-	_, err = ask(info, "info-set "+link.KeyPhase+" up")
+	_, err = ask(info, "info-set "+link.KeyPhase+" "+phase)
 	return err
 }
 

@@ -1,0 +1,129 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/template"
+)
+
+// forkAPI serves what Docker has no word for: forks of running containers, and templates. FORK.md describes it.
+type forkAPI struct {
+	containers *ctr.Service
+	templates  *template.Store
+	host       Host
+}
+
+func (a *forkAPI) routes(r *router) {
+	r.handle("POST /containers/{id}/fork", a.fork)
+	r.handle("GET /templates", a.list)
+	r.handle("DELETE /templates/{name}", a.remove)
+	r.handle("POST /host/quiesce", a.quiesce)
+}
+
+// forkRequest is the body of a fork.
+type forkRequest struct {
+	Count   *int // missing: 1
+	Names   []string
+	AtPoint bool
+}
+
+// childAnswer is a child in the answer of a fork.
+type childAnswer struct {
+	ID         string `json:"Id"`
+	Name       string
+	Generation uint32
+	Index      uint32
+	Receipt    []ctr.ReceiptItem
+	Error      string
+}
+
+func (a *forkAPI) fork(w http.ResponseWriter, r *http.Request) error {
+	var req forkRequest
+	if err := readOptionalJSON(w, r, &req); err != nil {
+		return err
+	}
+	if req.Count == nil {
+		one := max(1, len(req.Names))
+		req.Count = &one
+	}
+	children, err := a.containers.ForkRunning(r.Context(), r.PathValue("id"), ctr.ForkRequest{Count: *req.Count, Names: req.Names, AtPoint: req.AtPoint})
+	if err != nil {
+		return err
+	}
+	var answer struct{ Children []childAnswer }
+	for _, c := range children {
+		child := childAnswer{ID: c.ID, Name: c.Name, Generation: c.Generation, Index: c.Index, Receipt: c.Receipt}
+		if child.Receipt == nil {
+			child.Receipt = []ctr.ReceiptItem{}
+		}
+		if c.Err != nil {
+			child.Error = c.Err.Error()
+		}
+		answer.Children = append(answer.Children, child)
+	}
+	return writeJSON(w, http.StatusCreated, answer)
+}
+
+// forkAnswer is the key Fork of an inspection.
+type forkAnswer struct {
+	Kind       string
+	Why        string
+	Template   string
+	Generation uint32
+	Index      uint32
+	Receipt    []ctr.ReceiptItem
+	Timeline   []ctr.Mark
+}
+
+func forkInfo(f ctr.ForkInfo) forkAnswer { return forkAnswer(f) }
+
+// templateAnswer is a template in a list. Figures that the host does not give are null.
+type templateAnswer struct {
+	Name             string
+	State            string
+	MemoryMiB, CPUs  int
+	Kernel, Initrd   string
+	Version          string // of its tether
+	Created          time.Time
+	Used             time.Time
+	Children         int
+	Warm             int
+	Prestarted, Want *int
+	SharedMiB        *int
+	PrivateMiB       *int
+}
+
+func (a *forkAPI) list(w http.ResponseWriter, r *http.Request) error {
+	pools, err := a.host.Pools(r.Context())
+	if err != nil {
+		return err
+	}
+	list := []templateAnswer{}
+	for _, t := range a.templates.List() {
+		line := templateAnswer{
+			Name: t.Name, State: t.State, MemoryMiB: t.Size.MemoryMiB, CPUs: t.Size.CPUs, Kernel: t.Kernel, Initrd: t.Initrd,
+			Version: t.Version, Created: t.Created, Used: t.Used, Children: t.Children, Warm: t.Warm,
+		}
+		for _, p := range pools {
+			if p.Template == t.VM.Ref {
+				line.Prestarted, line.Want = &p.Prestarted, &p.Want
+			}
+		}
+		list = append(list, line)
+	}
+	return writeJSON(w, http.StatusOK, list)
+}
+
+func (a *forkAPI) remove(w http.ResponseWriter, r *http.Request) error {
+	return noContent(w, a.templates.Remove(r.Context(), r.PathValue("name")))
+}
+
+// quiesce ends every machine that no running container needs, and makes no more of them ahead of time.
+func (a *forkAPI) quiesce(w http.ResponseWriter, r *http.Request) error {
+	if err := a.templates.Quiesce(r.Context()); err != nil {
+		return err
+	}
+	return noContent(w, a.containers.Unpark(r.Context()))
+}

@@ -1,0 +1,173 @@
+package template
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// job is a template that is being made, or will be next.
+type job struct {
+	in     inputs
+	cancel context.CancelFunc // set when it has begun
+	done   chan struct{}      // closed when err is set
+	err    error
+}
+
+// failure is a template that could not be made.
+type failure struct {
+	err   error
+	pause time.Duration
+	until time.Time // before that it is not tried again unless someone waits for it
+}
+
+// Pauses between attempts that nobody waits for.
+const (
+	pauseFirst = 2 * time.Second
+	pauseMost  = 2 * time.Minute
+)
+
+// want begins to make a template unless it is being made, and returns what tells of its end; the caller holds mu.
+func (s *Store) want(in inputs) *job {
+	if j := s.jobs[in.name()]; j != nil {
+		return j
+	}
+	j := &job{in: in, done: make(chan struct{})}
+	s.jobs[in.name()] = j
+	s.queue = append(s.queue, j)
+	s.notify()
+	return j
+}
+
+// wantSoon is want for what nobody waits for: not soon after a failure. The caller holds mu.
+func (s *Store) wantSoon(in inputs) {
+	if f := s.failed[in.name()]; f == nil || time.Now().After(f.until) {
+		s.want(in)
+	}
+}
+
+// end notes how an attempt ended.
+func (s *Store) end(j *job, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := j.in.name()
+	delete(s.jobs, name)
+	switch last := s.failed[name]; {
+	case err == nil:
+		delete(s.failed, name)
+	case last == nil:
+		s.failed[name] = &failure{err: err, pause: pauseFirst, until: time.Now().Add(pauseFirst)}
+	default:
+		pause := min(2*last.pause, pauseMost)
+		s.failed[name] = &failure{err: err, pause: pause, until: time.Now().Add(pause)}
+	}
+	j.err = err
+	close(j.done)
+	s.notify()
+}
+
+// run makes a template, and removes others if there are too many then.
+func (s *Store) run(ctx context.Context, j *job) {
+	err := s.build(ctx, j.in)
+	if err != nil {
+		err = fmt.Errorf("cannot make the template of %s: %w", j.in.size(), err)
+		if ctx.Err() == nil {
+			s.log.Error("containers boot as long as there is no template of their size", "template", j.in.name(), "error", err)
+		}
+	}
+	s.end(j, err)
+	s.makeRoom(ctx, s.opt.Most)
+}
+
+// build makes a template, or goes on with one that an earlier controller began. What became nothing is removed, but not
+// when ctx ends: the next controller goes on with it.
+func (s *Store) build(ctx context.Context, in inputs) error {
+	vm, ok := s.host.Get(in.name())
+	if ok && vm.PowerState != vsphere.PoweredOn {
+		if err := s.destroy(ctx, vm.Ref); err != nil {
+			return err
+		}
+		ok = false
+	}
+	ref := vm.Ref
+	if !ok {
+		s.makeRoom(ctx, s.opt.Most-1)
+		var err error
+		if ref, err = s.create(ctx, in); err != nil {
+			return err
+		}
+	}
+	err := s.frozen(ctx, in.name(), ref)
+	if err != nil && ctx.Err() == nil {
+		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx), ref))
+	}
+	return err
+}
+
+// create makes the machine and starts it. It is not given up half way: the machine would be nobody's.
+func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
+	ctx = context.WithoutCancel(ctx)
+	text, err := json.Marshal(record{inputs: in, Created: time.Now().UTC()})
+	if err != nil {
+		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", keyInputs, err)
+	}
+	spec, err := link.EncodeSpec(&tetherv1.Spec{
+		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: s.opt.Interfaces,
+	})
+	if err != nil {
+		return vsphere.Ref{}, err
+	}
+	ref, err := s.host.CreateVM(ctx, vsphere.VMSpec{
+		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd,
+		ExtraConfig: map[string]string{KeyRole: RoleTemplate, keyInputs: string(text), link.KeySpec: spec},
+	})
+	if err != nil {
+		return ref, err
+	}
+	if err := s.host.PowerOn(ctx, ref); err != nil {
+		return ref, errors.Join(err, s.destroy(ctx, ref))
+	}
+	return ref, nil
+}
+
+// frozen waits until a template stands at its fork point.
+func (s *Store) frozen(ctx context.Context, name string, ref vsphere.Ref) error {
+	wait, cancel := context.WithTimeout(ctx, s.opt.Timeout)
+	defer cancel()
+	vm, err := s.host.Wait(wait, ref, func(vm vsphere.VM) bool { return vm.Frozen || vm.PowerState != vsphere.PoweredOn })
+	phase := cmp.Or(vm.Extra[link.KeyPhase], "before the tether's first (kernel or initramfs)")
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("it did not freeze within %v; its tether hangs in phase %s; the end of its console:\n%s", s.opt.Timeout, phase, s.console(ctx, name))
+	case err != nil:
+		return err
+	case vm.PowerState != vsphere.PoweredOn:
+		return fmt.Errorf("its machine ended in phase %s: %s; the end of its console:\n%s", phase, ending(vm), s.console(ctx, name))
+	}
+	return nil
+}
+
+func (s *Store) console(ctx context.Context, name string) string {
+	return cmp.Or(s.host.ConsoleTail(context.WithoutCancel(ctx), name), "(it is empty)")
+}
+
+// ending says why a template's machine is off.
+func ending(vm vsphere.VM) string {
+	if st, err := link.DecodeStatus(vm.Extra[link.KeyStatus]); err == nil && st.GetFailure() != nil {
+		return st.GetFailure().GetMessage()
+	}
+	var exit struct{ Reason string }
+	if err := json.Unmarshal([]byte(vm.Extra[keyExit]), &exit); err == nil && exit.Reason != "" {
+		return exit.Reason
+	}
+	return "the host does not say why"
+}

@@ -1,0 +1,69 @@
+package vsphere
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// scsiKey is the key that vSphere gives to a VM's first SCSI controller, so that a disk can be added in one call, without
+// asking for the devices first.
+const scsiKey = 1000
+
+// apiVirtualCenter is what a host calls itself that knows instant clones (AboutInfo.apiType): an ESXi host alone does not.
+const apiVirtualCenter = "VirtualCenter"
+
+// CloneSpec says what an instant clone is to be. Memory, CPUs and devices are those of its source.
+type CloneSpec struct {
+	Name string // unique on the host, also the VM's directory
+	UUID string // BIOS UUID, RFC 9562 text
+	// ExtraConfig comes over what the source has; an empty value removes a key.
+	ExtraConfig map[string]string
+	// RootParent is the datastore path of the disk of which the clone gets a delta as "<Name>/root.vmdk"; empty: none. The
+	// host must have the extension DiskAtFork.
+	RootParent string
+}
+
+// CanClone reports whether the host makes instant clones at all.
+func (c *Client) CanClone() bool { return c.vim.ServiceContent.About.ApiType == apiVirtualCenter }
+
+// InstantClone makes a VM that goes on where source, which is on, stands now or, when it is frozen, stood when it froze.
+// The clone runs when it returns.
+func (c *Client) InstantClone(ctx context.Context, source Ref, spec CloneSpec) (Ref, error) {
+	conf := types.VirtualMachineInstantCloneSpec{Name: spec.Name, BiosUuid: spec.UUID, Config: optionValues(spec.ExtraConfig)}
+	if spec.RootParent != "" {
+		conf.Location.DeviceChange = []types.BaseVirtualDeviceConfigSpec{c.rootDelta(spec.Name, spec.RootParent)}
+	}
+	result, err := c.run(ctx, func(ctx context.Context) (*object.Task, error) {
+		return c.machine(source).InstantClone(ctx, conf)
+	})
+	if err != nil {
+		return Ref{}, failed(err, "clone VM %s as %s", source.Value, spec.Name)
+	}
+	vm, ok := result.(types.ManagedObjectReference)
+	if !ok {
+		return Ref{}, fmt.Errorf("cannot clone VM %s as %s: the host's task yields %T, not a VM", source.Value, spec.Name, result)
+	}
+	return vm, c.settle(ctx, vm, func(now *VM) bool { return now != nil })
+}
+
+// rootDelta adds a delta of parent to a VM that exists, as the disk "<name>/root.vmdk".
+func (c *Client) rootDelta(name, parent string) *types.VirtualDeviceConfigSpec {
+	change := c.newDelta(name+"/root.vmdk", parent)
+	change.Device.GetVirtualDevice().ControllerKey = scsiKey
+	return change
+}
+
+// AttachRoot gives a VM, which may run and must have no disk, a delta of the disk parent as "<name>/root.vmdk", and with the
+// same operation changes keys of extraConfig.
+func (c *Client) AttachRoot(ctx context.Context, vm Ref, name, parent string, extra map[string]string) error {
+	err := c.reconfigure(ctx, vm, types.VirtualMachineConfigSpec{
+		DeviceChange: []types.BaseVirtualDeviceConfigSpec{c.rootDelta(name, parent)}, ExtraConfig: optionValues(extra),
+	})
+	if err != nil {
+		return failed(err, "give VM %s its disk", name)
+	}
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || holds(now.Extra, extra) })
+}

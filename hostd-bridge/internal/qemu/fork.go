@@ -1,0 +1,114 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// template is a fork point: two sealed files in memory.
+type template struct{ ram, state *os.File }
+
+var _ vm.Template = (*template)(nil)
+
+// MemoryMiB implements vm.Template.
+func (t *template) MemoryMiB() int {
+	st, err := t.ram.Stat()
+	if err != nil {
+		return 0
+	}
+	return int(st.Size() >> 20)
+}
+
+// ResidentMiB implements vm.Template.
+func (t *template) ResidentMiB() int {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(t.ram.Fd()), &st); err != nil {
+		return 0
+	}
+	return int(st.Blocks * 512 >> 20)
+}
+
+// Close implements vm.Template.
+func (t *template) Close() error { return errors.Join(t.ram.Close(), t.state.Close()) }
+
+// Template implements vm.Machine.
+func (m *machine) Template(ctx context.Context) (vm.Template, error) { return m.forkPoint(ctx, "") }
+
+// Snapshot implements vm.Machine.
+func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.Template, error) {
+	return m.forkPoint(ctx, newDisk)
+}
+
+func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.Template, error) {
+	ram, state, err := m.Client.Template(ctx, newDisk)
+	if err != nil {
+		return nil, err
+	}
+	return &template{ram: ram, state: state}, nil
+}
+
+// child is a QEMU that waits for its template's state.
+type child struct {
+	h       *Hypervisor
+	pending *supervisor.Pending
+	runDir  string
+}
+
+var _ vm.Child = (*child)(nil)
+
+// Prepare implements vm.Hypervisor.
+func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSpec) (vm.Child, error) {
+	of, ok := t.(*template)
+	if !ok {
+		return nil, fmt.Errorf("cannot make a child of a %T", t)
+	}
+	if of.MemoryMiB() != spec.MemoryMiB {
+		return nil, fmt.Errorf("cannot make a child with %d MiB of a template with %d MiB", spec.MemoryMiB, of.MemoryMiB())
+	}
+	if err := vsock.CheckCID(spec.CID); err != nil {
+		return nil, err
+	}
+	s := shape{cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID}
+	for i := range spec.NICs {
+		s.nics = append(s.nics, vm.NIC{MAC: placeholderMAC(i), Connected: true}) // the guest sets its own, when it knows it
+	}
+	p, err := h.prepare(ctx, s, spec.RunDir, of.ram, of.state)
+	if err != nil {
+		return nil, err
+	}
+	return &child{h: h, pending: p, runDir: spec.RunDir}, nil
+}
+
+// placeholderMAC is a locally administered address (IEEE 802, 8.4) that no frame ever carries: the loaded state replaces it.
+func placeholderMAC(i int) string { return fmt.Sprintf("02:00:00:00:00:%02x", i) }
+
+// Start implements vm.Child.
+func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+	if len(spec.NICs) > 0 {
+		macs := make([]string, len(spec.NICs))
+		for i, n := range spec.NICs {
+			macs[i] = n.MAC
+		}
+		info := maps.Clone(spec.Guestinfo)
+		if info == nil {
+			info = map[string]string{}
+		}
+		info[link.KeyMACs] = strings.Join(macs, ",")
+		spec.Guestinfo = info
+	}
+	return c.h.begin(ctx, c.pending, spec)
+}
+
+// Close implements vm.Child.
+func (c *child) Close() error { return errors.Join(c.pending.Close(), os.RemoveAll(c.runDir)) }

@@ -1,0 +1,231 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// frozenGuest boots a guest that freezes.
+func frozenGuest(t testing.TB, change ...func(*vm.MachineSpec)) *guest {
+	t.Helper()
+	g := startGuest(t, append(change, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })...)
+	g.awaitFrozen()
+	return g
+}
+
+func (g *guest) awaitFrozen() {
+	g.t.Helper()
+	for {
+		e := g.next()
+		if e.Exit != nil {
+			g.t.Fatalf("the machine ended: %s", e.Exit.Reason)
+		}
+		if e.Frozen {
+			return
+		}
+	}
+}
+
+// child makes the n-th child of a fork point.
+func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *guest {
+	g.t.Helper()
+	dir := filepath.Join(filepath.Dir(g.spec.RunDir), fmt.Sprintf("child%d", n))
+	spec := g.spec
+	spec.RunDir, spec.HomeDir, spec.CID = dir+"/run", dir+"/home, too", g.spec.CID+uint32(n)
+	spec.Guestinfo = map[string]string{"guestinfo.greeting": fmt.Sprint("I am ", n)}
+	pool := dir + "/pool"
+	for _, d := range []string{spec.RunDir, spec.HomeDir, pool} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			g.t.Fatal(err)
+		}
+	}
+	for _, c := range change {
+		c(&spec)
+	}
+	c := &guest{t: g.t, h: g.h, spec: spec}
+	g.t.Cleanup(c.showConsole)
+	prepared, err := g.h.Prepare(g.t.Context(), tpl, vm.ChildSpec{
+		RunDir: pool, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Machine: spec.Machine, NICs: len(spec.NICs), CID: spec.CID,
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	if c.Machine, err = prepared.Start(g.t.Context(), spec); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		if err := c.Kill(context.Background()); err != nil {
+			c.t.Error(err)
+		}
+		c.Close()
+	})
+	return c
+}
+
+func (g *guest) template() *template {
+	g.t.Helper()
+	tpl, err := g.Template(g.t.Context())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { tpl.Close() })
+	return tpl.(*template)
+}
+
+func hashOf(t testing.TB, f *os.File) string {
+	t.Helper()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sum.Sum(nil))
+}
+
+func TestForksOfATemplate(t *testing.T) {
+	g := frozenGuest(t)
+	tpl := g.template()
+	before := hashOf(t, tpl.ram)
+	t.Logf("%d MiB resident of %d", tpl.ResidentMiB(), tpl.MemoryMiB())
+	if _, err := g.Dial(t.Context(), portEcho); err == nil || !strings.Contains(err.Error(), "frozen") {
+		t.Errorf("dial of a frozen machine: %v", err)
+	}
+	var all sync.WaitGroup
+	for n := 1; n <= 3; n++ {
+		c := g.child(tpl, n)
+		all.Go(func() {
+			if phase := c.awaitKey(link.KeyPhase); phase != "child 1" {
+				t.Errorf("child %d is in phase %q", n, phase)
+			}
+			if err := c.echo(randomBytes(1 << 20)); err != nil {
+				t.Error(err)
+			}
+			if _, text := readRecords(t, c.log()); text != fmt.Sprint("I am ", n) {
+				t.Errorf("log of child %d: %q", n, text)
+			}
+		})
+	}
+	all.Wait()
+	if hashOf(t, tpl.ram) != before {
+		t.Error("the template's memory has changed")
+	}
+	if _, err := tpl.ram.WriteAt([]byte("x"), 0); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("writing to the template's memory: %v", err)
+	}
+}
+
+// log is what the machine's log holds now.
+func (g *guest) log() io.Reader {
+	g.t.Helper()
+	l, err := g.Log(g.t.Context(), 0, false)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer l.Close()
+	b, err := io.ReadAll(l)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return bytes.NewReader(b)
+}
+
+func TestFrozenMachineIsAdopted(t *testing.T) {
+	g := frozenGuest(t)
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m, exit, err := g.h.Adopt(t.Context(), g.spec.RunDir)
+	if err != nil || exit != nil {
+		t.Fatalf("adopt: %+v, %v", exit, err)
+	}
+	g.Machine = m
+	g.awaitFrozen()
+	c := g.child(g.template(), 1)
+	if err := g.Kill(t.Context()); err != nil { // children outlive their template
+		t.Fatal(err)
+	}
+	if x := g.awaitExit(); x.Reason != "killed on request" {
+		t.Errorf("exit %+v", x)
+	}
+	c.awaitKey(link.KeyPhase)
+	if err := c.echo([]byte("still here")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForkOfAForkOfAFork(t *testing.T) {
+	g := frozenGuest(t)
+	for n := 1; n <= 3; n++ {
+		c := g.child(g.template(), n, func(s *vm.MachineSpec) {
+			if n < 3 {
+				s.Guestinfo["guestinfo.again"] = "yes"
+			}
+		})
+		if phase := c.awaitKey(link.KeyPhase); phase != fmt.Sprint("child ", n) {
+			t.Fatalf("in phase %q", phase)
+		}
+		if n < 3 {
+			c.awaitFrozen()
+		} else if err := c.echo(randomBytes(100_000)); err != nil {
+			t.Error(err)
+		}
+		g = c
+	}
+}
+
+func TestForksOfARunningMachine(t *testing.T) {
+	g := startGuest(t, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })
+	g.awaitFrozen()
+	parent := g.child(g.template(), 1) // runs on private memory
+	parent.awaitKey("guestinfo.settled")
+	for n := 2; n <= 4; n++ {
+		point, err := parent.Snapshot(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := parent.echo(randomBytes(300_000)); err != nil {
+			t.Errorf("the source after fork %d: %v", n, err)
+		}
+		c := parent.child(point, n) // dialled at once: that waits until the guest knows its new CID
+		if err := c.echo(randomBytes(300_000)); err != nil {
+			t.Errorf("child %d: %v", n, err)
+		}
+		point.Close()
+	}
+}
+
+func TestPreparedChildIsGivenUp(t *testing.T) {
+	g := frozenGuest(t)
+	pool := filepath.Join(t.TempDir(), "pool")
+	if err := os.Mkdir(pool, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := g.h.Prepare(t.Context(), g.template(), vm.ChildSpec{RunDir: pool, CPUs: 1, MemoryMiB: g.spec.MemoryMiB, NICs: 1, CID: 99})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := processesNaming(t, pool); strings.Count(left, "cwd") != 2 {
+		t.Errorf("processes of a prepared child: %s", left)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if left := processesNaming(t, pool); left != "" {
+		t.Errorf("processes left: %s", left)
+	}
+	if _, err := os.Stat(pool); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory: %v", err)
+	}
+}

@@ -1,0 +1,210 @@
+package qemu
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/internal/vmtest"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// tetherTemplate boots the real tether as a template and waits until it is one.
+func tetherTemplate(t *testing.T) *guest {
+	t.Helper()
+	g := launchTether(t, &tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE}, "")
+	g.awaitFrozen()
+	return g
+}
+
+// encoded is a message as a value of guestinfo.
+func encoded[M any](t testing.TB, encode func(M) (string, error), m M) string {
+	t.Helper()
+	text, err := encode(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// container makes the n-th child of a template run spec on a delta of disk.
+func (g *guest) container(tpl vm.Template, n int, spec *tetherv1.Spec, disk string) *guest {
+	g.t.Helper()
+	return g.child(tpl, n, func(s *vm.MachineSpec) {
+		spec.Id = fmt.Sprintf("%032x%032x", n, n)
+		s.Guestinfo = map[string]string{
+			link.KeySpec: encoded(g.t, link.EncodeSpec, spec), link.KeyGate: link.GateOpen,
+			link.KeyFork: encoded(g.t, link.EncodeFork, &tetherv1.Fork{Generation: 1, Index: uint32(n), Source: "template"}),
+		}
+		s.NICs = []vm.NIC{{MAC: net.HardwareAddr{0x00, 0x50, 0x56, 0x80, 0, byte(n)}.String(), Connected: true}}
+		s.RootDisk = s.HomeDir + "/root.vmdk"
+	}, func(s *vm.MachineSpec) {
+		must(g.t, createDelta(s.RootDisk, disk))
+	})
+}
+
+func (g *guest) awaitReceipt() *tetherv1.Receipt {
+	g.t.Helper()
+	r, err := link.DecodeReceipt(g.awaitKey(link.KeyReceipt))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return r
+}
+
+// identityScript prints what must differ between two machines.
+const identityScript = `cat /proc/sys/kernel/random/boot_id /etc/machine-id /sys/class/net/eth0/address
+hostname; head -c 16 /dev/urandom | base64; ip -4 -o addr show eth0`
+
+func TestTetherForks(t *testing.T) {
+	disk := busyboxDisk(t)
+	g := tetherTemplate(t)
+	tpl := g.template()
+	t.Logf("template: %d MiB resident of %d", tpl.ResidentMiB(), tpl.MemoryMiB())
+	var mu sync.Mutex
+	seen := map[string]int{}
+	var all sync.WaitGroup
+	for n := 1; n <= 4; n++ {
+		spec := tetherSpec(identityScript)
+		spec.Hostname = fmt.Sprint("box", n)
+		begin := time.Now()
+		c := g.container(tpl, n, spec, disk)
+		all.Go(func() {
+			receipt := c.awaitReceipt()
+			if bad := link.Failed(receipt); bad != nil || receipt.Index != uint32(n) || receipt.Generation != 1 {
+				t.Errorf("child %d: receipt %v", n, receipt)
+			}
+			for _, i := range receipt.Items {
+				t.Logf("child %d: %-12s %-8v %6d µs %s", n, i.Name, i.Outcome, i.Micros, i.Detail)
+			}
+			status, out := c.ending()
+			for _, m := range status.Marks {
+				t.Logf("child %d: %v after start: %s", n, time.Unix(0, m.UnixNano).Sub(begin), m.Name)
+			}
+			lines := strings.Split(strings.TrimSpace(out[link.StreamStdout]), "\n")
+			if len(lines) != 6 || status.Exit.GetCode() != 0 {
+				t.Errorf("child %d: %v, %q", n, status, out)
+				return
+			}
+			if lines[2] != fmt.Sprintf("00:50:56:80:00:%02x", n) || lines[3] != spec.Hostname || !strings.Contains(lines[5], "10.0.2.15/24") {
+				t.Errorf("child %d: %q", n, lines)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, l := range lines[:5] {
+				seen[l]++
+			}
+		})
+	}
+	all.Wait()
+	for line, n := range seen {
+		if n > 1 {
+			t.Errorf("%d children have the same %q", n, line)
+		}
+	}
+}
+
+// A child that was made ahead of time goes through a start on a disk that it is lent, and becomes someone when it is told who.
+func TestTetherWarmFork(t *testing.T) {
+	disk, blank := busyboxDisk(t), makeFileSystem(t)
+	g := tetherTemplate(t)
+	c := g.child(g.template(), 1, func(s *vm.MachineSpec) {
+		s.Guestinfo, s.Blank = map[string]string{link.KeyRehearse: "yes"}, blank
+	})
+	for c.awaitKey(link.KeyPhase) != link.PhaseParked {
+	}
+	if _, text := readRecords(t, c.log()); text != "" {
+		t.Errorf("the rehearsal is in the log: %q", text)
+	}
+	begin := time.Now()
+	delta := c.spec.HomeDir + "/root.vmdk"
+	must(t, createDelta(delta, disk))
+	must(t, c.AttachDisk(t.Context(), delta))
+	spec := tetherSpec("echo warm; ls /; cat /etc/hostname")
+	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeySpec: encoded(t, link.EncodeSpec, spec)}))
+	if bad := link.Failed(c.awaitReceipt()); bad != nil {
+		t.Errorf("receipt: %v", bad)
+	}
+	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeyGate: link.GateOpen}))
+	status, out := c.ending()
+	if status.Exit.GetCode() != 0 || out[link.StreamStdout] != "warm\nbin\ndev\netc\nlost+found\nproc\nsys\ntmp\nbox\n" {
+		t.Errorf("%v, %q", status, out)
+	}
+	for _, m := range status.Marks {
+		t.Logf("%v after the claim: %s", time.Unix(0, m.UnixNano).Sub(begin), m.Name)
+	}
+}
+
+// A running container is copied; copies and source go on, each for itself.
+func TestTetherForkOfAContainer(t *testing.T) {
+	disk := busyboxDisk(t)
+	spec := tetherSpec(`n=0; echo kept >/state; while :; do
+		set -- $(/dev/cvm/forkpoint); n=$((n + 1))
+		echo "fork $n: generation $1 index $2 $(cat /state) $(cat /etc/machine-id)"
+		[ $2 = 0 ] || { echo "child $2" >/state; sync; exit $2; }
+	done`)
+	parent := launchTether(t, spec, "", func(s *vm.MachineSpec) {
+		s.RootDisk = s.HomeDir + "/root.vmdk"
+		must(t, createDelta(s.RootDisk, disk))
+	})
+	parent.awaitStatus(tetherv1.State_RUNNING)
+	for n := 1; n <= 2; n++ {
+		tether := parent.linkClient()
+		if _, err := tether.Tether().Hold(t.Context(), &tetherv1.HoldRequest{AtPoint: true}); err != nil {
+			t.Fatal(err)
+		}
+		frozen, delta := fmt.Sprintf("%s/frozen%d.vmdk", parent.spec.HomeDir, n), fmt.Sprintf("%s/root%d.vmdk", parent.spec.HomeDir, n)
+		must(t, os.Rename(parent.spec.RootDisk, frozen))
+		must(t, createDelta(delta, frozen))
+		parent.spec.RootDisk = delta
+		begin := time.Now()
+		point, err := parent.Snapshot(t.Context(), delta)
+		t.Logf("snapshot took %v", time.Since(begin))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tether.Tether().Release(t.Context(), &tetherv1.ReleaseRequest{Fork: &tetherv1.Fork{Generation: uint32(n)}}); err != nil {
+			t.Fatal(err)
+		}
+		copied := &tetherv1.Spec{Hostname: "copy", Interfaces: spec.Interfaces, Process: spec.Process}
+		c := parent.container(point, n, copied, frozen)
+		receipt := c.awaitReceipt()
+		if bad := link.Failed(receipt); bad != nil {
+			t.Errorf("receipt: %v", bad)
+		}
+		for _, i := range receipt.Items {
+			t.Logf("child %d: %-12s %-8v %6d µs %s", n, i.Name, i.Outcome, i.Micros, i.Detail)
+		}
+		status, out := c.ending()
+		want := fmt.Sprintf("fork %d: generation 1 index %d kept %032x\n", n, n, n)
+		if got := out[link.StreamStdout]; status.Exit.GetCode() != int32(n) || !strings.HasSuffix(got, want) {
+			t.Errorf("child %d: %v, %q, want %q", n, status, got, want)
+		}
+	}
+	want := fmt.Sprintf("fork 1: generation 1 index 0 kept %[1]s\nfork 2: generation 2 index 0 kept %[1]s\n", strings.Repeat("5", 32))
+	vmtest.Eventually(t, patience, "the source goes on after each fork", func() bool {
+		_, text := readRecords(t, parent.log())
+		return text == want
+	})
+}
+
+// linkClient opens a link session with the guest's tether.
+func (g *guest) linkClient() *link.Client {
+	g.t.Helper()
+	conn, err := g.Dial(g.t.Context(), link.PortLink)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	c, err := link.NewClient(g.t.Context(), conn)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { c.Close() })
+	return c
+}

@@ -1,0 +1,140 @@
+// Package forkpoint lets a process of the container say where it wants to be forked: it asks, and is answered once the machine
+// was forked, in each machine with that machine's own number.
+package forkpoint
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// Where a container finds it.
+const (
+	// Dir is a directory in the container's /dev.
+	Dir = "/dev/cvm"
+	// Program is the program that asks and prints the answer: "GENERATION INDEX" and a line feed, index 0 in the source.
+	Program = Dir + "/forkpoint"
+	// Socket is what it asks by: whoever connects waits, and reads the same line.
+	Socket = Dir + "/fork.sock"
+)
+
+// maxWaiting bounds the processes that wait, each of which is an open connection of the tether's.
+const maxWaiting = 1024
+
+// Point is the tether's side.
+type Point struct {
+	listener net.Listener
+	done     chan struct{} // closed when accept has ended
+
+	mu      sync.Mutex
+	waiting []net.Conn
+	came    chan struct{} // closed at the next one
+}
+
+// Listen makes the socket. It is called in the container's root, whose Dir must exist.
+func Listen() (*Point, error) {
+	l, err := net.Listen("unix", Socket)
+	if err == nil {
+		err = os.Chmod(Socket, 0o666)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the fork point's socket: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the name is another root's
+	return serve(l), nil
+}
+
+func serve(l net.Listener) *Point {
+	p := &Point{listener: l, done: make(chan struct{}), came: make(chan struct{})}
+	go p.accept()
+	return p
+}
+
+func (p *Point) accept() {
+	defer close(p.done)
+	for {
+		c, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		if len(p.waiting) == maxWaiting {
+			c.Close()
+		} else {
+			p.waiting = append(p.waiting, c)
+			close(p.came)
+			p.came = make(chan struct{})
+		}
+		p.mu.Unlock()
+	}
+}
+
+// Await returns when a process waits. One that has given up meanwhile counts.
+func (p *Point) Await(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		n, came := len(p.waiting), p.came
+		p.mu.Unlock()
+		if n > 0 {
+			return nil
+		}
+		select {
+		case <-came:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Answer tells all who wait which machine this is.
+func (p *Point) Answer(generation, index uint32) {
+	p.mu.Lock()
+	waiting := p.waiting
+	p.waiting = nil
+	p.mu.Unlock()
+	for _, c := range waiting {
+		_, _ = fmt.Fprintf(c, "%d %d\n", generation, index) // who has given up is not told
+		_ = c.Close()
+	}
+}
+
+// Close ends the waiting without an answer.
+func (p *Point) Close() {
+	_ = p.listener.Close()
+	<-p.done
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.waiting {
+		_ = c.Close()
+	}
+	p.waiting = nil
+}
+
+// IsProgram reports whether this process was started as Program.
+func IsProgram() bool { return len(os.Args) > 0 && filepath.Base(os.Args[0]) == filepath.Base(Program) }
+
+// Rehearse is the argument with which Program does nothing but say that it ran.
+const Rehearse = "rehearse"
+
+// Main is Program: it waits for the fork and copies the answer to out. Its result is the exit status.
+func Main(out, errors io.Writer) int {
+	if len(os.Args) > 1 && os.Args[1] == Rehearse {
+		fmt.Fprintln(out, Rehearse)
+		return 0
+	}
+	c, err := net.Dial("unix", Socket)
+	if err != nil {
+		fmt.Fprintln(errors, "forkpoint: cannot ask for a fork:", err)
+		return 1
+	}
+	defer c.Close()
+	if n, err := io.Copy(out, c); n == 0 {
+		fmt.Fprintln(errors, "forkpoint: the machine ended without a fork:", err)
+		return 1
+	}
+	return 0
+}
