@@ -26,6 +26,7 @@ func main() {
 func command() *cobra.Command {
 	var c daemon.Config
 	var verbose bool
+	var prestart int
 	bin := filepath.Dir(executable())
 	cmd := &cobra.Command{
 		Use:          "hostd-bridge",
@@ -35,6 +36,9 @@ func command() *cobra.Command {
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Log = logger(verbose)
+			if c.Prestart = prestart; prestart == 0 {
+				c.Prestart = -1
+			}
 			return daemon.Run(cmd.Context(), c, func(e daemon.Endpoint) {
 				fmt.Fprintf(cmd.OutOrStdout(), "serving %s (user %s, CA %s)\n", e.URL, e.Username, e.CAFile)
 			})
@@ -48,8 +52,9 @@ func command() *cobra.Command {
 	f.StringVar(&c.Supervisor, "supervisor", filepath.Join(bin, "cvm-supervisor"), "path of the per-VM supervisor")
 	f.StringVar(&c.QEMU, "qemu", "", "path of qemu-system-x86_64 (default: found in PATH)")
 	f.StringVar(&c.Accel, "accel", "", "kvm or tcg (default: kvm if a trial shows that it works)")
-	f.IntVar(&c.Prestart, "prestart", 1, "emulators started ahead of time for each template; negative: none")
-	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "take no disks in InstantClone_Task, as a vCenter: clients add them afterwards")
+	f.IntVar(&prestart, "prestart", daemon.DefaultPrestart, "machines kept ready for the next forks of each template in use; 0: none")
+	f.IntVar(&c.PrestartMemoryMiB, "prestart-memory", daemon.DefaultPrestartMemoryMiB, "MiB that those may take in all")
+	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "refuse disks in InstantClone_Task, as a vCenter does")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log every refused call")
 	return cmd
 }

@@ -114,6 +114,23 @@ func TestInstantClone(t *testing.T) {
 		}
 	}
 	wants(t, mustGovc(t, h.Endpoint, "datastore.ls", "child"), "root.vmdk")
+	s.Name, s.BiosUuid = "second", ""
+	if _, err := instantClone(t, c, source, s); !isFault(err, &types.FileAlreadyExists{}) {
+		t.Errorf("a disk over another's: %v", err)
+	}
+	add.Device = disk("[local] second/root.vmdk", "[local] none.vmdk")
+	if _, err := instantClone(t, c, source, s); !isFault(err, &types.FileNotFound{}) {
+		t.Errorf("a disk without its parent: %v", err)
+	}
+	mustGovc(t, h.Endpoint, "pool.create", "-mem.limit", "10", "/ha-datacenter/host/*/Resources/small")
+	small := strings.TrimSpace(mustGovc(t, h.Endpoint, "ls", "-i", "/ha-datacenter/host/*/Resources/small"))
+	s.Location.DeviceChange = nil
+	if !s.Location.Pool.FromString(strings.Fields(small)[0]) {
+		t.Fatal(small)
+	}
+	if _, err := instantClone(t, c, source, s); !isFault(err, &types.InsufficientMemoryResourcesFault{}) {
+		t.Errorf("a clone in a pool that is too small: %v", err)
+	}
 }
 
 // Faults of InstantClone_Task are those of the real one, and a frozen VM takes what a VM without a guest can.

@@ -26,8 +26,8 @@ const DefaultListen = "127.0.0.1:8989"
 
 // Of children that are kept ready: one of a template serves the next start, and about ten templates can have one.
 const (
-	defaultPrestart          = 1
-	defaultPrestartMemoryMiB = 256
+	DefaultPrestart          = 1
+	DefaultPrestartMemoryMiB = 256
 )
 
 // stopTimeout bounds how long a stopping daemon waits for the calls that are under way. Nothing is lost when they are
@@ -46,8 +46,8 @@ type Config struct {
 	Version    string // of this program; empty: "dev"
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
 	NoDiskAtFork bool
-	// Prestart is how many children are kept ready for each template in use; 0: defaultPrestart; negative: none.
-	// PrestartMemoryMiB bounds what they take, all together; 0: defaultPrestartMemoryMiB.
+	// Prestart is how many children are kept ready for each template in use; 0: DefaultPrestart; negative: none.
+	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int
 	Log                         *slog.Logger
 }
@@ -103,8 +103,8 @@ func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
 	if c.Version == "" {
 		c.Version = "dev"
 	}
-	c.Prestart = max(0, cmp.Or(c.Prestart, defaultPrestart))
-	c.PrestartMemoryMiB = cmp.Or(c.PrestartMemoryMiB, defaultPrestartMemoryMiB)
+	c.Prestart = max(0, cmp.Or(c.Prestart, DefaultPrestart))
+	c.PrestartMemoryMiB = cmp.Or(c.PrestartMemoryMiB, DefaultPrestartMemoryMiB)
 	h := &host{Config: c, metrics: metrics.New()}
 	defer func() {
 		if err != nil {

@@ -54,7 +54,10 @@ func (h *host) open() {
 		h.t.Fatal(err)
 	}
 	o := h.options
-	o.Journal, o.Store, o.Hypervisor, o.Disks, o.RunDir = h.journal, h.store, h.hv, h.hv, filepath.Join(h.dir, "run")
+	o.Journal, o.Store, o.Hypervisor, o.RunDir = h.journal, h.store, h.hv, filepath.Join(h.dir, "run")
+	if o.Disks == nil {
+		o.Disks = h.hv
+	}
 	h.Inventory, err = vm.Open(h.t.Context(), o)
 	if err != nil {
 		h.t.Fatal(err)

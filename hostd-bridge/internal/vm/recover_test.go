@@ -109,3 +109,24 @@ func TestKilledAtEveryRecord(t *testing.T) {
 		h.must(h.Close())
 	}
 }
+
+// A daemon that is gone between a clone and its receipt finds the child again, with the receipt that it gave meanwhile.
+func TestReceiptOfAnAdoptedClone(t *testing.T) {
+	given := make(chan struct{})
+	h := newHost(t, func(ctx context.Context, m *vmtest.Machine) {
+		if m.Parent() == nil {
+			m.Freeze(ctx)
+			return
+		}
+		<-given
+		m.Set("guestinfo.cvm.receipt", "{}")
+		<-ctx.Done()
+	})
+	source := h.template("template", nil)
+	child := h.clone(source, "child")
+	h.must(h.Close())
+	close(given)
+	h.must(h.journal.Close())
+	h.open()
+	h.wait(child, func(v *vm.VM) bool { return v.Guest["guestinfo.cvm.receipt"] == "{}" && v.Power == vm.PoweredOn })
+}

@@ -2,8 +2,8 @@ package vm
 
 import (
 	"cmp"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -20,6 +20,8 @@ const (
 	// restockQuiet is for how long no operation may have been under way before a child is prepared: what a user waits for
 	// goes on after its operations have ended, up to the first byte of a process, and is not to share its CPUs.
 	restockQuiet = 250 * time.Millisecond
+	// preparedPrefix begins the names of their directories, beside those of running machines.
+	preparedPrefix = "pre-"
 )
 
 // Prestarted says how many children wait for the forks of a frozen VM.
@@ -33,7 +35,6 @@ type Prestarted struct {
 type stock struct {
 	shelves map[string]*shelf // by the moref values of frozen VMs in use
 	held    map[uint32]bool   // CIDs of prepared children
-	made    int               // names their directories
 	under   int               // operations under way
 	quiet   time.Time         // when the last one ended
 	stir    chan struct{}     // tells the keeper that something has changed
@@ -176,11 +177,9 @@ func (i *Inventory) byUse() []string {
 	return refs
 }
 
-// shelfDir makes the directory of a child that is prepared.
+// shelfDir makes the directory of a child that is prepared. Its name is random: a child of a daemon that was killed may still
+// be on its way out of one that is counted. It is short, because it holds sockets.
 func (i *Inventory) shelfDir() (string, error) {
-	i.mu.Lock()
-	i.stock.made++
-	dir := i.runDir(fmt.Sprintf("pre-%d", i.stock.made))
-	i.mu.Unlock()
+	dir := i.runDir(preparedPrefix + rand.Text()[:8])
 	return dir, os.MkdirAll(dir, 0o700)
 }
