@@ -11,12 +11,15 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+
+	"github.com/containervm/containervm/bench/internal/measure"
 )
 
-// create makes a container of the benchmark's image.
-func (h *host) create(ctx context.Context, args ...string) (string, error) {
+// create makes a container of the benchmark's image that comes up by a runtime.
+func (h *host) create(ctx context.Context, runtime string, args ...string) (string, error) {
 	res, err := h.docker.ContainerCreate(ctx, client.ContainerCreateOptions{
-		Config: &container.Config{Image: imageName, Cmd: args, AttachStdout: true, AttachStderr: true},
+		Config:     &container.Config{Image: imageName, Cmd: args, AttachStdout: true, AttachStderr: true},
+		HostConfig: &container.HostConfig{Runtime: runtime},
 	})
 	if err != nil {
 		return "", fmt.Errorf("cannot create container: %w", err)
@@ -42,11 +45,11 @@ func (h *host) startUntil(ctx context.Context, id, word string) (first, answered
 	seen := make(chan error, 1)
 	go func() { // as a client does: output may come before the answer
 		err := readUntil(attached.Reader, word)
-		first = millis(time.Since(begin))
+		first = measure.Millis(time.Since(begin))
 		seen <- err
 	}()
 	_, err = h.docker.ContainerStart(ctx, id, client.ContainerStartOptions{})
-	answered = millis(time.Since(begin))
+	answered = measure.Millis(time.Since(begin))
 	if err != nil {
 		attached.Close()
 		return 0, 0, errors.Join(fmt.Errorf("cannot start: %w", err), <-seen)

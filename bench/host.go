@@ -13,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/vim25/debug"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/bench/internal/peer"
 	controller "github.com/containervm/containervm/controller/daemon"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 )
@@ -86,4 +87,18 @@ func (h *host) importImage(ctx context.Context, name string, root []byte) error 
 		return fmt.Errorf("cannot import %s: %w", name, err)
 	}
 	return nil
+}
+
+// commandLine is that of the QEMU of a container that was booted.
+func (h *host) commandLine(ctx context.Context) (line []string, err error) {
+	id, err := h.create(ctx, runtimeBoot, "/busybox", "sh", "-c", "echo "+peer.Greeting+"; exec /busybox sleep 1000")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, h.remove(ctx, id)) }()
+	if _, _, err := h.startUntil(ctx, id, peer.Greeting); err != nil {
+		return nil, err
+	}
+	_, line, err = peer.Find("guest=" + id)
+	return line, err
 }

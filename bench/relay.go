@@ -16,6 +16,7 @@ import (
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/soap"
 
+	"github.com/containervm/containervm/bench/internal/measure"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 )
 
@@ -76,7 +77,7 @@ func ask(rw io.ReadWriter, what byte) error {
 func rawRoundTrip(rw io.ReadWriter) (float64, error) {
 	begin := time.Now()
 	err := ask(rw, 'p')
-	return millis(time.Since(begin)), err
+	return measure.Millis(time.Since(begin)), err
 }
 
 // rawExec returns the milliseconds of five round trips, in the last of which the guest starts a process and waits for
@@ -88,7 +89,7 @@ func rawExec(rw io.ReadWriter) (float64, error) {
 			return 0, err
 		}
 	}
-	return millis(time.Since(begin)), nil
+	return measure.Millis(time.Since(begin)), nil
 }
 
 // rawThroughput returns MB/s of sourceBytes from the guest.

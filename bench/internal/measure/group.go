@@ -30,11 +30,16 @@ type Sample struct {
 	Error  string    `json:"error,omitempty"`  // why there is no value
 }
 
-// Mark is a named moment within a sample, in the unit of the group since its beginning, or a named figure.
+// Mark is a named moment within a sample, in the unit of the group since its beginning; or with Of, which says what it is
+// a part of, how long that part took; or another Figure.
 type Mark struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
+	Of    string  `json:"of,omitempty"`
 }
+
+// OfFigures is for marks that are neither moments nor times.
+const OfFigures = "figures"
 
 // Memory is what a machine took of its host at a moment.
 type Memory struct {

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -90,23 +91,40 @@ func figureOf(s Side, rounds []Round) Figure {
 	return f
 }
 
-// marksOf has the median of each mark, in the order in which they first came.
-func marksOf(samples []Sample) []Mark {
-	values := map[string][]float64{}
-	var names []string
+// marksOf has the median of each mark, moments in the order of time, others in the order in which they first came.
+func marksOf(samples []Sample) (marks []Mark) {
+	values := map[Mark][]float64{} // by marks without a value
+	var keys []Mark
 	for _, s := range samples {
 		for _, m := range s.Marks {
-			if values[m.Name] == nil {
-				names = append(names, m.Name)
+			key := Mark{Name: m.Name, Of: m.Of}
+			if values[key] == nil {
+				keys = append(keys, key)
 			}
-			values[m.Name] = append(values[m.Name], m.Value)
+			values[key] = append(values[key], m.Value)
 		}
 	}
-	var marks []Mark
-	for _, n := range names {
-		marks = append(marks, Mark{n, Median(values[n])})
+	for _, k := range keys {
+		k.Value = Median(values[k])
+		marks = append(marks, k)
 	}
+	slices.SortStableFunc(marks, func(a, b Mark) int {
+		if a.Of != "" || b.Of != "" {
+			return cmp.Compare(a.Of, b.Of)
+		}
+		return cmp.Compare(a.Value, b.Value)
+	})
 	return marks
+}
+
+// Parts are the marks of a figure that are of this; "" is its moments.
+func (f Figure) Parts(of string) (parts []Mark) {
+	for _, m := range f.Marks {
+		if m.Of == of {
+			parts = append(parts, m)
+		}
+	}
+	return parts
 }
 
 // memoryOf has the medians of the moments that all samples have; they were taken at the same times, but for a few milliseconds.

@@ -94,7 +94,7 @@ func TestASideThatCannotRunSaysWhy(t *testing.T) {
 func TestMarksAreComparedToo(t *testing.T) {
 	side := func(name string, reply float64) Side {
 		return Side{Name: name, Measure: func(context.Context) (Sample, error) {
-			return Sample{Value: 1, Marks: []Mark{{"reply", reply}}}, nil
+			return Sample{Value: 1, Marks: []Mark{{Name: "reply", Value: reply}}}, nil
 		}}
 	}
 	g := Group{Sides: []Side{side("a", 10), side("b", 2)}, Comparisons: []Comparison{{Over: "a", Under: "b", Mark: "reply"}}}

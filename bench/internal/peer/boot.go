@@ -8,13 +8,33 @@ import (
 )
 
 // Boot starts the machine from nothing.
-func (m Machine) Boot(ctx context.Context) (s measure.Sample, err error) {
+func (m Machine) Boot(ctx context.Context) (measure.Sample, error) { return once(ctx, m.BootAlive) }
+
+// BootAlive is Boot of a machine that goes on until end is called.
+func (m Machine) BootAlive(ctx context.Context) (s measure.Sample, end func() error, err error) {
 	v, err := start(ctx, m.Program, m.arguments(ram{}, true), nil)
+	if err != nil {
+		return s, nil, err
+	}
+	return alive(v, func() (measure.Sample, error) { return finishBoot(v, clock{begin: v.begin}) })
+}
+
+// alive leaves a machine that answered to its caller, and ends one that did not.
+func alive(v *vm, answer func() (measure.Sample, error)) (measure.Sample, func() error, error) {
+	s, err := answer()
+	if err != nil {
+		return s, nil, errors.Join(err, v.end())
+	}
+	return s, v.end, nil
+}
+
+// once ends a machine that answered.
+func once(ctx context.Context, make func(context.Context) (measure.Sample, func() error, error)) (measure.Sample, error) {
+	s, end, err := make(ctx)
 	if err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, v.end()) }()
-	return finishBoot(v, clock{begin: v.begin})
+	return s, end()
 }
 
 // finishBoot ends a clock like finish, for a machine that is booting: it says by itself when it is there, and reads its

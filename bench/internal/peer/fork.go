@@ -44,13 +44,15 @@ func (v *vm) resume() error { return v.qmp.run("cont", nil) }
 var inherited = fmt.Sprintf("fd:%d", stateFD)
 
 // Fork makes a child with nothing started before.
-func (t *Template) Fork(ctx context.Context) (s measure.Sample, err error) {
+func (t *Template) Fork(ctx context.Context) (measure.Sample, error) { return once(ctx, t.ForkAlive) }
+
+// ForkAlive is Fork of a child that goes on until end is called.
+func (t *Template) ForkAlive(ctx context.Context) (s measure.Sample, end func() error, err error) {
 	v, err := t.begin(ctx)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
-	defer func() { err = errors.Join(err, v.end()) }()
-	return fork(v, clock{begin: v.begin}, inherited)
+	return alive(v, func() (measure.Sample, error) { return fork(v, clock{begin: v.begin}, inherited) })
 }
 
 func fork(v *vm, c clock, uri string) (s measure.Sample, err error) {
@@ -86,7 +88,7 @@ func (t *Template) Claim(ctx context.Context) (s measure.Sample, err error) {
 	if err != nil {
 		return s, err
 	}
-	refill := measure.Mark{Name: MarkRefill, Value: measure.Millis(time.Since(v.begin))}
+	refill := measure.Mark{Name: MarkRefill, Of: measure.OfFigures, Value: measure.Millis(time.Since(v.begin))}
 	c := clock{begin: time.Now()}
 	s, err = c.finish(v)
 	s.Marks = append(s.Marks, refill)

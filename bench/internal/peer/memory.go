@@ -155,8 +155,9 @@ func MemorySample(all []measure.Memory) measure.Sample {
 	}
 	first := all[0]
 	return measure.Sample{Value: first.GuestMiB, Memory: all, Marks: []measure.Mark{
-		{Name: MarkOverhead, Value: first.OverheadMiB}, {Name: MarkAll, Value: first.GuestMiB + first.OverheadMiB},
-		{Name: MarkFaults, Value: float64(first.MinorFaults)},
+		{Name: MarkOverhead, Of: measure.OfFigures, Value: first.OverheadMiB},
+		{Name: MarkAll, Of: measure.OfFigures, Value: first.GuestMiB + first.OverheadMiB},
+		{Name: MarkFaults, Of: measure.OfFigures, Value: float64(first.MinorFaults)},
 	}}
 }
 
