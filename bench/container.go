@@ -17,8 +17,12 @@ import (
 
 // create makes a container of the benchmark's image that comes up by a runtime.
 func (h *host) create(ctx context.Context, runtime string, args ...string) (string, error) {
+	return h.createOf(ctx, imageName, runtime, args...)
+}
+
+func (h *host) createOf(ctx context.Context, image, runtime string, args ...string) (string, error) {
 	res, err := h.docker.ContainerCreate(ctx, client.ContainerCreateOptions{
-		Config:     &container.Config{Image: imageName, Cmd: args, AttachStdout: true, AttachStderr: true},
+		Config:     &container.Config{Image: image, Cmd: args, AttachStdout: true, AttachStderr: true},
 		HostConfig: &container.HostConfig{Runtime: runtime},
 	})
 	if err != nil {

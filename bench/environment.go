@@ -14,14 +14,13 @@ import (
 
 // environment is what groups are measured with. What only some need is made when the first of them asks for it.
 type environment struct {
-	o       options
-	dir     string // of the run, on disk
-	memory  string // of the run, on a tmpfs: templates and states, so that no disk is measured
-	made    *host
-	image   bool
-	taken   *peer.Machine
-	after   []func() error // ends what one group needed
-	program string         // bench/guest
+	o      options
+	dir    string // of the run, on disk
+	memory string // of the run, on a tmpfs: templates and states, so that no disk is measured
+	made   *host
+	image  bool
+	taken  *peer.Machine
+	after  []func() error // ends what one group needed
 }
 
 func newEnvironment(o options) (*environment, error) {

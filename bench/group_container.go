@@ -103,12 +103,20 @@ func serveRaw(ctx context.Context, h *host) (id string, raw io.ReadWriter, close
 	}
 	var stream io.ReadWriteCloser
 	if _, _, err = h.startUntil(ctx, id, "ready"); err == nil {
-		stream, err = dialRaw(ctx, h.endpoint, id, servePort)
+		stream, err = openRaw(ctx, h, id, servePort)
 	}
 	if err != nil {
 		return "", nil, nil, errors.Join(err, h.remove(ctx, id))
 	}
 	return id, stream, func() error { return errors.Join(stream.Close(), h.remove(ctx, id)) }, nil
+}
+
+func openRaw(ctx context.Context, h *host, id string, port uint32) (io.ReadWriteCloser, error) {
+	r, err := newRelay(ctx, h.endpoint, id)
+	if err != nil {
+		return nil, err
+	}
+	return r.open(ctx, port)
 }
 
 func execTime(ctx context.Context, h *host, id string) (float64, error) {
