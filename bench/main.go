@@ -23,6 +23,7 @@ type options struct {
 	run                                 *regexp.Regexp
 	sizes                               sizes
 	list, json                          bool
+	from                                string // results to render instead of measuring
 }
 
 // sizes are the points of the curves.
@@ -66,6 +67,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
 	f.IntVar(&o.rounds, "n", 30, "rounds of each group; those whose rounds are long make fewer")
 	f.DurationVar(&o.budget, "budget", 0, "time for all groups together: each makes fewer rounds to keep it, but at least two")
+	f.StringVar(&o.from, "from", "", "`FILE` of JSON results to make tables and plots of, instead of measuring")
 	f.BoolVar(&o.list, "list", false, "list the groups and exit")
 	f.BoolVar(&o.json, "json", false, "print the JSON with all samples instead of tables")
 	f.Func("run", "measure the groups that match this `REGEXP` only; results then are not written", func(text string) (err error) {
@@ -91,27 +93,35 @@ func parse(args []string) (options, error) {
 	return o, nil
 }
 
-func bench(ctx context.Context, o options) (err error) {
+func bench(ctx context.Context, o options) error {
 	if o.list {
 		for _, e := range entries() {
 			fmt.Printf("%-12s %s\n", e.name, e.about)
 		}
 		return nil
 	}
-	e, err := newEnvironment(o)
+	r, err := report(ctx, o)
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, e.close()) }()
-	r, err := newReport(o)
-	if err != nil {
-		return err
-	}
-	if err := r.measure(ctx, e, o); err != nil {
 		return err
 	}
 	if err := r.print(os.Stdout, o.json); err != nil || o.out == "" {
 		return err
 	}
 	return r.write(o.out)
+}
+
+// report measures, or reads what was measured.
+func report(ctx context.Context, o options) (r *Report, err error) {
+	if o.from != "" {
+		return readReport(o.from)
+	}
+	if r, err = newReport(o); err != nil {
+		return nil, err
+	}
+	e, err := newEnvironment(o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	return r, r.measure(ctx, e, o)
 }

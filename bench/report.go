@@ -33,6 +33,18 @@ func newReport(o options) (*Report, error) {
 	return &Report{At: time.Now(), Machine: m}, err
 }
 
+func readReport(path string) (*Report, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read results: %w", err)
+	}
+	var r Report
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("cannot understand results: %w", err)
+	}
+	return &r, nil
+}
+
 // measure runs the groups that were asked for, one after the other. One that cannot be prepared is told in the report.
 func (r *Report) measure(ctx context.Context, e *environment, o options) error {
 	chosen := chosen(o)

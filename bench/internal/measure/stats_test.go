@@ -51,4 +51,8 @@ func TestMissingNumbersAreNull(t *testing.T) {
 	if err != nil || string(got) != "[1.5,null,null]" {
 		t.Errorf("Marshal = %s, %v", got, err)
 	}
+	var back []Number
+	if err := json.Unmarshal(got, &back); err != nil || len(back) != 3 || back[0] != 1.5 || !back[1].Missing() {
+		t.Errorf("Unmarshal = %v, %v", back, err)
+	}
 }

@@ -113,18 +113,3 @@ func ticksAt(xs []float64) plot.ConstantTicks {
 	}
 	return ticks
 }
-
-// decades are ticks at 1, 2 and 5 of each power of ten.
-type decades struct{}
-
-// Ticks implements plot.Ticker.
-func (decades) Ticks(low, high float64) (ticks []plot.Tick) {
-	for power := 1e-6; power <= high && power < 1e12; power *= 10 {
-		for _, m := range []float64{1, 2, 5} {
-			if v := m * power; v >= low && v <= high {
-				ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%.6g", v)})
-			}
-		}
-	}
-	return ticks
-}

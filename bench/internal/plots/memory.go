@@ -23,7 +23,7 @@ func hasMemory(r measure.Result) bool {
 // drawMemory has two lines for each side: the guest's own pages, and dashed what QEMU itself takes.
 func drawMemory(r measure.Result) (*plot.Plot, error) {
 	p := newPlot(r.Title, "seconds after the first byte", "private MiB (median)")
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
+	p.Y.Scale, p.Y.Tick.Marker, p.X.Tick.Marker = plot.LogScale{}, decades{}, steps{}
 	p.Add(grid())
 	for i, s := range r.Sides {
 		var guest, overhead plotter.XYs
@@ -42,7 +42,8 @@ func drawMemory(r measure.Result) (*plot.Plot, error) {
 			return nil, err
 		}
 	}
-	p.Y.Min, p.Y.Max = p.Y.Min/1.3, p.Y.Max*8
+	p.X.Min = 0
+	p.Y.Min, p.Y.Max = p.Y.Min/1.3, p.Y.Max*12
 	return p, nil
 }
 

@@ -44,7 +44,7 @@ func drawPhases(r measure.Result) (*plot.Plot, error) {
 		}
 	}
 	p.Y.Tick.Marker, p.Y.Min, p.Y.Max = names, -0.6, float64(len(sides))-0.4
-	p.X.Min, p.X.Max = 0, p.X.Max*1.25 // room for the legend
+	p.X.Min, p.X.Max, p.X.Tick.Marker = 0, p.X.Max*1.45, steps{} // room for the legend
 	return p, nil
 }
 

@@ -23,7 +23,10 @@ type Plot struct {
 }
 
 // width of all drawings; their heights differ.
-const width = 9 * vg.Inch
+const (
+	width  = 9 * vg.Inch
+	margin = 10
+)
 
 // SVG draws the plot.
 func (p Plot) SVG() ([]byte, error) {
@@ -33,13 +36,12 @@ func (p Plot) SVG() ([]byte, error) {
 	}
 	c := vgsvg.New(width, p.height)
 	c.SetColor(color.White)
-	drawn.Draw(draw.New(c))
+	drawn.Draw(draw.Crop(draw.New(c), margin, -margin, margin, -margin))
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return nil, fmt.Errorf("cannot write SVG: %w", err)
 	}
-	// The name of gonum's font is on few machines; any viewer has a sans-serif.
-	return bytes.ReplaceAll(b.Bytes(), []byte("Liberation Sans"), []byte("Helvetica,Arial,sans-serif")), nil
+	return anyFont(b.Bytes()), nil
 }
 
 // All are the plots of all results.
@@ -88,16 +90,15 @@ func rows(n int) vg.Length { return 1.5*vg.Inch + vg.Length(n)*0.32*vg.Inch }
 // newPlot is an empty plot in our style.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
-	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	for f, size := range map[*font.Font]vg.Length{
 		&p.Title.TextStyle.Font: 15, &p.X.Label.TextStyle.Font: 11, &p.Y.Label.TextStyle.Font: 11,
 		&p.X.Tick.Label.Font: 10, &p.Y.Tick.Label.Font: 10, &p.Legend.TextStyle.Font: 10,
 	} {
-		*f = sans
-		f.Size = size
+		*f = sans(size)
 	}
 	p.Title.Padding, p.BackgroundColor = 8, color.White
+	p.X.Padding, p.Y.Padding = 6, 6
 	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, 2
 	return p
 }

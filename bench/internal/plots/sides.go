@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg/draw"
 
@@ -31,7 +30,7 @@ func drawSides(r measure.Result) (*plot.Plot, error) {
 		points = append(points, plotter.XY{X: float64(s.Median), Y: float64(i)})
 		errors = append(errors, struct{ Low, High float64 }{float64(s.P5 - s.Median), float64(s.P95 - s.Median)})
 		names = append(names, plot.Tick{Value: float64(i), Label: s.Name})
-		labels = append(labels, fmt.Sprintf("%.3g", float64(s.Median)))
+		labels = append(labels, threeDigits(float64(s.Median)))
 	}
 	p.Y.Tick.Marker, p.Y.Min, p.Y.Max = names, -0.6, float64(len(sides))-0.4
 	return p, addRows(p, points, errors, labels)
@@ -55,12 +54,23 @@ func addRows(p *plot.Plot, points plotter.XYs, errors plotter.XErrors, labels []
 	}
 	bars.Color, bars.Width, dots.Color, dots.Shape, dots.Radius = hue(0), 1, hue(0), draw.CircleGlyph{}, 4
 	for i := range figures.TextStyle {
-		figures.TextStyle[i].Font = font.Font{Typeface: "Liberation", Variant: "Sans", Size: 9}
+		figures.TextStyle[i].Font = sans(9)
 	}
 	figures.Offset.X, figures.Offset.Y = 5, 4
 	p.Add(bars, dots, figures)
 	p.X.Min, p.X.Max = p.X.Min/1.2, p.X.Max*1.6
 	return nil
+}
+
+// threeDigits is a figure without an exponent.
+func threeDigits(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
 }
 
 // xErrors are whiskers to the left and the right of a point.
