@@ -35,7 +35,9 @@ func TestBurstCountsFailuresAndEndsTheRest(t *testing.T) {
 	_, err := burst(t.Context(), 3, func(context.Context) (attempt, error) {
 		i++
 		if fails := i == 2; fails {
-			return func(context.Context) (measure.Sample, func() error, error) { return measure.Sample{}, nil, errors.New("no memory") }, nil
+			return func(context.Context) (measure.Sample, func() error, error) {
+				return measure.Sample{}, nil, errors.New("no memory")
+			}, nil
 		}
 		return func(context.Context) (measure.Sample, func() error, error) {
 			return measure.Sample{Value: 1}, func() error { ended++; return nil }, nil

@@ -76,7 +76,7 @@ func (e *environment) endGroup() (err error) {
 // host is the embedded host with the benchmark's image.
 func (e *environment) host(ctx context.Context) (*host, error) {
 	if e.made == nil {
-		h, err := startHost(ctx, e.dir, e.o.guest, e.o.supervisor, e.o.accel)
+		h, err := startHost(ctx, e.dir, e.o)
 		if err != nil {
 			return nil, err
 		}
@@ -102,13 +102,15 @@ func (e *environment) machine(ctx context.Context) (peer.Machine, error) {
 	if err != nil {
 		return peer.Machine{}, err
 	}
-	line, err := h.commandLine(ctx)
-	if err != nil {
-		return peer.Machine{}, err
-	}
-	m, err := peer.Of(line)
-	if err != nil {
-		return peer.Machine{}, err
+	m := peer.Default(e.o.accel, filepath.Join(e.o.guest, "vmlinux"))
+	if h.local() {
+		line, err := h.commandLine(ctx)
+		if err != nil {
+			return peer.Machine{}, err
+		}
+		if m, err = peer.Of(line); err != nil {
+			return peer.Machine{}, err
+		}
 	}
 	if m.Initrd, err = peer.BuildInitrd(ctx, e.dir); err != nil {
 		return peer.Machine{}, err

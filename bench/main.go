@@ -22,7 +22,8 @@ type options struct {
 	budget                              time.Duration // of all groups together; 0: none
 	run                                 *regexp.Regexp
 	sizes                               sizes
-	list, json                          bool
+	list, json, quick                   bool
+	vsphere, vsphereCA                  string
 	from                                string // results to render instead of measuring
 }
 
@@ -67,6 +68,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
 	f.IntVar(&o.rounds, "n", 30, "rounds of each group; those whose rounds are long make fewer")
 	f.DurationVar(&o.budget, "budget", 0, "time for all groups together: each makes fewer rounds to keep it, but at least two")
+	f.StringVar(&o.vsphere, "vsphere", "", "`URL` of a vSphere to run containers on, https://user@host/sdk with the password in GOVC_PASSWORD, instead of an embedded hostd-bridge")
+	f.StringVar(&o.vsphereCA, "vsphere-ca", "", "`FILE` of the certificates that vSphere's is checked with; empty: the system's")
 	f.StringVar(&o.from, "from", "", "`FILE` of JSON results to make tables and plots of, instead of measuring")
 	f.BoolVar(&o.list, "list", false, "list the groups and exit")
 	f.BoolVar(&o.json, "json", false, "print the JSON with all samples instead of tables")
@@ -76,13 +79,13 @@ func parse(args []string) (options, error) {
 	})
 	f.Func("dirty", "`MIB,…` that templates have written to, at most 8192", list(&o.sizes.dirtyMiB, 8192))
 	f.Func("burst", "`N,…` machines at once, at most 512", list(&o.sizes.burst, 512))
-	quick := f.Bool("quick", false, "few rounds, few sizes, no unpacking: under two minutes, and nothing to publish")
+	f.BoolVar(&o.quick, "quick", false, "few rounds, few sizes, few groups: under two minutes, and nothing to publish")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if *quick {
+	if o.quick {
 		o.rounds, o.root, o.out, o.budget = quickRounds, "", "", quickBudget
-		o.sizes = sizes{dirtyMiB: []int{32, 512}, burst: []int{1, 4}, moments: seconds(0, 1)}
+		o.sizes = sizes{dirtyMiB: []int{32, 512}, burst: []int{1, 2}, moments: seconds(0, 1)}
 	}
 	if o.run != nil {
 		o.out = ""

@@ -79,7 +79,7 @@ func (p product) startMade(ctx context.Context, id string) (s measure.Sample, er
 	s.Marks = append(s.Marks, measure.Mark{Name: markAnswered, Value: answered},
 		measure.Mark{Name: markCalls, Of: measure.OfFigures, Value: float64(len(calls))},
 		measure.Mark{Name: markCallTime, Of: measure.OfFigures, Value: total(calls)})
-	if p.runtime == runtimeBoot {
+	if p.runtime == runtimeBoot && p.host.local() {
 		var phases []measure.Mark
 		phases, err = consolePhases(filepath.Join(p.host.datastore, id, "console.log"))
 		s.Marks = append(s.Marks, phases...)

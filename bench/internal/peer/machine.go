@@ -49,6 +49,18 @@ func Of(commandLine []string) (Machine, error) {
 	return m, nil
 }
 
+// Default is the machine of peers that have no container's to take it from.
+func Default(accel, kernel string) Machine {
+	m := Machine{
+		Program: "qemu-system-x86_64", Type: "microvm,acpi=off,rtc=on", Accel: accel, CPU: "host", SMP: "1", MemoryMiB: 512, Kernel: kernel,
+		Append: "console=ttyS0 quiet panic=-1 reboot=t pci=off acpi=off",
+	}
+	if accel == "tcg" { // which moves strings by the byte, and whose timers fail the kernel's tests on a busy machine
+		m.CPU, m.Append = "max,-erms,-fsrm", m.Append+" no_timer_check noreplace-smp nolapic_timer"
+	}
+	return m
+}
+
 func without(properties, name string) string {
 	return strings.Join(slices.DeleteFunc(strings.Split(properties, ","), func(p string) bool { return strings.HasPrefix(p, name+"=") }), ",")
 }

@@ -58,11 +58,9 @@ func testMachine(t *testing.T, dir string) Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Machine{
-		Program: "qemu-system-x86_64", Type: "microvm,acpi=off,rtc=on", Accel: "tcg", CPU: "max,-erms,-fsrm", SMP: "1", MemoryMiB: 128,
-		Kernel: filepath.Join(vmtest.GuestDir(t), "vmlinux"), Initrd: initrd,
-		Append: "console=ttyS0 quiet panic=-1 reboot=t pci=off acpi=off no_timer_check noreplace-smp nolapic_timer",
-	}
+	m := Default("tcg", filepath.Join(vmtest.GuestDir(t), "vmlinux")).Memory(128)
+	m.Initrd = initrd
+	return m
 }
 
 func must[T any](v T, err error) func(*testing.T) T {
