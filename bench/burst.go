@@ -10,8 +10,8 @@ import (
 	"github.com/containervm/containervm/bench/internal/measure"
 )
 
-// attempt is one of many that are made at once. What it made goes on until end is called, which is never nil when there
-// is no error.
+// attempt is one of many that are made at once. What it made goes on until end is called, which is nil only when there is
+// an error and nothing to end.
 type attempt func(context.Context) (s measure.Sample, end func() error, err error)
 
 // burst makes n at once. Its value is how long it took until the last was there; all are alive then. prepare makes an

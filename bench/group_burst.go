@@ -69,7 +69,9 @@ func (p product) prepare(ctx context.Context) (attempt, error) {
 	}
 	return func(ctx context.Context) (measure.Sample, func() error, error) {
 		end := func() error { return p.host.remove(ctx, id) }
-		first, _, err := p.host.startUntil(ctx, id, peer.Greeting)
-		return measure.Sample{Value: first}, end, err
+		limited, cancel := context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+		started, err := p.host.startUntil(limited, id, peer.Greeting)
+		return measure.Sample{Value: started.first}, end, err
 	}, nil
 }

@@ -102,7 +102,7 @@ func serveRaw(ctx context.Context, h *host) (id string, raw io.ReadWriter, close
 		return "", nil, nil, err
 	}
 	var stream io.ReadWriteCloser
-	if _, _, err = h.startUntil(ctx, id, "ready"); err == nil {
+	if _, err = h.startUntil(ctx, id, "ready"); err == nil {
 		stream, err = openRaw(ctx, h, id, servePort)
 	}
 	if err != nil {

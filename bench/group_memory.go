@@ -47,7 +47,9 @@ func (p product) memory(ctx context.Context, o options) (s measure.Sample, err e
 		return s, err
 	}
 	defer func() { err = errors.Join(err, p.host.remove(ctx, id)) }()
-	if _, _, err := p.host.startUntil(ctx, id, peer.Greeting); err != nil {
+	limited, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if _, err := p.host.startUntil(limited, id, peer.Greeting); err != nil {
 		return s, err
 	}
 	pid, line, err := peer.Find("guest=" + id)

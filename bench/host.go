@@ -124,7 +124,7 @@ func (h *host) commandLine(ctx context.Context) (line []string, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, h.remove(ctx, id)) }()
-	if _, _, err := h.startUntil(ctx, id, peer.Greeting); err != nil {
+	if _, err := h.startUntil(ctx, id, peer.Greeting); err != nil {
 		return nil, err
 	}
 	_, line, err = peer.Find("guest=" + id)

@@ -105,7 +105,7 @@ func (e *environment) newSSHPeer(ctx context.Context) (*sshPeer, error) {
 		return nil, err
 	}
 	e.deferred(func() error { return h.remove(ctx, p.id) })
-	if _, _, err := h.startUntil(ctx, p.id, "ready"); err != nil {
+	if _, err := h.startUntil(ctx, p.id, "ready"); err != nil {
 		return nil, err
 	}
 	if p.relay, err = newRelay(ctx, h.endpoint, p.id); err != nil {
