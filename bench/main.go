@@ -37,7 +37,7 @@ type sizes struct {
 // quickRounds tell a mishap from success, no more. quickBudget leaves the rest of two minutes for building and starting.
 const (
 	quickRounds = 4
-	quickBudget = 85 * time.Second
+	quickBudget = 75 * time.Second
 )
 
 func main() {
@@ -67,7 +67,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.accel, "accel", "tcg", "accelerator of all machines: tcg or kvm")
 	f.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
 	f.IntVar(&o.rounds, "n", 30, "rounds of each group; those whose rounds are long make fewer")
-	f.DurationVar(&o.budget, "budget", 0, "time for all groups together: each makes fewer rounds to keep it, but at least two")
+	f.DurationVar(&o.budget, "budget", 0, "time for all groups together: each makes fewer rounds to keep it, but at least one")
 	f.StringVar(&o.vsphere, "vsphere", "", "`URL` of a vSphere to run containers on, https://user@host/sdk with the password in GOVC_PASSWORD, instead of an embedded hostd-bridge")
 	f.StringVar(&o.vsphereCA, "vsphere-ca", "", "`FILE` of the certificates that vSphere's is checked with; empty: the system's")
 	f.StringVar(&o.from, "from", "", "`FILE` of JSON results to make tables and plots of, instead of measuring")

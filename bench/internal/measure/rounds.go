@@ -20,7 +20,7 @@ type Round struct {
 // Plan is how much is measured.
 type Plan struct {
 	Rounds int
-	// Budget ends a group before its rounds are made, but not before two; zero is no limit.
+	// Budget ends a group before its rounds are made, but not before one; zero is no limit.
 	Budget time.Duration
 	// Progress is told what is being measured; nil is no one.
 	Progress func(group string, round, rounds int, side string)
@@ -35,7 +35,7 @@ func Run(ctx context.Context, g Group, p Plan) (Result, error) {
 	begin := time.Now()
 	var rounds []Round
 	for i := 0; counted(rounds) < p.Rounds && i < p.Rounds+p.Rounds/2; i++ {
-		if p.Budget > 0 && i >= 2 && time.Since(begin) > p.Budget {
+		if p.Budget > 0 && i >= 1 && time.Since(begin) > p.Budget {
 			break
 		}
 		r, err := g.round(ctx, i, p)

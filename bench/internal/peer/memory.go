@@ -20,7 +20,6 @@ type mapping struct {
 	size         uint64
 	anonymous    uint64
 	privateDirty uint64
-	privateClean uint64
 }
 
 // Usage reads what a QEMU process takes now. ram is the file of the guest's memory, or a part of its name; empty: the
@@ -41,8 +40,8 @@ func Usage(pid int, ram string, memoryMiB int) (measure.Memory, error) {
 }
 
 // usageOf tells the guest's own pages from the rest of QEMU. Of the guest's memory, Anonymous counts: pages of a private
-// mapping that were written to, and not those that still are the template's ("Private" also counts pages of a file that
-// no one else happens to have mapped).
+// mapping that were written to, and not those that still are the template's. Of QEMU itself, what it wrote to: its program
+// and libraries are shared by all QEMUs, although smaps calls them private while there is but one.
 func usageOf(mappings []mapping, ram string, memoryMiB int) (m measure.Memory) {
 	for _, p := range mappings {
 		guest := p.name == "" && p.size == uint64(memoryMiB)<<10
@@ -52,7 +51,7 @@ func usageOf(mappings []mapping, ram string, memoryMiB int) (m measure.Memory) {
 		if guest {
 			m.GuestMiB += float64(p.anonymous) / 1024
 		} else {
-			m.OverheadMiB += float64(p.privateDirty+p.privateClean) / 1024
+			m.OverheadMiB += float64(p.privateDirty) / 1024
 		}
 	}
 	return m
@@ -89,8 +88,6 @@ func (m *mapping) set(key, value string) (err error) {
 		field = &m.anonymous
 	case "Private_Dirty":
 		field = &m.privateDirty
-	case "Private_Clean":
-		field = &m.privateClean
 	default:
 		return nil
 	}
