@@ -48,14 +48,14 @@ lint: deps-build ## go vet, staticcheck, govulncheck
 	@echo '== govulncheck'; scripts/vulncheck $(GOVULNCHECK)
 
 .PHONY: bench
-bench: deps-test ## measure against the floor of this machine, into bench/RESULTS.md
+bench: deps-bench ## measure forks, peers and the floor of this machine, into bench/RESULTS.md; BENCH= for flags
 	@$(MAKE) -j2 guest programs bin/debian.tar
-	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -root bin/debian.tar -out bench
+	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -root bin/debian.tar -out bench $(BENCH)
 
 .PHONY: bench-quick
-bench-quick: deps-test ## the same in two minutes: prints, writes nothing
+bench-quick: deps-bench ## the same in two minutes: prints, writes nothing
 	@$(MAKE) programs guest
-	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -quick
+	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -quick $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (10s)
@@ -65,8 +65,8 @@ fuzz: ## run each fuzz test for FUZZTIME (10s)
 clean: ## remove bin/; the kernel's cache and the state of cvm stay
 	rm -rf bin
 
-.PHONY: deps-build deps-run deps-test
-deps-build deps-run deps-test:
+.PHONY: deps-build deps-run deps-test deps-bench
+deps-build deps-run deps-test deps-bench:
 	@scripts/install-deps $(@:deps-%=%)
 
 # --- programs of the host ---

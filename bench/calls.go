@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/containervm/containervm/bench/internal/measure"
 )
 
 // Call is a vim25 call of the controller, as its HTTP client saw it.
@@ -63,7 +65,7 @@ func (r *recorder) finish(id string) {
 		return
 	}
 	if m := method.FindSubmatch(t.request.Bytes()); m != nil {
-		r.calls = append(r.calls, Call{string(m[1]), millis(time.Since(t.begin))})
+		r.calls = append(r.calls, Call{string(m[1]), measure.Millis(time.Since(t.begin))})
 	}
 }
 

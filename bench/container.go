@@ -11,12 +11,19 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+
+	"github.com/containervm/containervm/bench/internal/measure"
 )
 
-// create makes a container of the benchmark's image.
-func (h *host) create(ctx context.Context, args ...string) (string, error) {
+// create makes a container of the benchmark's image that comes up by a runtime.
+func (h *host) create(ctx context.Context, runtime string, args ...string) (string, error) {
+	return h.createOf(ctx, imageName, runtime, args...)
+}
+
+func (h *host) createOf(ctx context.Context, image, runtime string, args ...string) (string, error) {
 	res, err := h.docker.ContainerCreate(ctx, client.ContainerCreateOptions{
-		Config: &container.Config{Image: imageName, Cmd: args, AttachStdout: true, AttachStderr: true},
+		Config:     &container.Config{Image: image, Cmd: args, AttachStdout: true, AttachStderr: true},
+		HostConfig: &container.HostConfig{Runtime: runtime},
 	})
 	if err != nil {
 		return "", fmt.Errorf("cannot create container: %w", err)
@@ -30,28 +37,50 @@ func (h *host) remove(ctx context.Context, id string) error {
 	return err
 }
 
-// startUntil attaches to a container, starts it and returns the milliseconds from the start to the end of word in its
-// output, and to the answer of the start.
-func (h *host) startUntil(ctx context.Context, id, word string) (first, answered float64, err error) {
+// ended waits until a container does not run.
+func (h *host) ended(ctx context.Context, id string) error {
+	res := h.docker.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	select {
+	case <-res.Result:
+		return nil
+	case err := <-res.Error:
+		return fmt.Errorf("cannot wait for container: %w", err)
+	}
+}
+
+// started is how the start of a container went.
+type started struct {
+	begin    time.Time // of the request
+	first    float64   // ms until the word was there
+	answered float64   // ms until the request was answered
+}
+
+// startUntil attaches to a container, starts it and waits for the answer and for word in its output.
+func (h *host) startUntil(ctx context.Context, id, word string) (started, error) {
 	attached, err := h.docker.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdout: true, Stderr: true})
 	if err != nil {
-		return 0, 0, fmt.Errorf("cannot attach: %w", err)
+		return started{}, fmt.Errorf("cannot attach: %w", err)
 	}
 	defer attached.Close()
-	begin := time.Now()
+	stop := context.AfterFunc(ctx, attached.Close) // the stream itself does not know of ctx
+	defer stop()
+	s := started{begin: time.Now()}
 	seen := make(chan error, 1)
 	go func() { // as a client does: output may come before the answer
 		err := readUntil(attached.Reader, word)
-		first = millis(time.Since(begin))
+		s.first = measure.Millis(time.Since(s.begin))
 		seen <- err
 	}()
 	_, err = h.docker.ContainerStart(ctx, id, client.ContainerStartOptions{})
-	answered = millis(time.Since(begin))
+	s.answered = measure.Millis(time.Since(s.begin))
 	if err != nil {
 		attached.Close()
-		return 0, 0, errors.Join(fmt.Errorf("cannot start: %w", err), <-seen)
+		return started{}, errors.Join(fmt.Errorf("cannot start: %w", err), <-seen)
 	}
-	return first, answered, <-seen
+	if err := <-seen; err != nil {
+		return started{}, errors.Join(err, ctx.Err())
+	}
+	return s, nil
 }
 
 // errSeen ends a copy that has brought what was waited for.

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
+	"os"
 	"path/filepath"
 
 	"github.com/moby/moby/client"
 	"github.com/vmware/govmomi/vim25/debug"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/bench/internal/peer"
 	controller "github.com/containervm/containervm/controller/daemon"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 )
@@ -24,27 +27,37 @@ type host struct {
 	calls    *recorder
 	stop     func() error
 
-	datastore string // directory of the containers' files
+	datastore string // directory of the containers' files; empty: the machines are elsewhere
 }
 
-// startHost starts both daemons with all their state below dir.
-func startHost(ctx context.Context, dir, guest, supervisor, accel string) (*host, error) {
+// local says whether its machines are processes here, which can be looked into.
+func (h *host) local() bool { return h.datastore != "" }
+
+// startHost starts the daemons with all their state below dir: the controller, and hostd-bridge unless there is a vSphere.
+func startHost(ctx context.Context, dir string, o options) (*host, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	daemons, ctx := errgroup.WithContext(ctx)
-	h := &host{calls: newRecorder(), datastore: filepath.Join(dir, "hostd/datastore"), stop: func() error { cancel(); return ignoreCancel(daemons.Wait()) }}
+	h := &host{calls: newRecorder(), stop: func() error { cancel(); return ignoreCancel(daemons.Wait()) }}
 	log := slog.New(slog.DiscardHandler)
-
-	listening := make(chan hostd.Endpoint, 1)
-	daemons.Go(func() error {
-		return hostd.Run(ctx, hostd.Config{
-			StateDir: dir, RunDir: filepath.Join(dir, "run"), GuestDir: guest, Listen: "127.0.0.1:0",
-			Supervisor: supervisor, Accel: accel, Log: log,
-		}, func(e hostd.Endpoint) { listening <- e })
-	})
-	select {
-	case h.endpoint = <-listening:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("cannot start hostd-bridge: %w", h.stop())
+	if o.vsphere != "" {
+		var err error
+		if h.endpoint, err = endpointOf(o); err != nil {
+			return nil, errors.Join(err, h.stop())
+		}
+	} else {
+		h.datastore = filepath.Join(dir, "hostd/datastore")
+		listening := make(chan hostd.Endpoint, 1)
+		daemons.Go(func() error {
+			return hostd.Run(ctx, hostd.Config{
+				StateDir: dir, RunDir: filepath.Join(dir, "run"), GuestDir: o.guest, Listen: "127.0.0.1:0",
+				Supervisor: o.supervisor, Accel: o.accel, Log: log,
+			}, func(e hostd.Endpoint) { listening <- e })
+		})
+		select {
+		case h.endpoint = <-listening:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("cannot start hostd-bridge: %w", h.stop())
+		}
 	}
 
 	debug.SetProvider(h.calls) // before the controller's client is made
@@ -68,6 +81,22 @@ func startHost(ctx context.Context, dir, guest, supervisor, accel string) (*host
 	return h, nil
 }
 
+// endpointOf takes a vSphere's address and user apart.
+func endpointOf(o options) (hostd.Endpoint, error) {
+	u, err := url.Parse(o.vsphere)
+	if err != nil || u.Scheme != "https" || u.User == nil {
+		return hostd.Endpoint{}, errors.New("cannot use the address of vSphere: want https://user@host/sdk")
+	}
+	password, inURL := u.User.Password()
+	if !inURL {
+		password = os.Getenv("GOVC_PASSWORD")
+	}
+	e := hostd.Endpoint{Username: u.User.Username(), Password: password, CAFile: o.vsphereCA}
+	u.User = nil
+	e.URL = u.String()
+	return e, nil
+}
+
 func ignoreCancel(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -86,4 +115,18 @@ func (h *host) importImage(ctx context.Context, name string, root []byte) error 
 		return fmt.Errorf("cannot import %s: %w", name, err)
 	}
 	return nil
+}
+
+// commandLine is that of the QEMU of a container that was booted.
+func (h *host) commandLine(ctx context.Context) (line []string, err error) {
+	id, err := h.create(ctx, runtimeBoot, "/busybox", "sh", "-c", "echo "+peer.Greeting+"; exec /busybox sleep 1000")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, h.remove(ctx, id)) }()
+	if _, err := h.startUntil(ctx, id, peer.Greeting); err != nil {
+		return nil, err
+	}
+	_, line, err = peer.Find("guest=" + id)
+	return line, err
 }

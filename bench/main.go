@@ -1,8 +1,7 @@
-// Bench measures containerVM against the floor of the machine it runs on and writes ratios, never bare times: A and B
-// are measured by turns in one run, their paired ratios give a median and its interval, rounds in which the machine was
-// busy with something else are discarded and counted, failures stay in the samples.
+// Bench measures containerVM against its peers and the floor of the machine it runs on and writes ratios, never bare
+// times: see README.md and package measure.
 //
-//	go run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -out bench [-n 30] [-quick] [-root debian.tar]
+//	go run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -out bench [-n 30] [-quick] [-run regexp] [-list] [-json]
 package main
 
 import (
@@ -12,127 +11,120 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"regexp"
+	"time"
 )
 
 // options are the flags.
 type options struct {
 	guest, supervisor, out, accel, root string
 	rounds                              int
+	budget                              time.Duration // of all groups together; 0: none
+	run                                 *regexp.Regexp
+	sizes                               sizes
+	list, json, quick                   bool
+	vsphere, vsphereCA                  string
+	from                                string // results to render instead of measuring
 }
 
-// quickRounds tell a mishap from success, no more.
-const quickRounds = 6
+// sizes are the points of the curves.
+type sizes struct {
+	dirtyMiB []int           // memory that a template has written to
+	burst    []int           // machines at once
+	moments  []time.Duration // after the first byte, at which memory is read
+}
+
+// quickRounds tell a mishap from success, no more. quickBudget leaves the rest of two minutes for building and starting.
+const (
+	quickRounds = 4
+	quickBudget = 75 * time.Second
+)
 
 func main() {
-	var o options
-	flag.StringVar(&o.guest, "guest", "bin/guest", "`DIR` of the kernel, the initramfs and the blank disk")
-	flag.StringVar(&o.supervisor, "supervisor", "bin/cvm-supervisor", "`FILE` of the supervisor program")
-	flag.StringVar(&o.out, "out", "bench", "`DIR` of RESULTS.md and results.json; empty: only print")
-	flag.StringVar(&o.accel, "accel", "tcg", "accelerator of both sides: tcg or kvm")
-	flag.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
-	flag.IntVar(&o.rounds, "n", 30, "rounds of each case")
-	quick := flag.Bool("quick", false, "few rounds and no unpacking: under two minutes, and nothing to publish")
-	flag.Parse()
-	if *quick {
-		o.rounds, o.root, o.out = quickRounds, "", ""
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := bench(ctx, o); err != nil {
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
+		err = bench(ctx, o)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, o options) (err error) {
-	dir, err := os.MkdirTemp("", "cvm-bench-")
-	if err != nil {
-		return fmt.Errorf("cannot make directory of the run: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	guest, err := filepath.Abs(o.guest)
-	if err != nil {
+func parse(args []string) (options, error) {
+	o := options{sizes: sizes{
+		dirtyMiB: []int{32, 512, 2048}, burst: []int{1, 2, 4, 8, 20}, moments: seconds(0, 1, 3, 10),
+	}}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.StringVar(&o.guest, "guest", "bin/guest", "`DIR` of the kernel, the initramfs and the blank disk")
+	f.StringVar(&o.supervisor, "supervisor", "bin/cvm-supervisor", "`FILE` of the supervisor program")
+	f.StringVar(&o.out, "out", "bench", "`DIR` of RESULTS.md, results.json and plots; empty: only print")
+	f.StringVar(&o.accel, "accel", "tcg", "accelerator of all machines: tcg or kvm")
+	f.StringVar(&o.root, "root", "", "`FILE`, a tar of a Debian root, to measure unpacking with")
+	f.IntVar(&o.rounds, "n", 30, "rounds of each group; those whose rounds are long make fewer")
+	f.DurationVar(&o.budget, "budget", 0, "time for all groups together: each makes fewer rounds to keep it, but at least one")
+	f.StringVar(&o.vsphere, "vsphere", "", "`URL` of a vSphere to run containers on, https://user@host/sdk with the password in GOVC_PASSWORD, instead of an embedded hostd-bridge")
+	f.StringVar(&o.vsphereCA, "vsphere-ca", "", "`FILE` of the certificates that vSphere's is checked with; empty: the system's")
+	f.StringVar(&o.from, "from", "", "`FILE` of JSON results to make tables and plots of, instead of measuring")
+	f.BoolVar(&o.list, "list", false, "list the groups and exit")
+	f.BoolVar(&o.json, "json", false, "print the JSON with all samples instead of tables")
+	f.Func("run", "measure the groups that match this `REGEXP` only; results then are not written", func(text string) (err error) {
+		o.run, err = regexp.Compile(text)
 		return err
+	})
+	f.Func("dirty", "`MIB,…` that templates have written to, at most 8192", list(&o.sizes.dirtyMiB, 8192))
+	f.Func("burst", "`N,…` machines at once, at most 512", list(&o.sizes.burst, 512))
+	f.BoolVar(&o.quick, "quick", false, "few rounds, few sizes, few groups: under two minutes, and nothing to publish")
+	if err := f.Parse(args); err != nil {
+		return o, err
 	}
-	supervisor, err := filepath.Abs(o.supervisor)
-	if err != nil {
-		return err
+	if o.quick {
+		o.rounds, o.root, o.out, o.budget = quickRounds, "", "", quickBudget
+		o.sizes = sizes{dirtyMiB: []int{32, 512}, burst: []int{1, 2}, moments: seconds(0, 1)}
 	}
-	h, err := startHost(ctx, dir, guest, supervisor, o.accel)
-	if err != nil {
-		return err
+	if o.run != nil {
+		o.out = ""
 	}
-	defer func() { err = errors.Join(err, h.stop()) }()
-	r, err := measure(ctx, h, o, dir)
-	if err != nil {
-		return err
+	if o.rounds < 1 || f.NArg() > 0 {
+		return o, fmt.Errorf("cannot measure %d rounds of %q: want at least one round and no further arguments", o.rounds, f.Args())
 	}
-	fmt.Print(r.markdown())
-	if o.out == "" {
+	return o, nil
+}
+
+func bench(ctx context.Context, o options) error {
+	if o.list {
+		for _, e := range entries() {
+			fmt.Printf("%-12s %s\n", e.name, e.about)
+		}
 		return nil
+	}
+	r, err := report(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := r.print(os.Stdout, o.json); err != nil || o.out == "" {
+		return err
 	}
 	return r.write(o.out)
 }
 
-// measure runs the cases one after the other.
-func measure(ctx context.Context, h *host, o options, dir string) (*Report, error) {
-	r, err := newReport(o)
+// report measures, or reads what was measured.
+func report(ctx context.Context, o options) (r *Report, err error) {
+	if o.from != "" {
+		return readReport(o.from)
+	}
+	if r, err = newReport(o); err != nil {
+		return nil, err
+	}
+	e, err := newEnvironment(o)
 	if err != nil {
 		return nil, err
 	}
-	root, err := benchRoot(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := h.importImage(ctx, imageName, root); err != nil {
-		return nil, err
-	}
-	id, raw, closeRaw, err := serveRaw(ctx, h)
-	if err != nil {
-		return nil, err
-	}
-	bare, err := newBareMachine(dir, id)
-	if err == nil {
-		err = r.addAll(ctx, execCases(h, id, raw), o)
-	}
-	if err := errors.Join(err, closeRaw()); err != nil { // before the boots: a machine that idles is noise
-		return nil, err
-	}
-	b := newBoots(h)
-	if err := r.addAll(ctx, []Case{bootCase(b, bare)}, o); err != nil {
-		return nil, err
-	}
-	r.addBoots(b)
-	return r, r.addUnpack(ctx, h, o, dir)
-}
-
-func (r *Report) addUnpack(ctx context.Context, h *host, o options, dir string) error {
-	if o.root == "" {
-		return nil
-	}
-	root, err := os.ReadFile(o.root)
-	if err != nil {
-		return fmt.Errorf("cannot read Debian root: %w", err)
-	}
-	o.rounds = max(2, o.rounds/5)
-	return r.addAll(ctx, []Case{unpackCase(h, root, dir)}, o)
-}
-
-// addAll measures cases, each with the noise of its side B against itself.
-func (r *Report) addAll(ctx context.Context, cases []Case, o options) error {
-	for _, c := range cases {
-		res, err := run(ctx, c, o.rounds, os.Stderr)
-		if err != nil {
-			return err
-		}
-		noise, err := run(ctx, Case{Name: c.Name + " (noise)", A: c.B, B: c.B}, max(3, o.rounds/3), os.Stderr)
-		if err != nil {
-			return err
-		}
-		res.Noise = noise.Ratio
-		r.Results = append(r.Results, res)
-		fmt.Fprintln(os.Stderr, "  "+res.row())
-	}
-	return nil
+	defer func() { err = errors.Join(err, e.close()) }()
+	return r, r.measure(ctx, e, o)
 }

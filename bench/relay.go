@@ -16,11 +16,17 @@ import (
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/soap"
 
+	"github.com/containervm/containervm/bench/internal/measure"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 )
 
-// dialRaw opens the raw stream to a vsock port of a container: the relay's, without link and without the Docker API.
-func dialRaw(ctx context.Context, e hostd.Endpoint, id string, port uint32) (io.ReadWriteCloser, error) {
+// relay opens raw streams to the vsock ports of one container: hostd-bridge's, without link and without the Docker API.
+type relay struct {
+	client  *http.Client
+	address string // of the container's machine
+}
+
+func newRelay(ctx context.Context, e hostd.Endpoint, id string) (*relay, error) {
 	u, err := url.Parse(e.URL)
 	if err != nil {
 		return nil, fmt.Errorf("cannot parse address of hostd-bridge: %w", err)
@@ -41,17 +47,18 @@ func dialRaw(ctx context.Context, e hostd.Endpoint, id string, port uint32) (io.
 	if err != nil {
 		return nil, fmt.Errorf("cannot find machine of container: %w", err)
 	}
-	return upgrade(ctx, &transport.Client, fmt.Sprintf("https://%s/cvm/vsock/%s/%d", u.Host, machine.Reference().Value, port))
+	return &relay{&transport.Client, fmt.Sprintf("https://%s/cvm/vsock/%s", u.Host, machine.Reference().Value)}, nil
 }
 
-func upgrade(ctx context.Context, c *http.Client, address string) (io.ReadWriteCloser, error) {
-	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, address, nil)
+// open dials a port.
+func (r *relay) open(ctx context.Context, port uint32) (io.ReadWriteCloser, error) {
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, fmt.Sprintf("%s/%d", r.address, port), nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "cvm-vsock")
-	res, err := c.Do(req)
+	res, err := r.client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open relay: %w", err)
 	}
@@ -76,7 +83,7 @@ func ask(rw io.ReadWriter, what byte) error {
 func rawRoundTrip(rw io.ReadWriter) (float64, error) {
 	begin := time.Now()
 	err := ask(rw, 'p')
-	return millis(time.Since(begin)), err
+	return measure.Millis(time.Since(begin)), err
 }
 
 // rawExec returns the milliseconds of five round trips, in the last of which the guest starts a process and waits for
@@ -88,7 +95,7 @@ func rawExec(rw io.ReadWriter) (float64, error) {
 			return 0, err
 		}
 	}
-	return millis(time.Since(begin)), nil
+	return measure.Millis(time.Since(begin)), nil
 }
 
 // rawThroughput returns MB/s of sourceBytes from the guest.

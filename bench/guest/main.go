@@ -4,6 +4,8 @@
 //	bench source N     write N bytes to standard output
 //	bench serve PORT   on vsock, until killed: answer each byte ('p': with it; 's': with sourceBytes bytes;
 //	                   'x': with it, when a "bench true" that it starts has ended)
+//	bench proxy PORT ADDRESS PROGRAM...
+//	                   start the program, and pass connections to the vsock port on to the TCP address where it listens
 package main
 
 import (
@@ -46,6 +48,12 @@ func run(args []string) error {
 			return err
 		}
 		return serve(uint32(port))
+	case len(args) >= 4 && args[0] == "proxy":
+		port, err := strconv.ParseUint(args[1], 10, 32)
+		if err != nil {
+			return err
+		}
+		return proxy(uint32(port), args[2], args[3:])
 	}
 	return fmt.Errorf("unknown command %q", args)
 }
