@@ -81,7 +81,7 @@ func testForkedRun(t *testing.T, h *vmtest.Host) {
 
 func testRuntimes(t *testing.T, h *vmtest.Host) {
 	for args, kind := range map[string]string{"--runtime boot": "boot", "--runtime fork": "fork", "--network none": "boot"} {
-		name := "c" + strconv.Itoa(len(args))
+		name := strings.ReplaceAll(strings.TrimLeft(args, "-"), " ", "-")
 		equal(t, "output with "+args, h.MustDocker(t, append(append([]string{"run", "--name", name}, strings.Fields(args)...), image, "echo", "hi")...), "hi")
 		if f := forkOf(t, h, name); f.Kind != kind || kind == "boot" && f.Why == "" {
 			t.Errorf("with %s: %+v", args, f)
