@@ -48,6 +48,8 @@ func command() *cobra.Command {
 	f.StringVar(&c.Supervisor, "supervisor", filepath.Join(bin, "cvm-supervisor"), "path of the per-VM supervisor")
 	f.StringVar(&c.QEMU, "qemu", "", "path of qemu-system-x86_64 (default: found in PATH)")
 	f.StringVar(&c.Accel, "accel", "", "kvm or tcg (default: kvm if a trial shows that it works)")
+	f.IntVar(&c.Prestart, "prestart", 1, "emulators started ahead of time for each template; negative: none")
+	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "take no disks in InstantClone_Task, as a vCenter: clients add them afterwards")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log every refused call")
 	return cmd
 }

@@ -27,6 +27,8 @@ type child struct {
 	receipt *identity.Receipt
 	fork    *tetherv1.Fork
 	macs    []string // of its network cards; nil: they have their own
+	// ready are the interfaces as they were configured at the fork point.
+	ready []*tetherv1.Interface
 }
 
 // tellPhase tells the host in which phase a fork is.
@@ -34,7 +36,8 @@ func (t *tether) tellPhase() { t.reporter.Set(link.KeyPhase, t.phase.Load().(str
 
 // getReady does what all children would have to do.
 func (t *tether) getReady(context.Context) error {
-	if err := netconf.GetReady(); err != nil {
+	var err error
+	if t.cards, err = netconf.GetReady(t.spec.Load().Interfaces); err != nil {
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
 	return nil
@@ -53,7 +56,7 @@ func (t *tether) freeze(ctx context.Context) error {
 func (t *tether) newChild() *child {
 	t.forked.Store(true)
 	t.timeline.restart("forked")
-	return &child{receipt: identity.NewReceipt(time.Now())}
+	return &child{receipt: identity.NewReceipt(time.Now()), ready: t.spec.Load().Interfaces}
 }
 
 // becomeChild makes a template's child the machine that its host wants. It waits for that without limit: a child may have been
@@ -63,6 +66,9 @@ func (t *tether) becomeChild(ctx context.Context) error {
 	err := c.receipt.Do(t.entropy(ctx), identity.Item{Name: "boot-id", Do: identity.BootID})
 	if err == nil {
 		t.timeline.mark("hello")
+		err = t.park(ctx)
+	}
+	if err == nil {
 		err = t.learn(ctx, c)
 	}
 	if err == nil {
@@ -72,6 +78,24 @@ func (t *tether) becomeChild(ctx context.Context) error {
 	if err != nil {
 		return t.forkFailed(ctx, err)
 	}
+	return nil
+}
+
+// park gets a child that was made ahead of time ready for whoever it will be.
+func (t *tether) park(ctx context.Context) error {
+	asked, cancel := context.WithTimeout(ctx, hostWait)
+	defer cancel()
+	_, err := t.host.Get(asked, link.KeyRehearse)
+	if errors.Is(err, link.ErrNoValue) {
+		return nil
+	}
+	if err == nil {
+		err = t.rehearse(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	t.reporter.Set(link.KeyPhase, link.PhaseParked)
 	return nil
 }
 
@@ -128,9 +152,14 @@ func (t *tether) common(ctx context.Context, c *child) []identity.Item {
 			if c.macs == nil {
 				return "", identity.Skip("the network cards came with their own")
 			}
-			return strings.Join(c.macs, ","), netconf.SetMACs(c.macs)
+			return strings.Join(c.macs, ","), t.cards.SetMACs(c.macs)
 		}},
-		{Name: "addresses", Do: func() (string, error) { return identity.FirstAddress(spec), netconf.Configure(spec.Interfaces) }},
+		{Name: "addresses", Do: func() (string, error) {
+			if netconf.Same(c.ready, spec.Interfaces) {
+				return identity.FirstAddress(spec) + ", as at the fork point", nil
+			}
+			return identity.FirstAddress(spec), netconf.Configure(spec.Interfaces)
+		}},
 		{Name: "leases", Do: func() (string, error) { return "", identity.Skip("addresses are static") }},
 		{Name: "generation", Do: func() (string, error) {
 			if c.fork == nil {
@@ -280,6 +309,9 @@ func (t *tether) becomeCopy(ctx context.Context) error {
 func (t *tether) specialise(ctx context.Context) error {
 	spec, c := t.spec.Load(), t.child
 	root, err := t.root()
+	if err == nil {
+		t.cards, err = netconf.FindCards()
+	}
 	if err != nil {
 		return err
 	}

@@ -59,8 +59,9 @@ type tether struct {
 	timeline timeline
 	late     *time.Timer // tells the host of a phase that a fork stays in
 	forked   atomic.Bool // this machine is a fork
-	child    *child      // the last fork's; of the goroutine that makes it a machine of its own
-	hold     *hold       // nil until the process runs
+	cards    netconf.Cards
+	child    *child // the last fork's; of the goroutine that makes it a machine of its own
+	hold     *hold  // nil until the process runs
 }
 
 func newTether(version string) *tether {
@@ -175,7 +176,10 @@ func (t *tether) configureNetwork(context.Context) error {
 func (t *tether) mountDisk(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
 	defer cancel()
-	if t.disk, err = rootfs.WaitDisk(ctx); err == nil {
+	if t.disk, err = rootfs.WaitDisk(ctx); err == nil && t.forked.Load() {
+		err = t.disk.Reread() // the slot may have held another one
+	}
+	if err == nil {
 		err = t.disk.Mount(diskDir, 0, rootfs.DurableOptions)
 	}
 	if err != nil {

@@ -76,7 +76,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	templates := template.New(host, template.Options{
-		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Timeout: c.Timeouts.Template,
+		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Interfaces: container.Interfaces(), Timeout: c.Timeouts.Template,
 	}, c.Log)
 	registry := prometheus.NewRegistry()
 	containers := container.New(host, images, templates, container.NewMetrics(registry), c.Timeouts, c.Log)

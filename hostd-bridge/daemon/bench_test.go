@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/session"
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -18,7 +19,7 @@ import (
 // BenchmarkVimCalls measures what the API adds to a container's life: the machines are in memory, so all the time is the
 // API's own, the journal's syncs included.
 func BenchmarkVimCalls(b *testing.B) {
-	e := daemontest.Start(b, nil).Endpoint
+	e := daemontest.Start(b, freezer).Endpoint
 	u, err := soap.ParseURL(e.URL)
 	if err != nil {
 		b.Fatal(err)
@@ -71,6 +72,24 @@ func BenchmarkVimCalls(b *testing.B) {
 			finish(create().Destroy(b.Context()))
 		}
 	})
+	source := create()
+	finish(source.PowerOn(b.Context()))
+	if err := property.Wait(b.Context(), property.DefaultCollector(c), source.Reference(), []string{"runtime.instantCloneFrozen"},
+		func(changes []types.PropertyChange) bool { return changes[0].Val == true }); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("InstantClone", func(b *testing.B) {
+		for b.Loop() {
+			n++
+			info := finish(source.InstantClone(b.Context(), types.VirtualMachineInstantCloneSpec{Name: fmt.Sprint("vm", n)}))
+			b.StopTimer()
+			child := object.NewVirtualMachine(c, info.Result.(types.ManagedObjectReference))
+			finish(child.PowerOff(b.Context()))
+			finish(child.Destroy(b.Context()))
+			b.StartTimer()
+		}
+	})
+	finish(source.PowerOff(b.Context()))
 	machine := create()
 	b.Run("PowerOnAndOff", func(b *testing.B) {
 		for b.Loop() {

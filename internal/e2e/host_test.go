@@ -8,7 +8,7 @@ import (
 
 // TestHost runs everything that leaves its host in order on one host.
 func TestHost(t *testing.T) {
-	h := loaded(t, vmtest.Options{})
+	h := loaded(t, vmtest.Options{Fork: true}) // the first containers boot, until the template is there
 	runAll(t, h, []hostTest{
 		{"Echo", testEcho},
 		{"ExitCodes", testExitCodes},

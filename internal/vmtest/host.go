@@ -17,6 +17,17 @@ type Options struct {
 	Split bool   // hostd-bridge and controller as two processes, which Kill and Restart act on
 	Guest string // directory of guest artefacts in place of the built ones
 	Path  string // directory put before PATH, for a fake QEMU
+	// Fork has containers forked as soon as there is a template; else all boot. Nothing is made ahead of time in either case: what
+	// is left of a machine could not be told from what waits to be one.
+	Fork bool
+}
+
+// templates is how many templates the host may have.
+func (o Options) templates() string {
+	if o.Fork {
+		return "4"
+	}
+	return "0"
 }
 
 // Host is a host for one test or for the subtests of one. Its methods must be called from the test's own goroutine.
@@ -75,7 +86,8 @@ func (h *Host) Up() {
 		h.startSplit()
 		return
 	}
-	h.mustCVM("up", "--listen", "127.0.0.1:0", "--accel", os.Getenv("CVM_ACCEL"))
+	h.mustCVM("up", "--listen", "127.0.0.1:0", "--accel", os.Getenv("CVM_ACCEL"),
+		"--templates", h.opts.templates(), "--warm", "0", "--prestart", "0")
 	var env map[string]string
 	if err := json.Unmarshal([]byte(h.mustCVM("env", "--json")), &env); err != nil {
 		h.tb.Fatalf("cannot read cvm env: %v", err)

@@ -60,16 +60,32 @@ func parentOf(dir string) int {
 	return ppid
 }
 
-// MachineOf finds the QEMU process of a container by its full ID, and the supervisor that is its parent.
+// MachineOf finds the QEMU process of a container by its full ID, and the supervisor that is its parent: the supervisor has files in
+// the container's home open.
 func (h *Host) MachineOf(tb testing.TB, id string) (qemu, supervisor int) {
 	tb.Helper()
-	for _, p := range h.Processes() {
-		if p.Program == QEMU && strings.Contains(strings.Join(p.Args, " "), id) {
-			return p.PID, p.Parent
+	all := h.Processes()
+	for _, p := range all {
+		if p.Program == Supervisor && holds(p.PID, filepath.Join(h.datastore(), id)) {
+			supervisor = p.PID
 		}
 	}
-	tb.Fatalf("no QEMU process names container %s: %v", id, h.Processes())
+	for _, p := range all {
+		if p.Program == QEMU && p.Parent == supervisor {
+			return p.PID, supervisor
+		}
+	}
+	tb.Fatalf("no QEMU process belongs to container %s: %v", id, all)
 	return 0, 0
+}
+
+// holds reports whether a process has a file in the directory open.
+func holds(pid int, dir string) bool {
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		target, err := os.Readlink(fd)
+		return err == nil && strings.HasPrefix(target, dir+"/")
+	})
 }
 
 // RemoveAll removes every container, whatever its state.
@@ -95,15 +111,23 @@ func (h *Host) CheckIdle(tb testing.TB) {
 	Eventually(tb, 20*time.Second, "machines are removed without a trace", idle)
 }
 
+// templates are the homes of templates, which stay: each has a supervisor and a run directory.
+func (h *Host) templates() []string {
+	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm-template-*"))
+	return homes
+}
+
 // machineTraces lists what only exists while a machine does.
 func (h *Host) machineTraces() []string {
 	var left []string
+	kept := h.templates()
 	for _, p := range h.Processes() {
-		if p.Program == QEMU || p.Program == Supervisor {
+		keeper := p.Program == Supervisor && slices.ContainsFunc(kept, func(home string) bool { return holds(p.PID, home) })
+		if (p.Program == QEMU || p.Program == Supervisor) && !keeper {
 			left = append(left, p.String())
 		}
 	}
-	left = append(left, h.machineFiles()...)
+	left = append(left, h.machineFiles(kept)...)
 	if n := countTAPs() - h.taps; n > 0 {
 		left = append(left, fmt.Sprintf("%d TAP devices", n))
 	}
@@ -111,12 +135,23 @@ func (h *Host) machineTraces() []string {
 }
 
 // machineFiles lists run directories of machines, their homes on the datastore, and layers that were never finished.
-func (h *Host) machineFiles() []string {
+func (h *Host) machineFiles(templates []string) []string {
 	runs, _ := filepath.Glob(filepath.Join(h.Run, "vm", "*"))
+	if len(runs) <= len(templates) {
+		runs = nil // each template has one
+	}
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
-	shared := func(path string) bool { return filepath.Base(path) == "cvm" } // layers, images, boot files
+	shared := func(path string) bool { // layers, images, boot files
+		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks")
+	}
 	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial)
+}
+
+// isEmptyDir reports whether path is a directory of that name with nothing in it.
+func isEmptyDir(path, name string) bool {
+	entries, err := os.ReadDir(path)
+	return err == nil && len(entries) == 0 && filepath.Base(path) == name
 }
 
 func (h *Host) datastore() string { return filepath.Join(h.State, "hostd", "datastore") }

@@ -39,11 +39,13 @@ func (h *Host) Restart(name string) {
 	h.tb.Helper()
 	if name == Controller {
 		// Its other settings are govc's variables, which the environment holds.
-		h.daemons[name] = h.startDaemon(name, "serving the Docker Engine API", "--socket", filepath.Join(h.Run, "docker.sock"))
+		h.daemons[name] = h.startDaemon(name, "serving the Docker Engine API", "--socket", filepath.Join(h.Run, "docker.sock"),
+			"--templates", h.opts.templates(), "--warm", "0")
 		return
 	}
 	h.daemons[name] = h.startDaemon(name, "serving https://", "--state", h.State, "--run", h.Run, "--guest", h.files.guest,
-		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--accel", os.Getenv("CVM_ACCEL"))
+		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--accel", os.Getenv("CVM_ACCEL"),
+		"--prestart", "-1")
 	e := h.endpoint()
 	h.setEnv(map[string]string{"DOCKER_HOST": "unix://" + filepath.Join(h.Run, "docker.sock"), "GOVC_URL": e.URL,
 		"GOVC_USERNAME": e.Username, "GOVC_PASSWORD": e.Password, "GOVC_TLS_CA_CERTS": e.CAFile})

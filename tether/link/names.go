@@ -25,6 +25,10 @@ const (
 	// KeyReceipt holds the Receipt as protobuf JSON; set by a fork's guest. The host takes the network link up when it
 	// shows no failure.
 	KeyReceipt = "guestinfo.cvm.receipt"
+	// KeyRehearse is set by the host in a template's child that is made ahead of time, with a blank disk in its root slot: the child
+	// goes through the start of a container once, on that disk, before it waits to be someone. The host may take the disk out when
+	// KeyPhase is PhaseParked.
+	KeyRehearse = "guestinfo.cvm.rehearse"
 	// KeyNever is never set: a guest that waits for it learns of its own fork, which ends the waiting.
 	KeyNever = "guestinfo.cvm.never"
 	// KeyIP holds the first address of the guest; the key is VMware Tools' own, shown as guest.ipAddress.
@@ -33,6 +37,9 @@ const (
 
 // GateOpen is the value of KeyGate that lets the container's process start.
 const GateOpen = "open"
+
+// PhaseParked is the phase of a child that waits for its Spec, with nothing left that its wait could spare it later.
+const PhaseParked = "parked"
 
 // MainSession is the session of the container's main process. It exists from the moment the process is started.
 const MainSession = "main"

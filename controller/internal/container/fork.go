@@ -84,7 +84,7 @@ func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id st
 	if s.host.Has(vsphere.DiskAtFork) {
 		return s.clone(ctx, held, p)
 	}
-	m, err := held.Spawn(ctx)
+	m, err := held.Spawn(ctx, false)
 	if err != nil {
 		return "", err
 	}

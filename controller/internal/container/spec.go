@@ -49,10 +49,15 @@ func tetherSpec(id string, rec *record) (*tetherv1.Spec, error) {
 		Process:          mainProcess(c, h),
 	}
 	if networked(rec) {
-		spec.Interfaces = []*tetherv1.Interface{{Addresses: []string{GuestAddress}, Gateway: Gateway}}
+		spec.Interfaces = Interfaces()
 		spec.Resolver = resolver(h)
 	}
 	return spec, nil
+}
+
+// Interfaces are the network cards of a container that has a network.
+func Interfaces() []*tetherv1.Interface {
+	return []*tetherv1.Interface{{Addresses: []string{GuestAddress}, Gateway: Gateway}}
 }
 
 // networked reports whether a container has a network card.

@@ -116,6 +116,7 @@ func (s *Store) release(u *use) {
 func Own() map[string]string {
 	return map[string]string{
 		keyInputs: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: "", link.KeyReceipt: "", link.KeyStatus: "", link.KeyPhase: "",
+		link.KeyMACs: "", link.KeyRehearse: "",
 	}
 }
 
@@ -152,11 +153,15 @@ type Machine struct {
 	Done func()
 }
 
-// Spawn forks a machine that waits to be told who it is.
-func (h *Held) Spawn(ctx context.Context) (Machine, error) {
+// Spawn forks a machine that waits to be told who it is. One that is made ahead of time rehearses first.
+func (h *Held) Spawn(ctx context.Context, ahead bool) (Machine, error) {
 	id := ident.New()
 	done := h.s.claim(id)
-	if _, err := h.Clone(ctx, id, nil, ""); err != nil {
+	extra := map[string]string{}
+	if ahead {
+		extra[link.KeyRehearse] = "yes"
+	}
+	if _, err := h.Clone(ctx, id, extra, ""); err != nil {
 		done()
 		return Machine{}, err
 	}
@@ -190,7 +195,7 @@ func (h *Held) Warm() (Machine, bool) {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
 	for _, vm := range h.s.warm() {
-		if Source(vm) == h.Name && vm.PowerState == vsphere.PoweredOn {
+		if Source(vm) == h.Name && vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked {
 			return Machine{VM: vm, Done: h.s.claimLocked(vm.Name)}, true
 		}
 	}

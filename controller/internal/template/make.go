@@ -118,7 +118,9 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	if err != nil {
 		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", keyInputs, err)
 	}
-	spec, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name()})
+	spec, err := link.EncodeSpec(&tetherv1.Spec{
+		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: s.opt.Interfaces,
+	})
 	if err != nil {
 		return vsphere.Ref{}, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // Host is what templates need of a vSphere host: *vsphere.Client.
@@ -34,6 +35,8 @@ type Options struct {
 	Most int
 	// Warm is how many machines are kept forked ahead of time from the template that was used last.
 	Warm int
+	// Interfaces are those that the containers will have: a template is configured for them.
+	Interfaces []*tetherv1.Interface
 	// First is the size of the template that is made when the Store begins to run; the zero Size: none.
 	First Size
 	// Timeout is how long a template may take from power-on to its freeze; zero: 2 min.

@@ -61,7 +61,7 @@ func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}
 	}
 	return func(ctx context.Context) error {
 		defer h.Release()
-		m, err := h.Spawn(ctx)
+		m, err := h.Spawn(ctx, true)
 		if err == nil {
 			m.Done()
 		}

@@ -71,6 +71,9 @@ func identity(ctx context.Context, m *Machine) (*tetherv1.Spec, error) {
 	if m.Parent() == nil {
 		return link.DecodeSpec(m.Get(link.KeySpec))
 	}
+	if m.Get(link.KeyRehearse) != "" {
+		m.Set(link.KeyPhase, link.PhaseParked)
+	}
 	spec, err := link.DecodeSpec(m.Wait(ctx, link.KeySpec))
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+	"github.com/containervm/containervm/tether/link"
 )
 
 // Values of Config.VsockMode.
@@ -150,9 +151,14 @@ func (h *Hypervisor) prepare(ctx context.Context, s shape, runDir string, files 
 
 // begin makes a machine someone.
 func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Pending, spec vm.MachineSpec) (vm.Machine, error) {
-	c, err := p.Begin(ctx, supervisor.Identity{
-		RunDir: spec.RunDir, HomeDir: spec.HomeDir, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
-	})
+	id := supervisor.Identity{RunDir: spec.RunDir, HomeDir: spec.HomeDir, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo}
+	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
+		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")
+		if err := createDelta(id.Rehearsal, spec.Blank); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
+	c, err := p.Begin(ctx, id)
 	if err != nil {
 		return nil, err
 	}

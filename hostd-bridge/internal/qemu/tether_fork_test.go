@@ -110,22 +110,34 @@ func TestTetherForks(t *testing.T) {
 	}
 }
 
-// A child that was made ahead of time becomes someone when it is told who.
+// A child that was made ahead of time goes through a start on a disk that it is lent, and becomes someone when it is told who.
 func TestTetherWarmFork(t *testing.T) {
-	disk := busyboxDisk(t)
+	disk, blank := busyboxDisk(t), makeFileSystem(t)
 	g := tetherTemplate(t)
-	c := g.child(g.template(), 1)
-	time.Sleep(100 * time.Millisecond) // not awaited: that it waits is what is tested
+	c := g.child(g.template(), 1, func(s *vm.MachineSpec) {
+		s.Guestinfo, s.Blank = map[string]string{link.KeyRehearse: "yes"}, blank
+	})
+	for c.awaitKey(link.KeyPhase) != link.PhaseParked {
+	}
+	if _, text := readRecords(t, c.log()); text != "" {
+		t.Errorf("the rehearsal is in the log: %q", text)
+	}
+	begin := time.Now()
 	delta := c.spec.HomeDir + "/root.vmdk"
 	must(t, createDelta(delta, disk))
 	must(t, c.AttachDisk(t.Context(), delta))
-	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeySpec: encoded(t, link.EncodeSpec, tetherSpec("echo warm"))}))
+	spec := tetherSpec("echo warm; ls /; cat /etc/hostname")
+	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeySpec: encoded(t, link.EncodeSpec, spec)}))
 	if bad := link.Failed(c.awaitReceipt()); bad != nil {
 		t.Errorf("receipt: %v", bad)
 	}
 	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeyGate: link.GateOpen}))
-	if status, out := c.ending(); status.Exit.GetCode() != 0 || out[link.StreamStdout] != "warm\n" {
+	status, out := c.ending()
+	if status.Exit.GetCode() != 0 || out[link.StreamStdout] != "warm\nbin\ndev\netc\nlost+found\nproc\nsys\ntmp\nbox\n" {
 		t.Errorf("%v, %q", status, out)
+	}
+	for _, m := range status.Marks {
+		t.Logf("%v after the claim: %s", time.Unix(0, m.UnixNano).Sub(begin), m.Name)
 	}
 }
 

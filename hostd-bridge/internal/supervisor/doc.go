@@ -43,9 +43,12 @@ type Config struct {
 // Identity is what a supervisor is told second, also as JSON on its standard input: who the machine is. If there is none
 // the machine is not wanted.
 type Identity struct {
-	RunDir    string            `json:"runDir"`  // exists; empty unless it is the Config's
-	HomeDir   string            `json:"homeDir"` // stdio.log, console.log
-	RootDisk  string            `json:"rootDisk"`
+	RunDir   string `json:"runDir"`  // exists; empty unless it is the Config's
+	HomeDir  string `json:"homeDir"` // stdio.log, console.log
+	RootDisk string `json:"rootDisk"`
+	// Rehearsal is a disk for the root slot that counts as none: a RootDisk may take its place at any time. It is removed as soon
+	// as QEMU has it open.
+	Rehearsal string            `json:"rehearsal"`
 	Guestinfo map[string]string `json:"guestinfo"`
 }
 

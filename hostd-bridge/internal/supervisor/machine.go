@@ -148,6 +148,11 @@ func (m *machine) bringUp(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if m.id.Rehearsal != "" {
+		if err := m.slot.lend(ctx, m.qmp, m.id.Rehearsal); err != nil {
+			return err
+		}
+	}
 	if m.cfg.Child {
 		if err := m.load(ctx); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
@@ -56,6 +57,17 @@ func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
 	}
 	s.path = path
 	return nil
+}
+
+// lend puts a disk into the empty slot, which counts as empty still.
+func (s *slot) lend(ctx context.Context, q *qmp.Client, path string) error {
+	if err := s.attach(ctx, q, path); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.path = ""
+	return os.Remove(path)
 }
 
 // detach puts a placeholder in the disk's stead.

@@ -37,14 +37,16 @@ func (i *Inventory) fork(ctx context.Context, b *birth) (err error) {
 	if b.disk, err = i.planChildDisk(b.e, b.disk, disk); err != nil {
 		return err
 	}
-	if b.src.Frozen { // else what it writes to its log from now on would be the child's too
+	synced := make(chan error, 1)
+	i.ops.Go(func() { synced <- i.opt.Journal.Sync() }) // while the machine comes to life; awake waits for it, or it ends unheard
+	if b.src.Frozen {                                   // else what it writes to its log from now on would be the child's too
 		b.release()
 	}
 	if err := i.furnish(ctx, b.src, b.e, b.disk); err != nil {
 		return err
 	}
 	b.release()
-	return i.awake(ctx, b, t)
+	return i.awake(ctx, b, t, synced)
 }
 
 // forkPoint returns the memory that a child goes on with, nil for one that was prepared, and the kept disk that the child's
@@ -80,8 +82,8 @@ func (i *Inventory) closeTemplate(t Template) {
 	}
 }
 
-// awake gives a child its identity and lets it go on.
-func (i *Inventory) awake(ctx context.Context, b *birth, t Template) error {
+// awake gives a child its identity and lets it go on. It returns when the journal has what was noted of it so far.
+func (i *Inventory) awake(ctx context.Context, b *birth, t Template, synced <-chan error) error {
 	select {
 	case i.forking <- struct{}{}:
 		defer func() { <-i.forking }()
@@ -101,7 +103,10 @@ func (i *Inventory) awake(ctx context.Context, b *birth, t Template) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(p.dir))
 	}
-	if err = i.began(b.e, m); err != nil {
+	if err = <-synced; err == nil {
+		err = i.began(b.e, m, noted)
+	}
+	if err != nil {
 		return errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
 	}
 	return nil

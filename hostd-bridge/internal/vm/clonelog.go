@@ -63,7 +63,9 @@ func logEnd(f *os.File) ([]byte, error) {
 func firstBorder(data []byte) int {
 	first := len(data)
 	leads := make([]bool, len(data)+1) // whether records lead from here to the end
-	leads[len(data)] = true
+	for at := max(0, len(data)-link.RecordHeader+1); at <= len(data); at++ {
+		leads[at] = true // what is shorter than a header is torn
+	}
 	for at := len(data) - link.RecordHeader; at >= 0; at-- {
 		next, ok := recordEnd(data, at)
 		if leads[at] = ok && (next > len(data) || leads[next]); leads[at] {

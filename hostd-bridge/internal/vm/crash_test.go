@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +52,25 @@ func TestKilledProcess(t *testing.T) {
 			return
 		}
 	}
+	destroyAll(t, dir)
+}
+
+// destroyAll ends what the killed processes left, after which nothing is there.
+func destroyAll(t *testing.T, dir string) {
+	t.Helper()
+	i, closeAll := openCrashed(t, dir)
+	for _, v := range i.List() {
+		if v.Power == vm.PoweredOn {
+			if err := i.PowerOff(t.Context(), v.Ref); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := i.Destroy(t.Context(), v.Ref); err != nil {
+			t.Error(err)
+		}
+	}
+	closeAll()
+	checkCrashed(t, dir, i, nil)
 }
 
 // answer is what a client knows of a VM: what was answered last, and what was asked for and not answered.
@@ -103,46 +120,94 @@ func work(t *testing.T, dir string) {
 		fmt.Println(kind, name, op)
 	}
 	var workers sync.WaitGroup
-	for w := range 3 {
+	for w := range 4 {
 		workers.Go(func() {
 			for n := 0; ; n++ {
-				life(t, i, fmt.Sprintf("vm-%d-%d-%d", os.Getpid(), w, n), tell)
+				name := fmt.Sprintf("vm-%d-%d-%d", os.Getpid(), w, n)
+				if w%2 == 0 {
+					life(t, i, name, tell)
+				} else {
+					family(t, i, name, tell)
+				}
 			}
 		})
 	}
 	workers.Wait()
 }
 
+// step is an operation on the VM name, as it is told.
+type step struct {
+	name, op string
+	do       func() error
+}
+
+func take(t *testing.T, steps []step, tell func(kind, name, op string)) {
+	for _, s := range steps {
+		tell("ask", s.name, s.op)
+		if err := s.do(); err != nil {
+			tell("failed", s.name, s.op+": "+err.Error())
+			t.FailNow()
+		}
+		tell("got", s.name, s.op)
+	}
+}
+
 // life makes a VM, does all that can be done to it, and destroys it.
 func life(t *testing.T, i *vm.Inventory, name string, tell func(kind, name, op string)) {
 	ctx, ref := context.Background(), ""
-	for _, step := range []struct {
-		op string
-		do func() error
-	}{
-		{"create", func() (err error) {
+	own := &vm.DiskChange{Create: true, Path: "disks/" + name + ".vmdk"}
+	take(t, []step{
+		{name, "create", func() (err error) {
 			ref, err = i.Create(ctx, config(name), nil)
 			return err
 		}},
-		{"on", func() error { return i.PowerOn(ctx, ref) }},
-		{"attach", func() error {
-			return i.Reconfigure(ctx, ref, vm.Change{Disk: &vm.DiskChange{Create: true, Path: "disks/" + name + ".vmdk"}})
-		}},
-		{"detach", func() error {
+		{name, "on", func() error { return i.PowerOn(ctx, ref) }},
+		{name, "attach", func() error { return i.Reconfigure(ctx, ref, vm.Change{Disk: own}) }},
+		{name, "detach", func() error {
 			return i.Reconfigure(ctx, ref, vm.Change{Disk: &vm.DiskChange{Remove: true, Drop: true}})
 		}},
-		{"off", func() error { return i.PowerOff(ctx, ref) }},
-		{"own", func() error {
-			return i.Reconfigure(ctx, ref, vm.Change{Disk: &vm.DiskChange{Create: true, Path: "disks/" + name + ".vmdk"}})
+		{name, "off", func() error { return i.PowerOff(ctx, ref) }},
+		{name, "own", func() error { return i.Reconfigure(ctx, ref, vm.Change{Disk: own}) }},
+		{name, "destroy", func() error { return i.Destroy(ctx, ref) }},
+	}, tell)
+}
+
+// family makes a template with a disk, a clone of it, a clone of the clone that runs, and one of that when the first two are
+// gone.
+func family(t *testing.T, i *vm.Inventory, base string, tell func(kind, name, op string)) {
+	ctx, refs := context.Background(), map[string]string{}
+	clone := func(source, name string) step {
+		return step{base + name, "clone", func() (err error) {
+			refs[name], err = i.InstantClone(ctx, refs[source], vm.CloneSpec{Name: base + name})
+			return err
+		}}
+	}
+	off := func(name string) step {
+		return step{base + name, "own", func() error { return i.PowerOff(ctx, refs[name]) }}
+	}
+	gone := func(name string) step {
+		return step{base + name, "destroy", func() error { return i.Destroy(ctx, refs[name]) }}
+	}
+	c := config(base + "t")
+	c.Extra[freezes] = "1"
+	take(t, []step{
+		{c.Name, "own", func() (err error) {
+			refs["t"], err = i.Create(ctx, c, &vm.DiskChange{Create: true, Path: "disks/" + c.Name + ".vmdk"})
+			return err
 		}},
-		{"destroy", func() error { return i.Destroy(ctx, ref) }},
-	} {
-		tell("ask", name, step.op)
-		if err := step.do(); err != nil {
-			tell("failed", name, step.op+": "+err.Error())
-			t.FailNow()
+		{c.Name, "clone", func() error { return errors.Join(i.PowerOn(ctx, refs["t"]), awaitFrozen(i, refs["t"])) }},
+		clone("t", "a"), clone("a", "b"), off("t"), gone("t"), off("a"), gone("a"), clone("b", "c"),
+		off("b"), off("c"), gone("c"), gone("b"),
+	}, tell)
+}
+
+func awaitFrozen(i *vm.Inventory, ref string) error {
+	for {
+		changed := i.Signal().Changed()
+		if v, ok := i.Get(ref); !ok || v.Frozen {
+			return nil
 		}
-		tell("got", name, step.op)
+		<-changed
 	}
 }
 
@@ -161,7 +226,7 @@ func openCrashed(t *testing.T, dir string) (i *vm.Inventory, closeAll func()) {
 	}
 	i, err = vm.Open(context.Background(), vm.Options{
 		Journal: j, Store: store, Hypervisor: fileHypervisor{}, Disks: vmtest.New(nil), RunDir: filepath.Join(dir, "run"),
-		HostMemoryMiB: 1 << 20, HostCPUs: 2, Blank: "blank.vmdk", Log: slog.New(slog.DiscardHandler),
+		Prestart: 1, PrestartMemoryMiB: 100, HostMemoryMiB: 1 << 20, HostCPUs: 2, Blank: "blank.vmdk", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +235,11 @@ func openCrashed(t *testing.T, dir string) (i *vm.Inventory, closeAll func()) {
 		if err := errors.Join(i.Close(), j.Close(), store.Close()); err != nil {
 			t.Error(err)
 		}
+		for name := range list(t, filepath.Join(dir, "run")) {
+			if strings.HasPrefix(name, "pre-") {
+				t.Errorf("%s is left when the inventory is closed", name)
+			}
+		}
 	}
 }
 
@@ -177,12 +247,14 @@ func openCrashed(t *testing.T, dir string) (i *vm.Inventory, closeAll func()) {
 func checkCrashed(t *testing.T, dir string, i *vm.Inventory, answers map[string]answer) {
 	t.Helper()
 	byName := map[string]*vm.VM{}
-	homes, disks, running := map[string]bool{"boot": true, "blank.vmdk": true, "disks": true}, map[string]bool{}, map[string]bool{}
+	homes := map[string]bool{"boot": true, "blank.vmdk": true, "disks": true, "cvm-forks": true}
+	disks, running, kept := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range i.List() {
 		byName[v.Name] = v
 		homes[v.Home] = true
 		if v.Disk != nil {
-			disks[filepath.Base(v.Disk.Path)] = true
+			disks[v.Disk.Path] = true
+			checkChain(t, filepath.Join(dir, "store"), v, kept)
 		}
 		if v.Power == vm.PoweredOn {
 			running[v.Ref] = true
@@ -195,22 +267,35 @@ func checkCrashed(t *testing.T, dir string, i *vm.Inventory, answers map[string]
 		checkAnswer(t, name, a, byName[name])
 	}
 	same(t, "homes", list(t, filepath.Join(dir, "store")), homes)
-	same(t, "disks", list(t, filepath.Join(dir, "store/disks")), disks)
-	same(t, "machines", list(t, filepath.Join(dir, "run")), running)
+	for path := range disks {
+		if _, err := os.Stat(filepath.Join(dir, "store", path)); err != nil {
+			t.Error(err)
+		}
+	}
+	for name := range list(t, filepath.Join(dir, "store/disks")) {
+		if !disks["disks/"+name] {
+			t.Errorf("disks/%s belongs to no VM", name)
+		}
+	}
+	same(t, "kept disks", list(t, filepath.Join(dir, "store/cvm-forks")), kept)
+	machines := list(t, filepath.Join(dir, "run"))
+	for name := range machines {
+		if strings.HasPrefix(name, "pre-") { // prepared since: checked when the inventory is closed
+			delete(machines, name)
+		}
+	}
+	same(t, "machines", machines, running)
 }
 
 // checkAnswer allows for each property what was answered last, and when a change of it was asked for, that too.
 func checkAnswer(t *testing.T, name string, a answer, v *vm.VM) {
 	t.Helper()
-	order := []string{"", "create", "on", "attach", "detach", "off", "own", "destroy"}
-	exists := map[string]bool{"create": true, "on": true, "attach": true, "detach": true, "off": true, "own": true}
-	on := map[string]bool{"on": true, "attach": true, "detach": true}
-	disk := map[string]bool{"attach": true, "own": true}
+	exists := map[string]bool{"create": true, "on": true, "attach": true, "detach": true, "off": true, "own": true, "clone": true}
+	on := map[string]bool{"on": true, "attach": true, "detach": true, "clone": true}
+	disk := map[string]bool{"attach": true, "own": true, "clone": true}
 	possible := []string{a.last}
-	for n, op := range order {
-		if op == a.asked && a.asked != "" {
-			possible = append(possible, order[n])
-		}
+	if a.asked != "" {
+		possible = append(possible, a.asked)
 	}
 	for _, p := range possible {
 		if (v != nil) == exists[p] && (v == nil || (v.Power == vm.PoweredOn) == on[p] && (v.Disk != nil) == disk[p]) {
@@ -218,6 +303,26 @@ func checkAnswer(t *testing.T, name string, a answer, v *vm.VM) {
 		}
 	}
 	t.Errorf("%s: answered %q, asked %q; found %+v", name, a.last, a.asked, v)
+}
+
+// checkChain holds what the inventory says of a disk against the disk, which must be whole, and adds its kept files.
+func checkChain(t *testing.T, store string, v *vm.VM, kept map[string]bool) {
+	t.Helper()
+	rel := v.Disk.Path
+	for n := 0; rel != "blank.vmdk"; n++ {
+		name, err := os.ReadFile(filepath.Join(store, rel))
+		if err != nil || n > 10 {
+			t.Errorf("the disk of %s is not whole: %v", v.Name, err)
+			return
+		}
+		parent := filepath.Join(filepath.Dir(rel), string(name))
+		if n == 0 && parent != v.Disk.Parent {
+			t.Errorf("the disk of %s is a delta of %s, not of %s", v.Name, parent, v.Disk.Parent)
+		}
+		if rel = parent; filepath.Dir(rel) == "cvm-forks" {
+			kept[filepath.Base(rel)] = true
+		}
+	}
 }
 
 func list(t *testing.T, dir string) map[string]bool {
@@ -241,82 +346,8 @@ func same(t *testing.T, what string, found, want map[string]bool) {
 		}
 	}
 	for name := range want {
-		if !found[name] && name != "disks" { // made with the first disk
+		if !found[name] && name != "disks" && name != "cvm-forks" { // made with the first disk
 			t.Errorf("%s: %s is missing", what, name)
 		}
 	}
-}
-
-// fileHypervisor is a vm.Hypervisor whose machines are files, so that they outlive the process: the file "machine" in
-// the run directory stands for a supervisor, and holds what is in the root slot.
-type fileHypervisor struct{}
-
-func (fileHypervisor) Describe() string { return "files, for tests" }
-
-func (fileHypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
-	m := newFileMachine(spec.RunDir)
-	return m, os.WriteFile(m.path, []byte(spec.RootDisk), 0o600)
-}
-
-func (fileHypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
-	m := newFileMachine(runDir)
-	if _, err := os.Stat(m.path); err != nil {
-		return nil, &vm.Exit{At: time.Now(), Reason: "no trace of a machine"}, nil
-	}
-	return m, nil, nil
-}
-
-func (fileHypervisor) Prepare(context.Context, vm.Template, vm.ChildSpec) (vm.Child, error) {
-	return nil, errors.ErrUnsupported
-}
-
-type fileMachine struct {
-	path   string
-	events chan vm.Event
-	once   sync.Once
-}
-
-func newFileMachine(runDir string) *fileMachine {
-	return &fileMachine{path: filepath.Join(runDir, "machine"), events: make(chan vm.Event, 1)}
-}
-
-func (m *fileMachine) Events() <-chan vm.Event { return m.events }
-
-func (m *fileMachine) AttachDisk(_ context.Context, path string) error {
-	if held, err := os.ReadFile(m.path); err != nil || len(held) > 0 {
-		return fmt.Errorf("the slot holds %q, %w", held, err)
-	}
-	return os.WriteFile(m.path, []byte(path), 0o600)
-}
-
-func (m *fileMachine) DetachDisk(context.Context) error { return os.WriteFile(m.path, nil, 0o600) }
-
-func (m *fileMachine) Kill(context.Context) error {
-	if err := os.Remove(m.path); err != nil {
-		return err
-	}
-	m.events <- vm.Event{Exit: &vm.Exit{At: time.Now(), Reason: "killed"}}
-	return m.Close()
-}
-
-func (m *fileMachine) Close() error {
-	m.once.Do(func() { close(m.events) })
-	return nil
-}
-
-func (m *fileMachine) SetGuestinfo(context.Context, map[string]string) error { return nil }
-func (m *fileMachine) Pause(context.Context) error                           { return nil }
-func (m *fileMachine) Resume(context.Context) error                          { return nil }
-func (m *fileMachine) Reset(context.Context) error                           { return nil }
-func (m *fileMachine) Template(context.Context) (vm.Template, error) {
-	return nil, errors.ErrUnsupported
-}
-func (m *fileMachine) Snapshot(context.Context, string) (vm.Template, error) {
-	return nil, errors.ErrUnsupported
-}
-func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
-	return nil, errors.New("nobody listens")
-}
-func (m *fileMachine) Log(context.Context, int64, bool) (io.ReadCloser, error) {
-	return nil, errors.New("there is no log")
 }

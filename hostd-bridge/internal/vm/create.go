@@ -68,7 +68,7 @@ func (i *Inventory) allocate(config Config, kind string, cid uint32) (*entry, er
 	next := i.next
 	next.Ref++
 	v := (&VM{
-		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind}, Timeline: begun(),
+		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind, Boot: i.opt.BootID}, Timeline: begun(),
 	}).clone() // the caller keeps its maps and slices
 	if v.CID = cid; cid == 0 {
 		v.CID = i.freeCID(next.CID)
@@ -104,21 +104,18 @@ func (i *Inventory) noteNew(next counters, v *VM) error {
 
 // build makes the files of a VM that was allocated, and publishes it.
 func (i *Inventory) build(ctx context.Context, e *entry, disk *DiskChange) error {
-	v := i.snapshot(e)
-	if err := i.opt.Store.Mkdir(v.Home, true); err != nil {
+	if err := i.opt.Store.Mkdir(i.snapshot(e).Home, true); err != nil {
 		return err
 	}
-	var made *Disk
 	if disk != nil {
-		var err error
-		if made, err = i.planDisk(v, disk); err != nil {
+		if err := i.noteDisk(e, disk); err != nil {
 			return err
 		}
-		if err := i.makeDisk(ctx, disk, made); err != nil {
+		if err := i.makeDisk(ctx, disk, i.snapshot(e).Disk); err != nil {
 			return err
 		}
 	}
-	return i.change(e, journaled, func(v *VM) { v.Disk, v.Pending = made, nil })
+	return i.change(e, journaled, func(v *VM) { v.Pending = nil })
 }
 
 // forget undoes a creation that did not end: it removes what the VM would have owned and its place in the inventory.

@@ -45,6 +45,45 @@ func (i *Inventory) planDisk(v *VM, c *DiskChange) (*Disk, error) {
 	return d, err
 }
 
+// noteDisk notes what will be in the root slot of a VM that is being made, so that the next daemon finds what was made of it.
+func (i *Inventory) noteDisk(e *entry, c *DiskChange) error {
+	d, err := i.planDisk(i.snapshot(e), c)
+	if err != nil {
+		return err
+	}
+	return i.claim(e, c, d, func(v *VM) { v.Disk = d })
+}
+
+// claim notes that a VM will have the disk d. What is noted is removed when the VM's creation or change is undone, so there
+// must be no file yet, and no other VM that is about to make it.
+func (i *Inventory) claim(e *entry, c *DiskChange, d *Disk, note func(*VM)) error {
+	i.claims.Lock()
+	defer i.claims.Unlock()
+	if err := i.vacant(c, d); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	taken := i.any(func(v *VM) bool {
+		return (v.Disk != nil && v.Disk.Path == d.Path) || (v.Pending != nil && v.Pending.Disk != nil && v.Pending.Disk.Path == d.Path)
+	})
+	i.mu.Unlock()
+	if taken {
+		return &InUseError{Name: datastore.FormatPath(d.Path), Why: "another VM has it"}
+	}
+	return i.change(e, noted, note)
+}
+
+// vacant says whether a disk can be made where it is planned.
+func (i *Inventory) vacant(c *DiskChange, d *Disk) error {
+	if !c.Create {
+		return nil
+	}
+	if _, err := i.opt.Store.Stat(d.Path); !errors.Is(err, fs.ErrNotExist) {
+		return &FileError{Path: datastore.FormatPath(d.Path), Err: errors.Join(ErrDiskExists, err)}
+	}
+	return nil
+}
+
 // makeDisk makes the file of a planned disk when the change asks for it.
 func (i *Inventory) makeDisk(ctx context.Context, c *DiskChange, d *Disk) error {
 	if !c.Create {
@@ -110,10 +149,7 @@ func (i *Inventory) attach(ctx context.Context, e *entry, c *DiskChange, tell fu
 	if err != nil {
 		return err
 	}
-	if err := i.vacant(c, d); err != nil {
-		return err
-	}
-	if err := i.change(e, noted, func(v *VM) { v.Pending = &Pending{Kind: pendingAttach, Disk: d, Made: c.Create} }); err != nil {
+	if err := i.claim(e, c, d, func(v *VM) { v.Pending = &Pending{Kind: pendingAttach, Disk: d, Made: c.Create} }); err != nil {
 		return err
 	}
 	if err = i.makeDisk(ctx, c, d); err == nil {

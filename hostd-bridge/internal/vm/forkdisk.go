@@ -82,36 +82,15 @@ func (i *Inventory) layDelta(ctx context.Context, rel, kept string) error {
 	return nil
 }
 
-// planChildDisk says what is in the root slot of a child, and notes it, so that what is made will be found. kept is what
-// the source's disk was, or empty.
+// planChildDisk says what is in the root slot of a child, and notes it. kept is what the source's disk was, or empty.
 func (i *Inventory) planChildDisk(e *entry, c *DiskChange, kept string) (*DiskChange, error) {
-	v := i.snapshot(e)
 	if kept != "" {
-		c = &DiskChange{Create: true, Path: path.Join(v.Home, "root.vmdk"), Parent: kept}
+		c = &DiskChange{Create: true, Path: path.Join(i.snapshot(e).Home, "root.vmdk"), Parent: kept}
 	}
 	if c == nil {
 		return nil, nil
 	}
-	d, err := i.planDisk(v, c)
-	if err == nil {
-		err = i.vacant(c, d)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return c, i.change(e, noted, func(v *VM) { v.Disk = d })
-}
-
-// vacant says whether a disk can be made where it is planned. It comes before the note, which would let the next daemon
-// remove someone else's file.
-func (i *Inventory) vacant(c *DiskChange, d *Disk) error {
-	if !c.Create {
-		return nil
-	}
-	if _, err := i.opt.Store.Stat(d.Path); !errors.Is(err, fs.ErrNotExist) {
-		return &FileError{Path: datastore.FormatPath(d.Path), Err: errors.Join(ErrDiskExists, err)}
-	}
-	return nil
+	return c, i.noteDisk(e, c)
 }
 
 // kept says whether a path is that of a file in forksDir.

@@ -23,11 +23,17 @@ type host struct {
 	hv      *vmtest.Hypervisor
 	store   *datastore.Store
 	journal *journal.Journal
+	options vm.Options // those that are not the usual
 }
 
-func newHost(t *testing.T, guest vmtest.Guest) *host {
+// newHost returns a host whose inventory has not all of the usual options when edits change them.
+func newHost(t *testing.T, guest vmtest.Guest, edits ...func(*vm.Options)) *host {
 	t.Helper()
 	h := &host{t: t, dir: t.TempDir(), hv: vmtest.New(guest)}
+	h.options = vm.Options{HostMemoryMiB: 1000, HostCPUs: 2, Blank: "blank.vmdk", Log: slog.New(slog.DiscardHandler)}
+	for _, edit := range edits {
+		edit(&h.options)
+	}
 	h.open()
 	for _, rel := range []string{"boot/kernel", "boot/initrd", "blank.vmdk"} {
 		h.write(rel)
@@ -47,10 +53,9 @@ func (h *host) open() {
 	if err := os.MkdirAll(filepath.Join(h.dir, "run"), 0o700); err != nil {
 		h.t.Fatal(err)
 	}
-	h.Inventory, err = vm.Open(h.t.Context(), vm.Options{
-		Journal: h.journal, Store: h.store, Hypervisor: h.hv, Disks: h.hv, RunDir: filepath.Join(h.dir, "run"),
-		HostMemoryMiB: 1000, HostCPUs: 2, Blank: "blank.vmdk", Log: slog.New(slog.DiscardHandler),
-	})
+	o := h.options
+	o.Journal, o.Store, o.Hypervisor, o.Disks, o.RunDir = h.journal, h.store, h.hv, h.hv, filepath.Join(h.dir, "run")
+	h.Inventory, err = vm.Open(h.t.Context(), o)
 	if err != nil {
 		h.t.Fatal(err)
 	}

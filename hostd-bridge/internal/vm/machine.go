@@ -129,6 +129,7 @@ type MachineSpec struct {
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
 	RootDisk  string // qcow2; empty: the root slot is empty
+	Blank     string // qcow2: what a child that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
 	NICs      []NIC
 	CID       uint32            // vsock context ID, 3 to 1<<28-1
 	Guestinfo map[string]string // what info-get answers

@@ -24,6 +24,8 @@ type Options struct {
 	PrestartMemoryMiB int
 	// Observe, if it is not nil, is told of each power-on and clone that has ended. It must not block.
 	Observe func(Outcome)
+	// BootID names the host's present boot; empty: /proc says it.
+	BootID string
 	// MemAvailable returns the memory in MiB that the host could give away now; nil: /proc/meminfo says it.
 	MemAvailable func() (int64, error)
 }

@@ -52,7 +52,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 	}
 	m, err := i.opt.Hypervisor.Start(ctx, spec)
 	if err == nil {
-		if err = i.began(e, m); err != nil {
+		if err = i.began(e, m, journaled); err != nil {
 			err = errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
 		}
 	}
@@ -65,7 +65,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 }
 
 // began records that the VM runs as the machine m, and follows what happens in it.
-func (i *Inventory) began(e *entry, m Machine) error {
+func (i *Inventory) began(e *entry, m Machine, d durability) error {
 	e.write.Lock()
 	defer e.write.Unlock()
 	next := i.snapshot(e).clone()
@@ -76,7 +76,7 @@ func (i *Inventory) began(e *entry, m Machine) error {
 	if next.Started.IsZero() {
 		next.Started = time.Now().UTC()
 	}
-	if err := i.record(journaled, next); err != nil {
+	if err := i.record(d, next); err != nil {
 		return err
 	}
 	i.publish(func() {
@@ -152,7 +152,7 @@ func (i *Inventory) end(e *entry, exit *Exit) {
 
 func stopped(v *VM, exit *Exit) {
 	v.Power, v.Started, v.Exit, v.Frozen, v.Point = PoweredOff, time.Time{}, exit, false, ""
-	if v.Pending != nil && v.Pending.Kind == pendingStart {
+	if v.Pending != nil && (v.Pending.Kind == pendingStart || v.Pending.Kind == pendingClone) {
 		v.Pending = nil
 	}
 	if exit.Guestinfo != nil {

@@ -15,6 +15,9 @@ import (
 // Open reads the inventory from its journal, finishes or undoes what an earlier daemon left half done, and adopts the
 // machines that still run.
 func Open(ctx context.Context, opt Options) (*Inventory, error) {
+	if err := findBootID(&opt); err != nil {
+		return nil, err
+	}
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	i := &Inventory{
 		opt: opt, signal: &Signal{}, entries: map[string]*entry{}, pools: map[string]*Pool{RootPool: rootPool()},
@@ -49,6 +52,18 @@ func Open(ctx context.Context, opt Options) (*Inventory, error) {
 	i.sweep()
 	i.keeping.Go(func() { i.keeper(keeping) })
 	return i, nil
+}
+
+func findBootID(opt *Options) error {
+	if opt.BootID != "" {
+		return nil
+	}
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("cannot tell the host's boots apart: %w", err)
+	}
+	opt.BootID = strings.TrimSpace(string(id))
+	return nil
 }
 
 // sweep removes the run directories of machines that are gone, which a daemon leaves that dies just before a start or
@@ -130,7 +145,7 @@ func (i *Inventory) find(ctx context.Context, e *entry) Machine {
 	v := i.snapshot(e)
 	m, exit, err := i.opt.Hypervisor.Adopt(ctx, i.runDir(v.Ref))
 	if err == nil && m != nil {
-		if err = i.began(e, m); err == nil {
+		if err = i.began(e, m, journaled); err == nil {
 			i.opt.Log.Info("VM adopted", "vm", v.Name, "ref", v.Ref)
 			return m
 		}
@@ -144,9 +159,15 @@ func (i *Inventory) find(ctx context.Context, e *entry) Machine {
 	return nil
 }
 
-// unborn undoes a clone that was never answered. Its machine may have come to life just before the daemon died.
+// unborn undoes a clone that was never answered. Its machine may have come to life just before the daemon died. That a clone
+// was answered is noted, not synced, since its sync has gone on while the machine came to life: so one that is found after a
+// crash of the host may have been answered, and stays, as a VM that is off.
 func (i *Inventory) unborn(ctx context.Context, e *entry) error {
 	v := i.snapshot(e)
+	if v.Pending.Boot != i.opt.BootID {
+		i.lost(e, &Exit{Reason: "the host went down while the VM was cloned, or soon after"})
+		return nil
+	}
 	m, _, err := i.opt.Hypervisor.Adopt(ctx, i.runDir(v.Ref))
 	if err == nil && m != nil {
 		err = errors.Join(m.Kill(ctx), m.Close())

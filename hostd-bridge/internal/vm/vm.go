@@ -97,6 +97,7 @@ type Pending struct {
 	Disk *Disk  `json:"disk,omitempty"` // with attach and detach
 	Made bool   `json:"made,omitempty"` // with attach: the disk's file is made by the operation
 	Drop bool   `json:"drop,omitempty"` // with detach: the disk's file is removed by the operation
+	Boot string `json:"boot,omitempty"` // with clone: the host's boot in which it was begun
 }
 
 // ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, how the present

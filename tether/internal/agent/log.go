@@ -44,7 +44,7 @@ func (h *HostLog) Copy(ctx context.Context, stream link.RecordStream, r *process
 	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
 	defer stop()
 	defer r.Close()
-	if err := h.connect(ctx); err != nil {
+	if err := h.Connect(ctx); err != nil {
 		h.log.Warn("host takes no log yet", "err", err)
 	}
 	buf := make([]byte, link.RecordHeader+logPayload)
@@ -87,7 +87,8 @@ func (h *HostLog) send(ctx context.Context, record []byte, r *process.RingReader
 	}
 }
 
-func (h *HostLog) connect(ctx context.Context) error {
+// Connect connects with the host unless there is a connection. Copy does so too.
+func (h *HostLog) Connect(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.conn != nil {
@@ -101,7 +102,7 @@ func (h *HostLog) connect(ctx context.Context) error {
 }
 
 func (h *HostLog) try(ctx context.Context, record []byte) error {
-	if err := h.connect(ctx); err != nil {
+	if err := h.Connect(ctx); err != nil {
 		return err
 	}
 	h.mu.Lock()

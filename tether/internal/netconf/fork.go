@@ -24,36 +24,58 @@ func cards() ([]netlink.Link, error) {
 	return slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Attrs().Flags&net.FlagLoopback != 0 }), nil
 }
 
-// GetReady does for a template what every child of it would have to do: the cards are up, under their names, without an address.
-// None has been plugged in by then.
-func GetReady() error {
+// GetReady does for a template what every child of it would have to do: the cards are up, under their names, with the addresses that
+// the template knows its children to have, if any. None has been plugged in by then. It returns the cards, for SetMACs.
+func GetReady(known []*tetherv1.Interface) (Cards, error) {
 	found, err := cards()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	bare := make([]*tetherv1.Interface, len(found))
-	for i := range bare {
-		bare[i] = &tetherv1.Interface{}
+	all := slices.Clone(known)
+	for len(all) < len(found) {
+		all = append(all, &tetherv1.Interface{})
 	}
-	return Configure(bare)
+	return indices(found), Configure(all)
 }
 
-// SetMACs gives the cards their addresses, in the kernel's order. Virtio's take them while they are up.
-func SetMACs(macs []string) error {
+// Cards are network cards by the kernel's numbers, in the kernel's order. A fork does not change them, and listing them anew is more
+// work than all that is done with them.
+type Cards []int
+
+// FindCards lists the network cards.
+func FindCards() (Cards, error) {
 	found, err := cards()
-	if err != nil {
-		return err
+	return indices(found), err
+}
+
+func indices(links []netlink.Link) Cards {
+	c := make(Cards, len(links))
+	for i, l := range links {
+		c[i] = l.Attrs().Index
 	}
-	if len(macs) != len(found) {
-		return fmt.Errorf("%d MAC addresses for %d network cards", len(macs), len(found))
+	return c
+}
+
+// Same reports whether two configurations want the same. A MAC address counts as one.
+func Same(a, b []*tetherv1.Interface) bool {
+	return slices.EqualFunc(a, b, func(a, b *tetherv1.Interface) bool {
+		return a.Mac == b.Mac && a.Name == b.Name && a.Gateway == b.Gateway && a.Mtu == b.Mtu && slices.Equal(a.Addresses, b.Addresses)
+	})
+}
+
+// SetMACs gives the cards their addresses, in order. Virtio's take them while they are up.
+func (c Cards) SetMACs(macs []string) error {
+	if len(macs) != len(c) {
+		return fmt.Errorf("%d MAC addresses for %d network cards", len(macs), len(c))
 	}
 	for i, text := range macs {
 		mac, err := net.ParseMAC(text)
 		if err != nil {
 			return fmt.Errorf("malformed MAC address: %w", err)
 		}
-		if err := netlink.LinkSetHardwareAddr(found[i], mac); err != nil {
-			return fmt.Errorf("cannot set MAC address of %s: %w", found[i].Attrs().Name, err)
+		card := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: c[i]}}
+		if err := netlink.LinkSetHardwareAddr(card, mac); err != nil {
+			return fmt.Errorf("cannot set MAC address of network card %d: %w", i, err)
 		}
 	}
 	return nil

@@ -174,6 +174,9 @@ func (r Root) makeCgroup() error {
 	if err == nil {
 		err = os.Mkdir(Cgroup, 0o755)
 	}
+	if errors.Is(err, os.ErrExist) { // of a rehearsal
+		err = nil
+	}
 	if err == nil {
 		err = os.WriteFile(Cgroup+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)
 	}

@@ -114,6 +114,28 @@ func (d Disk) Reread() error {
 	return d.with(func(fd int) error { return unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0) }, "re-read")
 }
 
+// freeLook is how often AwaitFree looks.
+const freeLook = time.Millisecond
+
+// AwaitFree waits until no file system is mounted from the disk in any namespace: the kernel lets go of those of a namespace that
+// has ended a little later.
+func (d Disk) AwaitFree(ctx context.Context) error {
+	for {
+		fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0) // open(2): EBUSY while it is mounted
+		if err == nil {
+			return unix.Close(fd)
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("cannot look at disk %s: %w", d.Path, err)
+		}
+		select {
+		case <-time.After(freeLook):
+		case <-ctx.Done():
+			return fmt.Errorf("disk %s is still in use: %w", d.Path, context.Cause(ctx))
+		}
+	}
+}
+
 // Flush has the disk make all that was written durable.
 func (d Disk) Flush() error { return d.with(unix.Fsync, "flush") }
 

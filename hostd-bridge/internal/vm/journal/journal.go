@@ -24,12 +24,15 @@ const minCompact = 1 << 20
 type Journal struct {
 	path string
 
-	mu   sync.Mutex
-	file *os.File
-	docs map[string]json.RawMessage
-	size int64 // of the file
-	live int64 // of the documents in it
-	err  error // what made the file unusable: nothing can be promised any more
+	mu      sync.Mutex
+	file    *os.File
+	docs    map[string]json.RawMessage
+	size    int64         // of the file
+	live    int64         // of the documents in it
+	err     error         // what made the file unusable: nothing can be promised any more
+	written int           // records, in the life of this value
+	synced  int           // of them, those that are known to be on the disk
+	syncing chan struct{} // closed when the sync that is under way has ended; nil: there is none
 }
 
 // Open reads the journal at path, creating it when it is missing.
@@ -106,12 +109,15 @@ func (j *Journal) Documents() map[string]json.RawMessage {
 
 // Append writes the changes as one record: after a crash either all of them are there or none. It returns when they and
 // everything appended before are on the disk.
-func (j *Journal) Append(changes ...Change) error { return j.append(true, changes) }
+func (j *Journal) Append(changes ...Change) error {
+	if err := j.Note(changes...); err != nil {
+		return err
+	}
+	return j.Sync()
+}
 
 // Note is Append without the wait for the disk: it survives the death of this process, but not of the machine.
-func (j *Journal) Note(changes ...Change) error { return j.append(false, changes) }
-
-func (j *Journal) append(sync bool, changes []Change) error {
+func (j *Journal) Note(changes ...Change) error {
 	record, err := appendRecord(nil, changes)
 	if err != nil {
 		return err
@@ -121,10 +127,12 @@ func (j *Journal) append(sync bool, changes []Change) error {
 	if j.err != nil {
 		return j.err
 	}
-	if err := j.write(record, sync); err != nil {
-		j.err = fmt.Errorf("cannot write the journal %s: %w", j.path, err)
-		return j.err
+	n, err := j.file.Write(record)
+	j.size += int64(n)
+	if err != nil {
+		return j.broken(err)
 	}
+	j.written++
 	j.apply(changes)
 	if j.size > minCompact && j.size > 4*j.live {
 		return j.compact()
@@ -132,13 +140,47 @@ func (j *Journal) append(sync bool, changes []Change) error {
 	return nil
 }
 
-func (j *Journal) write(record []byte, sync bool) error {
-	n, err := j.file.Write(record)
-	j.size += int64(n)
-	if err != nil || !sync {
-		return err
+// broken makes the journal unusable; the caller holds mu.
+func (j *Journal) broken(err error) error {
+	j.err = fmt.Errorf("cannot write the journal %s: %w", j.path, err)
+	return j.err
+}
+
+// Sync returns when everything that was written before is on the disk. Those who wait at once share a sync.
+func (j *Journal) Sync() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for want := j.written; j.synced < want; {
+		if j.err != nil {
+			return j.err
+		}
+		if under := j.syncing; under != nil {
+			j.mu.Unlock()
+			<-under
+			j.mu.Lock()
+			continue
+		}
+		j.syncNow()
 	}
-	return j.file.Sync()
+	return nil
+}
+
+// syncNow syncs the file for everyone; the caller holds mu, which others get meanwhile.
+func (j *Journal) syncNow() {
+	file, upTo, done := j.file, j.written, make(chan struct{})
+	j.syncing = done
+	j.mu.Unlock()
+	err := file.Sync()
+	j.mu.Lock()
+	j.syncing = nil
+	close(done)
+	switch {
+	case file != j.file: // it was compacted meanwhile, which has synced everything
+	case err != nil:
+		_ = j.broken(err) // whoever waits finds it
+	default:
+		j.synced = max(j.synced, upTo)
+	}
 }
 
 // compact writes a file with one record that holds every document, and puts it in the old one's place.
@@ -159,7 +201,7 @@ func (j *Journal) compact() error {
 		return fmt.Errorf("cannot compact the journal %s: %w", j.path, err)
 	}
 	j.file.Close()
-	j.file, j.size = file, int64(len(data))
+	j.file, j.size, j.synced = file, int64(len(data)), j.written
 	return nil
 }
 

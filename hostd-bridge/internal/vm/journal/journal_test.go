@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -28,6 +29,37 @@ func open(t *testing.T, path string) *Journal {
 	}
 	t.Cleanup(func() { j.Close() })
 	return j
+}
+
+// Appends at once share syncs, and each has its record on the disk when it returns, also across compactions.
+func TestAppendsAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "journal")
+	j := open(t, path)
+	var writers sync.WaitGroup
+	for w := range 8 {
+		writers.Go(func() {
+			for n := range 50 {
+				key := fmt.Sprintf("%d/%d", w, n%3)
+				if err := j.Append(put(t, key, strings.Repeat("x", 8000)+fmt.Sprint(n))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	want := documents(j)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Sync(); err != nil { // all is on the disk
+		t.Error(err)
+	}
+	if err := j.Append(put(t, "late", 1)); err == nil {
+		t.Error("a closed journal takes a record")
+	}
+	if got := documents(open(t, path)); len(want) != 24 || !reflect.DeepEqual(got, want) {
+		t.Errorf("%d documents were found again, want %d", len(got), len(want))
+	}
 }
 
 func documents(j *Journal) map[string]string {

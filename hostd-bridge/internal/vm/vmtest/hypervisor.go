@@ -133,18 +133,31 @@ func (h *Hypervisor) Machine(ref string) *Machine {
 	return nil
 }
 
-// CreateDisk implements vm.Disks: the file holds the parent's path.
+// KillAll ends every machine.
+func (h *Hypervisor) KillAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.machines {
+		m.Kill()
+	}
+}
+
+// CreateDisk implements vm.Disks: the file holds the parent's path, relative to its own directory.
 func (h *Hypervisor) CreateDisk(_ context.Context, path, parent string) error {
+	name, err := filepath.Rel(filepath.Dir(path), parent)
+	if err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(f, parent)
+	_, err = fmt.Fprint(f, name)
 	return errors.Join(err, f.Close())
 }
 
 // DiskParent implements vm.Disks.
 func (h *Hypervisor) DiskParent(_ context.Context, path string) (string, error) {
 	parent, err := os.ReadFile(path)
-	return string(parent), err
+	return filepath.Join(filepath.Dir(path), string(parent)), err
 }

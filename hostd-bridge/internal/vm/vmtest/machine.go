@@ -83,6 +83,9 @@ func (m *Machine) Listen(port uint32, serve func(net.Conn)) {
 	})
 }
 
+// Kill ends the machine, as when its QEMU is killed, and does not wait for that.
+func (m *Machine) Kill() { m.cancel() }
+
 // Disk returns the path of the disk in the root slot, or "".
 func (m *Machine) Disk() string {
 	m.mu.Lock()
