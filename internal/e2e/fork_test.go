@@ -13,17 +13,12 @@ import (
 
 // TestForks runs forked containers under the stock docker command and cvm.
 func TestForks(t *testing.T) {
-	h := loaded(t, vmtest.Options{})
+	h := loaded(t, vmtest.Options{Fork: true})
 	awaitTemplate(t, h)
-	for _, test := range []hostTest{
-		{"run", testForkedRun}, {"runtimes", testRuntimes}, {"restart", testForkedRestart}, {"parked", testParked},
-		{"running", testForkRunning}, {"templates", testTemplates},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Cleanup(func() { h.RemoveAll(t) })
-			test.run(t, h)
-		})
-	}
+	runAll(t, h, []hostTest{
+		{"Run", testForkedRun}, {"Runtimes", testRuntimes}, {"Restart", testForkedRestart}, {"Parked", testParked},
+		{"Running", testForkRunning}, {"Templates", testTemplates},
+	})
 }
 
 // awaitTemplate waits until the template of the usual size is frozen, which no event announces.
