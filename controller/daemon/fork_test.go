@@ -205,7 +205,13 @@ func (e *engine) behavesAsCreated(name string) {
 func (e *engine) awaitWarm(n int) {
 	e.t.Helper()
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // nothing announces it to clients of the API
-		if list := e.templates(); len(list) > 0 && list[0].Warm == n {
+		parked := 0
+		for _, vm := range e.machines("warm") {
+			if vm.Extra[link.KeyPhase] == link.PhaseParked {
+				parked++
+			}
+		}
+		if list := e.templates(); len(list) > 0 && list[0].Warm == n && parked == n {
 			return
 		}
 		if time.Since(began) > testTime/2 {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -215,7 +216,7 @@ func TestForkFails(t *testing.T) {
 
 // TestForkClientLeaves: a client that goes away in a fork leaves the source running, no child and no copy.
 func TestForkClientLeaves(t *testing.T) {
-	for _, stage := range []string{"snapshot", "fork"} {
+	for _, stage := range []string{"snapshot", "fork", "children"} {
 		t.Run(stage, func(t *testing.T) {
 			e, x := forkingRunning(t)
 			hook := func(h func() error) {
@@ -228,7 +229,11 @@ func TestForkClientLeaves(t *testing.T) {
 			id := e.create("web", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
 			e.begin(id)
 			reached, left := make(chan struct{}, 16), make(chan struct{})
+			var calls atomic.Int32
 			hook(func() error {
+				if n := calls.Add(1); stage == "children" && n < 4 { // the copy and two children
+					return nil
+				}
 				reached <- struct{}{}
 				<-left
 				return nil
@@ -242,6 +247,17 @@ func TestForkClientLeaves(t *testing.T) {
 				done <- err
 			}()
 			<-reached
+			if stage == "children" {
+				vmtest.Eventually(t, testTime/4, "two children run", func() bool {
+					running := 0
+					for _, vm := range e.machines("container") {
+						if vm.Name != id && vm.Extra[link.KeyStatus] != "" {
+							running++
+						}
+					}
+					return running == 2
+				})
+			}
 			cancel()
 			<-done
 			time.Sleep(50 * time.Millisecond) // the server learns of it by and by; what it does before must be undone too

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,7 +23,7 @@ import (
 const spreadAtOnce = 8
 
 // spread makes one child for each name, and removes those that come to nothing.
-func (s *Service) spread(ctx context.Context, c Container, p point, names []string, begun time.Time) []Child {
+func (s *Service) spread(ctx context.Context, c Container, p point, names []string) []Child {
 	children := make([]Child, len(names))
 	var g errgroup.Group
 	g.SetLimit(spreadAtOnce)
@@ -30,7 +31,7 @@ func (s *Service) spread(ctx context.Context, c Container, p point, names []stri
 		child := &children[i]
 		child.ID, child.Name, child.Generation, child.Index = ident.New(), name, p.generation, uint32(i+1)
 		g.Go(func() error {
-			child.Err = s.child(ctx, c, p, child, begun)
+			child.Err = s.child(ctx, c, p, child)
 			return nil
 		})
 	}
@@ -39,12 +40,12 @@ func (s *Service) spread(ctx context.Context, c Container, p point, names []stri
 }
 
 // child makes one child and waits until its processes go on.
-func (s *Service) child(ctx context.Context, c Container, p point, child *Child, begun time.Time) error {
+func (s *Service) child(ctx context.Context, c Container, p point, child *Child) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	asked := mark("cloneRequested", time.Now())
-	extra, err := childExtra(c, p, child, []Mark{mark("api", begun), asked})
+	marks := append(slices.Clone(p.marks), mark("cloneRequested", time.Now()))
+	extra, err := childExtra(c, p, child, marks)
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child,
 	if err != nil {
 		return err
 	}
-	s.clock.set(child.ID, []Mark{mark("api", begun), asked, mark("cloneDone", time.Now())})
+	s.clock.set(child.ID, append(marks, mark("cloneDone", time.Now())))
 	now, err := s.awaitChild(ctx, ref, child)
 	if err != nil {
 		s.discard(ref, child.ID)

@@ -160,8 +160,15 @@ func (c *Container) Trouble() string {
 	}
 }
 
-// StartedAt is when the process of the present or last run began; zero: never.
-func (c *Container) StartedAt() time.Time { return unixTime(c.Status.GetStartedUnixNano()) }
+// StartedAt is when the process of the present or last run began; zero: never. That of a fork of a running container began
+// before the container did, which runs since it was made.
+func (c *Container) StartedAt() time.Time {
+	at := unixTime(c.Status.GetStartedUnixNano())
+	if c.fork != nil && !at.IsZero() && at.Before(c.Created) {
+		return c.Created
+	}
+	return at
+}
 
 // FinishedAt is when the last run ended; zero: it runs, or never ran.
 func (c *Container) FinishedAt() time.Time {

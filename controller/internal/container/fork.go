@@ -41,6 +41,10 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 	return s.boot(ctx, p)
 }
 
+// templateSlack is how much longer a container waits for its template than that may take: so that it is told why there is
+// none.
+const templateSlack = 15 * time.Second
+
 // hold finds the template for a container; nil: it boots, and the plan says why.
 func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err error) {
 	size := template.Size{CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB}
@@ -50,7 +54,7 @@ func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err e
 	case !networked(&p.rec):
 		p.why = whyNetwork
 	case p.rec.HostConfig.Runtime == RuntimeFork:
-		ctx, cancel := context.WithTimeout(ctx, s.times.Template)
+		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
 		defer cancel()
 		if held, err = s.templates.Wait(ctx, size); err != nil {
 			return nil, fmt.Errorf("cannot fork a container: %w", err)

@@ -42,34 +42,47 @@ type Child struct {
 // left of the children either.
 func (s *Service) ForkRunning(ctx context.Context, ref string, req ForkRequest) ([]Child, error) {
 	begun := time.Now()
-	defer s.templates.Busy()()
 	c, err := s.checkFork(ref, req)
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.starts.acquire(ctx, c.ID)
-	if err != nil {
-		return nil, fmt.Errorf("cannot fork %s: a start or fork of it is under way: %w", &c, err)
-	}
 	names, named, err := s.claimForkNames(c.Name, req)
 	if err != nil {
-		release()
 		return nil, err
 	}
 	defer named()
-	point, err := s.forkPoint(ctx, c, req.AtPoint)
-	release()
+	p, err := s.copyAlone(ctx, c, req.AtPoint, begun)
 	if err != nil {
 		return nil, fmt.Errorf("cannot fork %s: %w", &c, err)
 	}
-	defer s.discard(point.ref, point.name)
-	children := s.spread(ctx, c, point, names, begun)
+	defer s.discard(p.ref, p.name)
+	defer s.templates.Busy()()
+	children := s.spread(ctx, c, p, names)
 	if ctx.Err() != nil {
 		s.undo(children)
 		return nil, ctx.Err()
 	}
 	s.metrics.forked(result(children), time.Since(begun))
 	return children, nil
+}
+
+// copyAlone makes the copy while no start and no other fork of the container is under way.
+func (s *Service) copyAlone(ctx context.Context, c Container, atPoint bool, begun time.Time) (point, error) {
+	release, err := s.starts.acquire(ctx, c.ID)
+	if err != nil {
+		return point{}, fmt.Errorf("a start or another fork of it is under way: %w", err)
+	}
+	defer release()
+	p := point{name: newPointName(), generation: 1, marks: []Mark{mark("api", begun)}}
+	if c.forked() {
+		p.generation = c.fork.GetGeneration() + 1
+	}
+	if err := s.holdProcess(ctx, c, atPoint); err != nil {
+		return p, err
+	}
+	p.marks = append(p.marks, mark("held", time.Now()))
+	err = s.copyHeld(ctx, c, &p)
+	return p, err
 }
 
 func result(children []Child) string {
@@ -129,33 +142,32 @@ type point struct {
 	name       string
 	ref        vsphere.Ref
 	generation uint32 // of its children
+	marks      []Mark // of the API, on the way to it
 }
 
-// forkPoint makes a copy of a running container's machine and waits until it stands still. The container goes on in any
-// case.
-func (s *Service) forkPoint(ctx context.Context, c Container, atPoint bool) (point, error) {
-	p := point{name: newPointName(), generation: 1}
-	if c.forked() {
-		p.generation = c.fork.GetGeneration() + 1
-	}
-	if err := s.holdProcess(ctx, c, atPoint); err != nil {
-		return p, err
-	}
+// copyHeld makes a copy of the machine of a container that is held, and waits until it stands still. The container goes on in
+// any case.
+func (s *Service) copyHeld(ctx context.Context, c Container, p *point) error {
+	defer s.templates.Busy()()
 	fork := &tetherv1.Fork{Generation: p.generation, Source: c.ID}
-	err := s.copyMachine(ctx, c, &p, fork)
+	err := s.copyMachine(ctx, c, p, fork)
 	if err != nil {
 		fork = nil
 	}
-	if rerr := s.releaseProcess(ctx, c, fork); rerr != nil {
+	switch rerr := s.releaseProcess(ctx, c, fork); {
+	case errdefs.IsConflict(rerr): // held for longer than a tether bears; the copy is as good
+		s.log.Warn("a container went on before its fork was done", "container", c.ID, "error", rerr)
+	case rerr != nil:
 		err = errors.Join(err, rerr)
 	}
 	if err == nil {
-		err = s.awaitPoint(ctx, p)
+		p.marks = append(p.marks, mark("copied", time.Now()))
+		err = s.awaitPoint(ctx, *p)
 	}
 	if err != nil && p.ref != (vsphere.Ref{}) {
 		s.discard(p.ref, p.name)
 	}
-	return p, err
+	return err
 }
 
 func newPointName() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
+
+// holdTime is how long the processes may take to stand still: longer than a tether waits for its kernel.
+const holdTime = 15 * time.Second
 
 // holdProcess stops the processes of a container where they stand. With atPoint it first waits, as long as the client does,
 // until one of them asks to be forked. When it fails nothing is held, or will be.
@@ -21,7 +25,7 @@ func (s *Service) holdProcess(ctx context.Context, c Container, atPoint bool) er
 	}
 	if !atPoint {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.times.Link)
+		ctx, cancel = context.WithTimeout(ctx, holdTime)
 		defer cancel()
 	}
 	// A tether does not see that its caller gave up: the call goes on, and what it holds in the end is let go.

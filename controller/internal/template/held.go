@@ -186,6 +186,7 @@ func (s *Store) claimLocked(name string) (done func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.claimed, name)
+		delete(s.since, name)
 		s.notify()
 	}
 }

@@ -58,14 +58,15 @@ type Store struct {
 	log  *slog.Logger
 
 	mu      sync.Mutex
-	uses    map[string]*use     // by template name
-	jobs    map[string]*job     // templates being made, by name
-	queue   []*job              // of jobs, those that Run has not begun
-	failed  map[string]*failure // why a template could not be made last, by name
-	claimed map[string]bool     // warm machines that a create has in hand, by name
-	busy    int                 // creates and starts under way
-	closed  bool                // no more templates: see Quiesce
-	changed chan struct{}       // closed and replaced when any of this has changed, or the host's templates have
+	uses    map[string]*use      // by template name
+	jobs    map[string]*job      // templates being made, by name
+	queue   []*job               // of jobs, those that Run has not begun
+	failed  map[string]*failure  // why a template could not be made last, by name
+	claimed map[string]bool      // warm machines that a create has in hand, by name
+	since   map[string]time.Time // when a warm machine was first seen that is not ready yet, by name
+	busy    int                  // creates and starts under way
+	closed  bool                 // no more templates: see Quiesce
+	changed chan struct{}        // closed and replaced when any of this has changed, or the host's templates have
 }
 
 // use is who uses a template, and since when.
@@ -81,7 +82,7 @@ func New(host Host, opt Options, log *slog.Logger) *Store {
 	opt.Timeout = cmp.Or(opt.Timeout, defaultTimeout)
 	return &Store{
 		host: host, opt: opt, log: log, uses: map[string]*use{}, jobs: map[string]*job{}, failed: map[string]*failure{},
-		claimed: map[string]bool{}, changed: make(chan struct{}),
+		claimed: map[string]bool{}, since: map[string]time.Time{}, changed: make(chan struct{}),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
 )
 
 // fillRetry is the pause after a warm machine could not be made or removed.
@@ -42,11 +43,12 @@ func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}
 	latest := s.latest()
 	kept := 0
 	for _, vm := range s.warm() {
-		if vm.PowerState == vsphere.PoweredOn && Source(vm) == latest && kept < s.opt.Warm {
+		if vm.PowerState == vsphere.PoweredOn && Source(vm) == latest && kept < s.opt.Warm && !s.late(vm) {
 			kept++
 			continue
 		}
 		done := s.claimLocked(vm.Name)
+		delete(s.since, vm.Name)
 		return func(ctx context.Context) error {
 			defer done()
 			return s.destroy(ctx, vm.Ref)
@@ -67,6 +69,18 @@ func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}
 		}
 		return err
 	}, s.changed
+}
+
+// late reports whether a warm machine should have been ready to be a container long ago; the caller holds mu.
+func (s *Store) late(vm vsphere.VM) bool {
+	if vm.Extra[link.KeyPhase] == link.PhaseParked {
+		delete(s.since, vm.Name)
+		return false
+	}
+	if s.since[vm.Name].IsZero() {
+		s.since[vm.Name] = time.Now()
+	}
+	return time.Since(s.since[vm.Name]) > s.opt.Timeout
 }
 
 // holdFor is hold for work ahead of time, which is no use of the template; the caller holds mu.

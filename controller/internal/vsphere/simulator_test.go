@@ -177,4 +177,7 @@ func TestSimulatorLacksExtensions(t *testing.T) {
 	if _, _, err := c.OpenLog(t.Context(), ref, 0, false, false); !errdefs.IsNotImplemented(err) {
 		t.Errorf("log: %v", err)
 	}
+	if pools, err := c.Pools(t.Context()); len(pools) != 0 || err != nil || c.Has(vsphere.DiskAtFork) || c.CanClone() {
+		t.Errorf("an ESXi host has pools %v (%v), takes disks at a fork: %v, makes clones: %v", pools, err, c.Has(vsphere.DiskAtFork), c.CanClone())
+	}
 }
