@@ -100,21 +100,18 @@ func (u *unpacker) file(e entry) error {
 	return err
 }
 
-// content writes the file's bytes, in pieces as large as the buffer.
+// content writes the file's bytes, in pieces as large as what is held of the layer.
 func (u *unpacker) content(fd int, e entry) error {
-	sparse := isSparse(e.Header)
+	write, sparse := writeAll, isSparse(e.Header)
+	if sparse {
+		write = writeSparse
+	}
 	for at := int64(0); at < e.Size; {
-		piece := u.buf[:min(int64(len(u.buf)), e.Size-at)]
-		if _, err := io.ReadFull(u.tar, piece); err != nil {
-			return fmt.Errorf("cannot read content at byte %d of %d: %w", at, e.Size, noEOF(err))
-		}
-		var err error
-		if sparse {
-			err = writeSparse(fd, piece, at)
-		} else {
-			err = writeAll(fd, piece)
-		}
+		piece, err := u.layer.content()
 		if err != nil {
+			return fmt.Errorf("cannot read content at byte %d of %d: %w", at, e.Size, err)
+		}
+		if err := write(fd, piece, at); err != nil {
 			return fmt.Errorf("cannot write content at byte %d of %d: %w", at, e.Size, err)
 		}
 		at += int64(len(piece))
@@ -127,14 +124,7 @@ func (u *unpacker) content(fd int, e entry) error {
 	return nil
 }
 
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-func writeAll(fd int, p []byte) error {
+func writeAll(fd int, p []byte, _ int64) error {
 	for len(p) > 0 {
 		n, err := unix.Write(fd, p)
 		if err != nil && err != unix.EINTR {

@@ -7,7 +7,6 @@ package unpack
 
 import (
 	"archive/tar"
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -44,8 +43,6 @@ const DefaultMaxEntries = 4_000_000
 const (
 	maxName  = 4096 // bytes of a path: PATH_MAX, include/uapi/linux/limits.h
 	maxDepth = 256  // elements of a path, and directories below each other that are removed, each a descriptor
-	readSize = 256 << 10
-	tarBlock = 512 // all of a tar is a multiple of it (POSIX.1, pax interchange format)
 )
 
 // Limits bound what a layer may hold.
@@ -102,53 +99,48 @@ func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 		}
 	}
 	t.entriesLeft = cmp.Or(lim.MaxEntries, DefaultMaxEntries)
-	source := &contextReader{ctx: ctx, r: r}
-	in := bufio.NewReaderSize(source, readSize)
-	u := &unpacker{tree: t, tar: tar.NewReader(in), maxBytes: lim.MaxBytes, buf: make([]byte, readSize)}
+	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), maxBytes: lim.MaxBytes}
 	if err := u.entries(); err != nil {
 		return u.res, err
 	}
 	if err := u.finishDirs(); err != nil {
 		return u.res, err
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	n, err := u.layer.rest()
+	if err != nil {
 		return u.res, fmt.Errorf("cannot read layer behind its last entry: %w", err)
 	}
-	if source.n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
-		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", source.n, io.ErrUnexpectedEOF)
+	if n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
+		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", n, io.ErrUnexpectedEOF)
 	}
 	return u.res, nil
 }
 
-// contextReader fails when the context ends, and counts.
+// contextReader fails when the context ends.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
-	n   uint64
 }
 
-func (c *contextReader) Read(p []byte) (int, error) {
+func (c contextReader) Read(p []byte) (int, error) {
 	if c.ctx.Err() != nil {
 		return 0, context.Cause(c.ctx)
 	}
-	n, err := c.r.Read(p)
-	c.n += uint64(n)
-	return n, err
+	return c.r.Read(p)
 }
 
 // unpacker is the state of one layer.
 type unpacker struct {
 	tree     *tree
-	tar      *tar.Reader
+	layer    *reader
 	maxBytes uint64
 	res      Result
-	buf      []byte
 	dirs     []dirTimes
 }
 
 func (u *unpacker) entries() error {
 	for {
-		h, err := u.tar.Next()
+		h, err := u.layer.next()
 		if err == io.EOF {
 			return nil
 		}
