@@ -99,8 +99,8 @@ func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 		}
 	}
 	t.entriesLeft = cmp.Or(lim.MaxEntries, DefaultMaxEntries)
-	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), maxBytes: lim.MaxBytes}
-	if err := u.entries(); err != nil {
+	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), writer: startWriter(), maxBytes: lim.MaxBytes}
+	if err := u.written(); err != nil {
 		return u.res, err
 	}
 	if err := u.finishDirs(); err != nil {
@@ -133,9 +133,20 @@ func (c contextReader) Read(p []byte) (int, error) {
 type unpacker struct {
 	tree     *tree
 	layer    *reader
+	writer   *writer
 	maxBytes uint64
 	res      Result
 	dirs     []dirTimes
+}
+
+// written makes all entries and waits until their content is written, also when it panics.
+func (u *unpacker) written() (err error) {
+	defer func() {
+		if werr := u.writer.end(); werr != nil {
+			err = werr // of an earlier entry
+		}
+	}()
+	return u.entries()
 }
 
 func (u *unpacker) entries() error {
@@ -148,10 +159,17 @@ func (u *unpacker) entries() error {
 			return fmt.Errorf("cannot read layer behind entry %d: %w", u.res.Entries, err)
 		}
 		u.tree.closeOld()
+		if err := u.writer.failure(); err != nil {
+			return err
+		}
 		if err := u.entry(h); err != nil {
-			return &EntryError{Name: h.Name[:min(len(h.Name), 256)], Err: err}
+			return entryError(h.Name, err)
 		}
 	}
+}
+
+func entryError(name string, err error) error {
+	return &EntryError{Name: name[:min(len(name), 256)], Err: err}
 }
 
 func (u *unpacker) entry(h *tar.Header) error {
