@@ -97,11 +97,14 @@ func MemorySample(all []measure.Memory) measure.Sample {
 		return measure.Sample{Error: "no moment was measured"}
 	}
 	first := all[0]
-	return measure.Sample{Value: first.GuestMiB, Memory: all, Marks: []measure.Mark{
+	s := measure.Sample{Value: first.GuestMiB, Memory: all, Marks: []measure.Mark{
 		{Name: MarkOverhead, Of: measure.OfFigures, Value: first.OverheadMiB},
 		{Name: MarkAll, Of: measure.OfFigures, Value: first.GuestMiB + first.OverheadMiB},
-		{Name: MarkFaults, Of: measure.OfFigures, Value: float64(first.MinorFaults)},
 	}}
+	if first.MinorFaults > 0 { // none are known of a machine that its host measures
+		s.Marks = append(s.Marks, measure.Mark{Name: MarkFaults, Of: measure.OfFigures, Value: float64(first.MinorFaults)})
+	}
+	return s
 }
 
 // ForkMemory makes a child and watches it after its first byte.
