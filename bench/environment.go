@@ -15,10 +15,11 @@ import (
 // environment is what groups are measured with. What only some need is made when the first of them asks for it.
 type environment struct {
 	o      options
-	dir    string // of the run, on disk
-	memory string // of the run, on a tmpfs: templates and states, so that no disk is measured
+	dir    string    // of the run, on disk
+	memory string    // of the run, on a tmpfs: templates and states, so that no disk is measured
+	calls  *recorder // of all hosts: govmomi has one place for it
 	made   *host
-	image  bool
+	root   []byte // of the benchmark's image
 	taken  *peer.Machine
 	after  []func() error // ends what one group needed
 }
@@ -31,7 +32,7 @@ func newEnvironment(o options) (*environment, error) {
 		}
 		*path = abs
 	}
-	e := &environment{o: o}
+	e := &environment{o: o, calls: newRecorder()}
 	var err error
 	if e.dir, err = os.MkdirTemp("", "cvm-bench-"); err != nil {
 		return nil, fmt.Errorf("cannot make directory of the run: %w", err)
@@ -57,7 +58,7 @@ func tmpfs() string {
 func (e *environment) close() error {
 	err := e.endGroup()
 	if e.made != nil {
-		err = errors.Join(err, e.made.stop())
+		err = errors.Join(err, e.made.close())
 	}
 	return errors.Join(err, os.RemoveAll(e.memory), os.RemoveAll(e.dir))
 }
@@ -73,24 +74,51 @@ func (e *environment) endGroup() (err error) {
 	return err
 }
 
-// host is the embedded host with the benchmark's image.
+// host is the embedded host with the benchmark's image. It keeps nothing ready: what it did so while others are measured would
+// be in their figures.
 func (e *environment) host(ctx context.Context) (*host, error) {
-	if e.made == nil {
-		h, err := startHost(ctx, e.dir, e.o)
+	if e.made != nil {
+		return e.made, nil
+	}
+	h, err := e.start(ctx, e.dir, pools{})
+	if err == nil {
+		e.made = h
+	}
+	return h, err
+}
+
+// pooled is a host of its own that keeps machines ready, for the length of a group.
+func (e *environment) pooled(ctx context.Context, p pools) (*host, error) {
+	if e.o.vsphere != "" {
+		return nil, errors.New("two controllers of one vSphere would clear away each other's pools")
+	}
+	h, err := e.start(ctx, filepath.Join(e.dir, fmt.Sprintf("p%dw%d", p.prestart, p.warm)), p)
+	if err == nil {
+		e.deferred(h.close)
+	}
+	return h, err
+}
+
+// start starts a host with the benchmark's image, and waits for its template: making that would be in what is measured first.
+func (e *environment) start(ctx context.Context, dir string, p pools) (*host, error) {
+	if e.root == nil {
+		root, err := benchRoot(ctx, e.dir)
 		if err != nil {
 			return nil, err
 		}
-		e.made = h
+		e.root = root
 	}
-	if e.image {
-		return e.made, nil
-	}
-	root, err := benchRoot(ctx, e.dir)
+	h, err := startHost(ctx, dir, e.o, e.calls, p)
 	if err != nil {
 		return nil, err
 	}
-	e.image = true
-	return e.made, e.made.importImage(ctx, imageName, root)
+	if err := h.importImage(ctx, imageName, e.root); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	if h.local() {
+		_ = h.settle(ctx) // those who need a template are told why there is none
+	}
+	return h, nil
 }
 
 // machine is that of a container, for the peers: with the benchmark's own init.

@@ -20,7 +20,7 @@ func memoryGroup(ctx context.Context, e *environment) (measure.Group, error) {
 	}
 	t, templateErr := e.template(ctx, m, "memory", templateDirtyMiB)
 	moments := e.o.sizes.moments
-	fork, boot := product{host: h, runtime: runtimeFork}, product{host: h, runtime: runtimeBoot}
+	fork, boot := product{h, runtimeFork, toFirstByte}, product{h, runtimeBoot, toFirstByte}
 	return measure.Group{
 		Title: "Memory of one machine", Unit: "MiB",
 		About: "pages of the guest's RAM that are the machine's alone (Anonymous in smaps) when its process has written its first byte; private memory of QEMU itself is apart",
@@ -40,23 +40,23 @@ func memoryGroup(ctx context.Context, e *environment) (measure.Group, error) {
 	}, nil
 }
 
-// memory starts a container that stays, and watches its QEMU.
+// memory starts a container that stays, and has its host measure it.
 func (p product) memory(ctx context.Context, o options) (s measure.Sample, err error) {
 	id, err := p.host.create(ctx, p.runtime, "/busybox", "sh", "-c", "echo "+peer.Greeting+"; exec /busybox sleep 1000")
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, p.host.remove(ctx, id)) }()
+	m, err := findMachine(ctx, p.host.endpoint, id)
+	if err != nil {
+		return s, err
+	}
 	limited, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if _, err := p.host.startUntil(limited, id, peer.Greeting); err != nil {
 		return s, err
 	}
-	pid, line, err := peer.Find("guest=" + id)
-	if err != nil {
-		return s, err
-	}
-	all, err := peer.Watch(ctx, o.sizes.moments, func() (measure.Memory, error) { return peer.Usage(pid, peer.RAM(line), 0) })
+	all, err := peer.Watch(ctx, o.sizes.moments, func() (measure.Memory, error) { return m.memory(ctx) })
 	if err != nil {
 		return s, err
 	}

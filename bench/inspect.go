@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -25,9 +25,9 @@ type forkReport struct {
 }
 
 type receiptItem struct {
-	Name   string `json:"name"`
-	Status string `json:"status"`
-	Micros int64  `json:"micros"`
+	Name    string `json:"name"`
+	Outcome string `json:"outcome"`
+	Micros  int64  `json:"micros"`
 }
 
 type moment struct {
@@ -53,15 +53,30 @@ func decodeFork(inspect []byte) (forkReport, error) {
 	return c.Fork, nil
 }
 
-// markHello is the moment of the timeline that comparisons know: the guest's first word.
-const markHello = "guest hello"
+// Moments of the timeline that are known here, all of the host's side. The guest may have some of the same name; they come
+// after the host's.
+const (
+	markBegun    = "begun"    // the power-on or the clone
+	markPrepared = "prepared" // QEMU is there
+	markHello    = "hello"    // the guest's first word
+)
 
-// marks are the timeline in milliseconds since begin, in the order of time, and what the items of the receipt took.
+// fromGuest is what the name of a moment ends in that the host has noted before under the same name.
+const fromGuest = " (guest)"
+
+// marks are the timeline in milliseconds since begin, in the order of time, and what the items of the receipt took. What a
+// machine did before that, which was made ahead of time, is not on the way.
 func (f forkReport) marks(begin time.Time) (marks []measure.Mark) {
-	timeline := slices.Clone(f.Timeline)
-	slices.SortStableFunc(timeline, func(a, b moment) int { return int(a.UnixNano - b.UnixNano) })
-	for _, m := range timeline {
-		marks = append(marks, measure.Mark{Name: canonical(m.Name), Value: float64(m.UnixNano-begin.UnixNano()) / 1e6})
+	seen := map[string]bool{}
+	for _, m := range f.sorted() {
+		name := m.Name
+		if seen[name] {
+			name += fromGuest
+		}
+		seen[name] = true
+		if at := float64(m.UnixNano-begin.UnixNano()) / 1e6; at >= 0 {
+			marks = append(marks, measure.Mark{Name: name, Value: at})
+		}
 	}
 	for _, r := range f.Receipt {
 		marks = append(marks, measure.Mark{Name: r.Name, Of: ofReceipt, Value: float64(r.Micros) / 1000})
@@ -69,7 +84,16 @@ func (f forkReport) marks(begin time.Time) (marks []measure.Mark) {
 	return marks
 }
 
-// canonical is how the report names a moment: "guest_hello", "guest-hello" and "Guest Hello" are one.
-func canonical(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", " ", "-", " ", ".", " ").Replace(name))
+func (f forkReport) sorted() []moment {
+	return slices.SortedStableFunc(slices.Values(f.Timeline), func(a, b moment) int { return cmp.Compare(a.UnixNano, b.UnixNano) })
+}
+
+// at is the first moment of a name.
+func (f forkReport) at(name string) (time.Time, bool) {
+	for _, m := range f.sorted() {
+		if m.Name == name {
+			return time.Unix(0, m.UnixNano), true
+		}
+	}
+	return time.Time{}, false
 }

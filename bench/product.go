@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"regexp"
-	"strconv"
 	"time"
 
 	"github.com/containervm/containervm/bench/internal/measure"
-	"github.com/containervm/containervm/bench/internal/peer"
 )
 
 // Values of HostConfig.Runtime: how a containerVM comes up.
@@ -23,20 +17,50 @@ const (
 
 // Names of the sides that are containerVM itself, in every group that has them.
 const (
-	ourFork = "containerVM, forked"
-	ourBoot = "containerVM, booted"
+	ourFork       = "containerVM, forked cold"
+	ourPrestarted = "containerVM, forked from a pre-started QEMU"
+	ourWarm       = "containerVM, forked warm"
+	ourBoot       = "containerVM, booted"
 )
 
-// product measures containers of the embedded host that come up by a runtime. It is where containerVM's own ways come
+// span is what of a container's life a sample times.
+type span int
+
+const (
+	toFirstByte span = iota // from the request to create it to the first byte of its process
+	ofStart                 // from the request to start it to that
+	ofRun                   // of a whole `docker run --rm`: create, attach, start, wait, remove
+)
+
+// product measures containers of an embedded host that come up by a runtime. It is where containerVM's own ways come
 // into the groups: one that the host does not have says so, and is measured as soon as it has it.
 type product struct {
 	host    *host
 	runtime string
+	span    span
+}
+
+// ways are containerVM's own ways to start, for groups in which they are measured by turns.
+func (e *environment) ways(ctx context.Context, h *host, s span) []measure.Side {
+	return []measure.Side{
+		product{h, runtimeFork, s}.side(ctx, ourFork),
+		e.poolSide(ctx, ourPrestarted, pools{prestart: 1}, s),
+		e.poolSide(ctx, ourWarm, pools{warm: 1}, s),
+		product{h, runtimeBoot, s}.side(ctx, ourBoot),
+	}
+}
+
+func (e *environment) poolSide(ctx context.Context, name string, p pools, s span) measure.Side {
+	h, err := e.pooled(ctx, p)
+	if err != nil {
+		return measure.Side{Name: name, NotRun: err.Error()}
+	}
+	return product{h, runtimeFork, s}.side(ctx, name)
 }
 
 // side is the start of a container, unless the host cannot.
 func (p product) side(ctx context.Context, name string) measure.Side {
-	return measure.Side{Name: name, Measure: p.start, NotRun: p.missing(ctx)}
+	return measure.Side{Name: name, Measure: p.measure, NotRun: p.missing(ctx)}
 }
 
 // warmUps is how many containers may boot before the first is forked: the host may be making its template meanwhile.
@@ -47,7 +71,7 @@ const warmUps = 10
 func (p product) missing(ctx context.Context) string {
 	var err error
 	for range warmUps {
-		if _, err = p.start(ctx); !errors.Is(err, errNotForked) {
+		if _, err = p.measure(ctx); !errors.Is(err, errNotForked) {
 			break
 		}
 	}
@@ -60,96 +84,67 @@ func (p product) missing(ctx context.Context) string {
 // errNotForked: the host chose to boot a container that was to be forked.
 var errNotForked = errors.New("the container was not forked")
 
-// start measures from the start of a fresh container to its process's first byte.
-func (p product) start(ctx context.Context) (s measure.Sample, err error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	id, err := p.host.create(ctx, p.runtime, "/busybox", "echo", peer.Greeting)
-	if err != nil {
-		return s, err
-	}
-	defer func() { err = errors.Join(err, p.host.remove(ctx, id)) }()
-	return p.startMade(ctx, id)
-}
-
 // startTimeout ends what hangs; a burst on a busy machine takes a minute.
 const startTimeout = 5 * time.Minute
 
-// startMade is start of a container that was created before.
-func (p product) startMade(ctx context.Context, id string) (s measure.Sample, err error) {
-	p.host.calls.take()
-	started, err := p.host.startUntil(ctx, id, peer.Greeting)
-	if err != nil {
+// measure takes a fresh container from its creation to its removal. What the host keeps ready is there before and after: making
+// it is in no one's figure.
+func (p product) measure(ctx context.Context) (s measure.Sample, err error) {
+	if err := p.refill(ctx); err != nil {
 		return s, err
 	}
-	calls := p.host.calls.take()
-	// The timeline is whole when the container has ended: what the guest tells of it may be behind its output.
-	if err := p.host.ended(ctx, id); err != nil {
-		return s, err
+	limited, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	l, err := p.live(limited)
+	if err == nil {
+		err = p.check(l)
 	}
-	fork, err := p.host.inspectFork(ctx, id)
-	if err != nil {
-		return s, err
+	return p.sample(l), errors.Join(err, p.refill(ctx))
+}
+
+func (p product) refill(ctx context.Context) error {
+	if p.host.pools == (pools{}) {
+		return nil
 	}
-	// A container that the host chose to boot, for whatever reason, is no sample of a fork.
-	if p.runtime == runtimeFork && fork.Kind != runtimeFork {
-		return s, fmt.Errorf("%w: %s", errNotForked, orElse(fork.Why, "the host does not say why"))
+	return p.host.settle(ctx)
+}
+
+// check refuses a container that came up in another way than it was to.
+func (p product) check(l life) error {
+	switch {
+	case p.runtime != runtimeFork:
+		return nil
+	case l.fork.Kind != runtimeFork: // the host chose to boot it, for whatever reason
+		return fmt.Errorf("%w: %s", errNotForked, orElse(l.fork.Why, "the host does not say why"))
+	default:
+		return p.host.pools.check(l.fork, l.asked)
 	}
-	s = measure.Sample{Value: started.first, Marks: fork.marks(started.begin)}
-	s.Marks = append(s.Marks, measure.Mark{Name: markAnswered, Value: started.answered},
-		measure.Mark{Name: markCalls, Of: measure.OfFigures, Value: float64(len(calls))},
-		measure.Mark{Name: markCallTime, Of: measure.OfFigures, Value: total(calls)})
-	if p.runtime == runtimeBoot && p.host.local() {
-		var phases []measure.Mark
-		phases, err = consolePhases(filepath.Join(p.host.datastore, id, "console.log"))
-		s.Marks = append(s.Marks, phases...)
-	}
-	return s, err
 }
 
 // Marks of a container's start beside those of its timeline.
 const (
+	markCreated  = "docker create answered"
 	markAnswered = "docker start answered"
 	markCalls    = "vim25 calls"
 	markCallTime = "vim25 calls, ms"
 )
 
-// ofConsole and ofReceipt are what marks are parts of: the time between the lines of a guest's console, and the receipt.
-const (
-	ofConsole = "console"
-	ofReceipt = "receipt"
-)
-
-// phase is the tether's line of a phase that it begins, stamped with the time since the kernel's start in seconds.
-var phase = regexp.MustCompile(`^\[ *([0-9.]+)\] tether: (\w+)\s*$`)
-
-// consolePhases are the times between the phases that a guest's console tells of; until the tether's first it is the
-// kernel's.
-func consolePhases(path string) (marks []measure.Mark, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the phases of a boot: %w", err)
+func (p product) sample(l life) measure.Sample {
+	begin := l.asked
+	if p.span == ofStart {
+		begin = l.started.begin
 	}
-	defer f.Close()
-	name, begin := "kernel", 0.0
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		m := phase.FindStringSubmatch(lines.Text())
-		if m == nil {
-			continue
-		}
-		at, err := strconv.ParseFloat(m[1], 64)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the phases of a boot: %w", err)
-		}
-		marks = append(marks, measure.Mark{Name: name, Of: ofConsole, Value: 1000 * (at - begin)})
-		name, begin = m[2], at
+	since := func(at time.Time, ms float64) float64 { return measure.Millis(at.Sub(begin)) + ms }
+	s := measure.Sample{Value: since(l.started.begin, l.started.first), Marks: l.fork.marks(begin)}
+	if p.span == ofRun {
+		s.Value = l.all
 	}
-	return marks, nil
-}
-
-func orElse(text, other string) string {
-	if text == "" {
-		return other
+	if p.span != ofStart {
+		s.Marks = append(s.Marks, measure.Mark{Name: markCreated, Value: since(l.asked, l.created)})
 	}
-	return text
+	s.Marks = append(s.Marks, measure.Mark{Name: markAnswered, Value: since(l.started.begin, l.started.answered)},
+		measure.Mark{Name: markCalls, Of: measure.OfFigures, Value: float64(len(l.calls))},
+		measure.Mark{Name: markCallTime, Of: measure.OfFigures, Value: total(l.calls)})
+	s.Marks = append(s.Marks, l.console...)
+	return s
 }

@@ -7,52 +7,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"time"
-
-	"github.com/vmware/govmomi"
-	"github.com/vmware/govmomi/find"
-	"github.com/vmware/govmomi/session"
-	"github.com/vmware/govmomi/vim25"
-	"github.com/vmware/govmomi/vim25/soap"
 
 	"github.com/containervm/containervm/bench/internal/measure"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
 )
 
 // relay opens raw streams to the vsock ports of one container: hostd-bridge's, without link and without the Docker API.
-type relay struct {
-	client  *http.Client
-	address string // of the container's machine
-}
+type relay struct{ machine }
 
 func newRelay(ctx context.Context, e hostd.Endpoint, id string) (*relay, error) {
-	u, err := url.Parse(e.URL)
-	if err != nil {
-		return nil, fmt.Errorf("cannot parse address of hostd-bridge: %w", err)
-	}
-	transport := soap.NewClient(u, false)
-	if err := transport.SetRootCAs(e.CAFile); err != nil {
-		return nil, fmt.Errorf("cannot read certificate of hostd-bridge: %w", err)
-	}
-	v, err := vim25.NewClient(ctx, transport)
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach hostd-bridge: %w", err)
-	}
-	c := &govmomi.Client{Client: v, SessionManager: session.NewManager(v)}
-	if err := c.Login(ctx, url.UserPassword(e.Username, e.Password)); err != nil {
-		return nil, fmt.Errorf("cannot log in: %w", err)
-	}
-	machine, err := find.NewFinder(v).VirtualMachine(ctx, "/ha-datacenter/vm/"+id)
-	if err != nil {
-		return nil, fmt.Errorf("cannot find machine of container: %w", err)
-	}
-	return &relay{&transport.Client, fmt.Sprintf("https://%s/cvm/vsock/%s", u.Host, machine.Reference().Value)}, nil
+	m, err := findMachine(ctx, e, id)
+	return &relay{m}, err
 }
 
 // open dials a port.
 func (r *relay) open(ctx context.Context, port uint32) (io.ReadWriteCloser, error) {
-	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, fmt.Sprintf("%s/%d", r.address, port), nil)
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, fmt.Sprintf("%s/vsock/%s/%d", r.extensions, r.ref, port), nil)
 	if err != nil {
 		return nil, err
 	}

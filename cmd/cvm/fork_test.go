@@ -23,6 +23,8 @@ type fakeForks struct {
 	created []container.CreateRequest
 	fails   string // name of a container that does not start
 	block   chan struct{}
+
+	measures bool // it says what machines take
 }
 
 const templateList = `[{"Name":"cvm-template-1","State":"frozen","MemoryMiB":256,"CPUs":2,"Kernel":"cvm/boot/vmlinux-12","Version":"v1","Children":3,"Warm":1,"Created":"2026-01-01T00:00:00Z"}]`
@@ -44,7 +46,13 @@ func (f *fakeForks) start(t *testing.T) *app {
 	}
 	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.47") })
 	handle("POST /containers/web/fork", f.fork)
-	handle("GET /templates", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, templateList) })
+	handle("GET /templates", func(w http.ResponseWriter, r *http.Request) {
+		list := templateList
+		if f.measures && r.URL.Query().Get("memory") == "1" {
+			list = strings.Replace(list, `"Children"`, `"SharedMiB":48,"PrivateMiB":0,"OverheadMiB":57,"Children"`, 1)
+		}
+		io.WriteString(w, list)
+	})
 	handle("DELETE /templates/cvm-template-1", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 	handle("POST /containers/create", func(w http.ResponseWriter, r *http.Request) {
 		var req container.CreateRequest
@@ -179,6 +187,13 @@ func TestTemplates(t *testing.T) {
 	}
 	if out, _ := runCVM(t, a, "templates", "--json"); !strings.Contains(out, `"SharedMiB": null`) {
 		t.Errorf("--json: %s", out)
+	}
+	f.measures = true
+	if out, _ := runCVM(t, a, "templates"); !strings.Contains(out, "3          1      -       48       0         ") {
+		t.Errorf("measured: %s", out)
+	}
+	if out, _ := runCVM(t, a, "templates", "--json"); !strings.Contains(out, `"OverheadMiB": 57`) {
+		t.Errorf("measured, --json: %s", out)
 	}
 	if out, code := runCVM(t, a, "templates", "rm", "cvm-template-1"); code != 0 || out != "cvm-template-1\n" {
 		t.Errorf("rm: exit %d, %q", code, out)

@@ -94,9 +94,16 @@ type template struct {
 	Prestarted, Want *int
 	SharedMiB        *int
 	PrivateMiB       *int
+	OverheadMiB      *int
 }
 
 func listTemplates(ctx context.Context, api *client.Client) ([]template, error) {
 	var list []template
 	return list, extra(ctx, api, http.MethodGet, "/templates", nil, &list)
+}
+
+// measureTemplates is listTemplates with what the machines take of the host's memory, which the host measures for that.
+func measureTemplates(ctx context.Context, api *client.Client) ([]template, error) {
+	var list []template
+	return list, extra(ctx, api, http.MethodGet, "/templates?memory=1", nil, &list)
 }

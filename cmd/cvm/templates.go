@@ -24,21 +24,26 @@ func templatesCommand(a *app) *cobra.Command {
 		Long: `List the templates: machines that have booted, got ready to be any container, and stand still for ever.
 
 There is one for each kernel, initramfs, memory size and number of CPUs, made when it is first wanted. Above the limit
-(cvm up --templates) the one used longest ago goes. SHARED is what its children have in common with it, PRIVATE what
-they have of their own; "-" is not known.`,
+(cvm up --templates) the one used longest ago goes. SHARED is the memory that its children have in common with it,
+PRIVATE what they all together have of their own, in MiB; "-" is not known. --json also tells what their emulators take
+beside the guests' memory (OverheadMiB).`,
 		Example: `  cvm templates
   cvm templates --json | jq '.[].Name'
   cvm templates rm cvm-template-0123456789ab`,
 		Args: cobra.NoArgs,
 		RunE: a.withAPI(func(ctx context.Context, api *client.Client, _ []string) error {
-			list, err := listTemplates(ctx, api)
+			list := measureTemplates
+			if quiet && !asJSON {
+				list = listTemplates
+			}
+			all, err := list(ctx, api)
 			if err != nil {
 				return cannot("list the templates", err)
 			}
 			if asJSON {
-				return a.printJSON(list)
+				return a.printJSON(all)
 			}
-			return printTemplates(a.out, list, quiet, time.Now())
+			return printTemplates(a.out, all, quiet, time.Now())
 		}),
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the names")

@@ -26,6 +26,7 @@ type Deps struct {
 type Host interface {
 	Host(ctx context.Context) (vsphere.HostInfo, error)
 	Pools(ctx context.Context) ([]vsphere.Pool, error)
+	Memory(ctx context.Context) ([]vsphere.Memory, error)
 }
 
 // handler serves one endpoint. An error is answered by the router, unless the handler has begun an answer.

@@ -2,7 +2,6 @@ package api
 
 import (
 	"net/http"
-	"time"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/template"
@@ -78,43 +77,6 @@ type forkAnswer struct {
 }
 
 func forkInfo(f ctr.ForkInfo) forkAnswer { return forkAnswer(f) }
-
-// templateAnswer is a template in a list. Figures that the host does not give are null.
-type templateAnswer struct {
-	Name             string
-	State            string
-	MemoryMiB, CPUs  int
-	Kernel, Initrd   string
-	Version          string // of its tether
-	Created          time.Time
-	Used             time.Time
-	Children         int
-	Warm             int
-	Prestarted, Want *int
-	SharedMiB        *int
-	PrivateMiB       *int
-}
-
-func (a *forkAPI) list(w http.ResponseWriter, r *http.Request) error {
-	pools, err := a.host.Pools(r.Context())
-	if err != nil {
-		return err
-	}
-	list := []templateAnswer{}
-	for _, t := range a.templates.List() {
-		line := templateAnswer{
-			Name: t.Name, State: t.State, MemoryMiB: t.Size.MemoryMiB, CPUs: t.Size.CPUs, Kernel: t.Kernel, Initrd: t.Initrd,
-			Version: t.Version, Created: t.Created, Used: t.Used, Children: t.Children, Warm: t.Warm,
-		}
-		for _, p := range pools {
-			if p.Template == t.VM.Ref {
-				line.Prestarted, line.Want = &p.Prestarted, &p.Want
-			}
-		}
-		list = append(list, line)
-	}
-	return writeJSON(w, http.StatusOK, list)
-}
 
 func (a *forkAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	return noContent(w, a.templates.Remove(r.Context(), r.PathValue("name")))

@@ -68,6 +68,7 @@ type templateInfo struct {
 	Name, State, Version      string
 	MemoryMiB, Children, Warm int
 	SharedMiB                 *int
+	PrivateMiB, OverheadMiB   *int
 }
 
 func (e *engine) templates() []templateInfo {
@@ -140,17 +141,35 @@ func TestForked(t *testing.T) {
 			if list := e.templates(); len(list) != 1 || list[0].Children != 1 || list[0].Version != "fake" || list[0].SharedMiB != nil {
 				t.Errorf("templates %+v", list)
 			}
+			forks := 1 + f.warm
+			if f.warm > 0 {
+				e.awaitWarm(f.warm)
+			}
+			e.takes(2049*forks, 20<<10*forks)
 			if _, err := e.docker.ContainerRestart(e.ctx(), id, client.ContainerRestartOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			if s, fork := e.state(id), e.forkOf(id); !s.Running || fork.Kind != "boot" || !strings.Contains(fork.Why, "its machine was off") || len(fork.Receipt) != 0 || fork.Template != "" {
 				t.Errorf("restarted: %+v, %+v", s, fork)
 			}
+			e.takes(2049*f.warm, 20<<10*f.warm) // it shares nothing any more
 			if _, err := e.docker.ContainerRemove(e.ctx(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
 				t.Fatal(err)
 			}
 			e.gone()
 		})
+	}
+}
+
+// takes holds that the only template shares 40 MiB, and what its forks have for themselves, in KiB.
+func (e *engine) takes(private, overhead int) {
+	e.t.Helper()
+	var list []templateInfo
+	e.call("GET", "/templates?memory=1", "", &list)
+	up := func(kib int) int { return (kib + 1023) / 1024 }
+	if t := list[0]; t.SharedMiB == nil || *t.SharedMiB != 40 || *t.PrivateMiB != up(private) || *t.OverheadMiB != up(overhead) {
+		text, _ := json.Marshal(list)
+		e.t.Errorf("memory of %s, want 40 MiB, %d and %d KiB", text, private, overhead)
 	}
 }
 

@@ -2,8 +2,11 @@ package daemon_test
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vmware/govmomi"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 )
 
 // body gets a path and returns the answer's body.
@@ -35,7 +39,7 @@ func TestExtensions(t *testing.T) {
 		if got := string(body(t, h.Endpoint, connect(t, h.Endpoint), "/cvm/extensions")); got != want+"\n" {
 			t.Errorf("extensions %s", got)
 		}
-		for _, path := range []string{"/cvm/extensions", "/cvm/pools", "/cvm/metrics"} {
+		for _, path := range []string{"/cvm/extensions", "/cvm/pools", "/cvm/memory", "/cvm/metrics"} {
 			if res := get(t, h.Endpoint, nil, path); res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("%s without a session: status %d", path, res.StatusCode)
 			}
@@ -71,6 +75,40 @@ func TestPoolsAndMetrics(t *testing.T) {
 	}
 	h.Run()
 	awaitStock(t, h.Endpoint, connect(t, h.Endpoint), source, 2) // the template is found again, and is in use
+}
+
+// TestMemory: machines that are on are measured; one whose supervisor does not answer does not hide the others.
+func TestMemory(t *testing.T) {
+	h := daemontest.Start(t, freezer)
+	c := connect(t, h.Endpoint)
+	expect := func(want string) {
+		t.Helper()
+		if got := string(body(t, h.Endpoint, c, "/cvm/memory")); got != `{"machines":[`+want+"]}\n" {
+			t.Errorf("memory %s, want %s", got, want)
+		}
+	}
+	newVM(t, h.Endpoint, c, "off")
+	expect("")
+	source := frozenVM(t, h.Endpoint, c, "template")
+	ref, err := instantClone(t, c, source, types.VirtualMachineInstantCloneSpec{Name: "one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen := `{"vm":"` + source.Value + `","sharedKiB":40960,"guestPrivateKiB":0,"overheadKiB":0}`
+	expect(frozen + `,{"vm":"` + ref.Value + `","sharedKiB":40960,"guestPrivateKiB":2049,"overheadKiB":20480}`)
+	var asked atomic.Int32
+	h.Hypervisor.On(vmtest.Measure, func() error {
+		if asked.Add(1) == 1 {
+			return errors.New("no answer")
+		}
+		return nil
+	})
+	if got := string(body(t, h.Endpoint, c, "/cvm/memory")); strings.Count(got, `"vm"`) != 1 {
+		t.Errorf("memory when one machine cannot be measured: %s", got)
+	}
+	h.Hypervisor.On(vmtest.Measure, nil)
+	done(t)(object.NewVirtualMachine(c.Client, ref).PowerOff(t.Context()))
+	expect(frozen)
 }
 
 // awaitStock asks until n children of a template wait. It asks again and again, as an operator would: no event tells of

@@ -1,36 +1,22 @@
 package peer
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containervm/containervm/bench/internal/measure"
+	"github.com/containervm/containervm/internal/smaps"
 )
-
-// mapping is a part of a process's address space, as /proc/PID/smaps tells (proc(5)). Sizes are in KiB.
-type mapping struct {
-	name         string // file, or empty
-	size         uint64
-	anonymous    uint64
-	privateDirty uint64
-}
 
 // Usage reads what a QEMU process takes now. ram is the file of the guest's memory, or a part of its name; empty: the
 // mapping that has the size of the guest's memory.
 func Usage(pid int, ram string, memoryMiB int) (measure.Memory, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
-	if err != nil {
-		return measure.Memory{}, fmt.Errorf("cannot read memory of QEMU: %w", err)
-	}
-	defer f.Close()
-	mappings, err := readMappings(f)
+	mappings, err := smaps.Read(pid)
 	if err != nil {
 		return measure.Memory{}, err
 	}
@@ -42,59 +28,19 @@ func Usage(pid int, ram string, memoryMiB int) (measure.Memory, error) {
 // usageOf tells the guest's own pages from the rest of QEMU. Of the guest's memory, Anonymous counts: pages of a private
 // mapping that were written to, and not those that still are the template's. Of QEMU itself, what it wrote to: its program
 // and libraries are shared by all QEMUs, although smaps calls them private while there is but one.
-func usageOf(mappings []mapping, ram string, memoryMiB int) (m measure.Memory) {
+func usageOf(mappings []smaps.Mapping, ram string, memoryMiB int) (m measure.Memory) {
 	for _, p := range mappings {
-		guest := p.name == "" && p.size == uint64(memoryMiB)<<10
+		guest := p.Name == "" && p.Size == uint64(memoryMiB)<<10
 		if ram != "" {
-			guest = strings.Contains(p.name, ram)
+			guest = strings.Contains(p.Name, ram)
 		}
 		if guest {
-			m.GuestMiB += float64(p.anonymous) / 1024
+			m.GuestMiB += float64(p.Anonymous) / 1024
 		} else {
-			m.OverheadMiB += float64(p.privateDirty) / 1024
+			m.OverheadMiB += float64(p.PrivateDirty) / 1024
 		}
 	}
 	return m
-}
-
-// readMappings decodes smaps: a line with the range and the name, then lines of "Key:  N kB".
-func readMappings(r io.Reader) (all []mapping, err error) {
-	for lines := bufio.NewScanner(r); lines.Scan(); {
-		fields := strings.Fields(lines.Text())
-		if len(fields) == 0 {
-			continue
-		}
-		key, isValue := strings.CutSuffix(fields[0], ":")
-		if !isValue { // a range ends in no colon
-			all = append(all, mapping{name: strings.Join(fields[min(5, len(fields)):], " ")})
-			continue
-		}
-		if len(all) == 0 || len(fields) < 2 {
-			return nil, fmt.Errorf("cannot understand smaps: %q", lines.Text())
-		}
-		if err := all[len(all)-1].set(key, fields[1]); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
-}
-
-func (m *mapping) set(key, value string) (err error) {
-	var field *uint64
-	switch key {
-	case "Size":
-		field = &m.size
-	case "Anonymous":
-		field = &m.anonymous
-	case "Private_Dirty":
-		field = &m.privateDirty
-	default:
-		return nil
-	}
-	if *field, err = strconv.ParseUint(value, 10, 64); err != nil {
-		return fmt.Errorf("cannot understand smaps: %s: %w", key, err)
-	}
-	return nil
 }
 
 func faults(pid int) (minor, major uint64, err error) {
@@ -151,11 +97,14 @@ func MemorySample(all []measure.Memory) measure.Sample {
 		return measure.Sample{Error: "no moment was measured"}
 	}
 	first := all[0]
-	return measure.Sample{Value: first.GuestMiB, Memory: all, Marks: []measure.Mark{
+	s := measure.Sample{Value: first.GuestMiB, Memory: all, Marks: []measure.Mark{
 		{Name: MarkOverhead, Of: measure.OfFigures, Value: first.OverheadMiB},
 		{Name: MarkAll, Of: measure.OfFigures, Value: first.GuestMiB + first.OverheadMiB},
-		{Name: MarkFaults, Of: measure.OfFigures, Value: float64(first.MinorFaults)},
 	}}
+	if first.MinorFaults > 0 { // none are known of a machine that its host measures
+		s.Marks = append(s.Marks, measure.Mark{Name: MarkFaults, Of: measure.OfFigures, Value: float64(first.MinorFaults)})
+	}
+	return s
 }
 
 // ForkMemory makes a child and watches it after its first byte.

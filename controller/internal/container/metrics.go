@@ -55,7 +55,7 @@ func (s *Service) Collect(r prometheus.Registerer) {
 		}
 		return float64(n)
 	})
-	gauge("cvm_warm_machines", "Machines that were forked ahead of time.", func() float64 { return float64(s.templates.Warm()) })
+	gauge("cvm_warm_machines", "Machines that were forked ahead of time and are ready to be a container.", func() float64 { return float64(s.templates.Warm()) })
 	gauge("cvm_parked_containers", "Created containers whose machine waits at its gate.", func() float64 { return float64(s.Parked()) })
 	gauge("cvm_containers_running", "Containers that run.", func() float64 {
 		n := 0

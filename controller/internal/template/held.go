@@ -196,7 +196,7 @@ func (h *Held) Warm() (Machine, bool) {
 	h.s.mu.Lock()
 	defer h.s.mu.Unlock()
 	for _, vm := range h.s.warm() {
-		if Source(vm) == h.Name && vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked {
+		if Source(vm) == h.Name && ready(vm) {
 			return Machine{VM: vm, Done: h.s.claimLocked(vm.Name)}, true
 		}
 	}

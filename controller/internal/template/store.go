@@ -110,7 +110,7 @@ func (s *Store) notify() {
 
 // List returns all templates, also those that are only being made, the one used last first.
 func (s *Store) List() []Template {
-	children, warm := s.offspring()
+	forks := s.forks()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Template
@@ -124,7 +124,8 @@ func (s *Store) List() []Template {
 			continue
 		}
 		delete(planned, t.Name)
-		t.Children, t.Warm = children[t.Name], warm[t.Name]
+		f := forks[t.Name]
+		t.Children, t.Warm, t.Forks = f.children, f.warm, f.refs
 		if u := s.uses[t.Name]; u != nil {
 			t.Used = u.last
 		}
@@ -138,20 +139,30 @@ func (s *Store) List() []Template {
 	return all
 }
 
-// offspring counts what was forked from each template and exists: containers, and machines without a container.
-func (s *Store) offspring() (children, warm map[string]int) {
-	children, warm = map[string]int{}, map[string]int{}
+// offspring is what was forked from a template and exists: containers, and machines without a container.
+type offspring struct {
+	children, warm int
+	refs           []vsphere.Ref
+}
+
+// forks returns the offspring of each template, by its name.
+func (s *Store) forks() map[string]offspring {
+	all := map[string]offspring{}
 	for _, vm := range s.host.VMs() {
-		source := Source(vm)
-		switch {
-		case source == "":
-		case vm.Extra[KeyRole] == RoleWarm:
-			warm[source]++
-		case vm.Extra[KeyRole] != RoleTemplate:
-			children[source]++
+		source, role := Source(vm), vm.Extra[KeyRole]
+		if source == "" || role == RoleTemplate {
+			continue
 		}
+		o := all[source]
+		if role == RoleWarm {
+			o.warm++
+		} else {
+			o.children++
+		}
+		o.refs = append(o.refs, vm.Ref)
+		all[source] = o
 	}
-	return children, warm
+	return all
 }
 
 // Busy says that a container is being made or started, until done is called: work ahead of time waits.

@@ -80,9 +80,10 @@ type Template struct {
 	Version        string // of its tether
 	State          string
 	Created        time.Time
-	Used           time.Time // when it was cloned last, or made
-	Children       int       // containers on the host that were forked from it
-	Warm           int       // machines that were forked from it ahead of time
+	Used           time.Time     // when it was cloned last, or made
+	Children       int           // containers on the host that were forked from it
+	Warm           int           // machines that were forked from it ahead of time
+	Forks          []vsphere.Ref // all of those
 }
 
 // parse reads a template from its VM; false: the VM is none, or its record is damaged.

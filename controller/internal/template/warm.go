@@ -73,7 +73,7 @@ func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}
 
 // late reports whether a warm machine should have been ready to be a container long ago; the caller holds mu.
 func (s *Store) late(vm vsphere.VM) bool {
-	if vm.Extra[link.KeyPhase] == link.PhaseParked {
+	if ready(vm) {
 		delete(s.since, vm.Name)
 		return false
 	}
@@ -124,9 +124,20 @@ func (s *Store) latest() string {
 // Limits are how many templates and warm machines there may be.
 func (s *Store) Limits() (templates, warm int) { return s.opt.Most, s.opt.Warm }
 
-// Warm counts the warm machines that there are.
+// Warm counts the warm machines that are ready to be a container.
 func (s *Store) Warm() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.warm())
+	n := 0
+	for _, vm := range s.warm() {
+		if ready(vm) {
+			n++
+		}
+	}
+	return n
+}
+
+// ready reports whether a warm machine has rehearsed and waits to be told who it is.
+func ready(vm vsphere.VM) bool {
+	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked
 }

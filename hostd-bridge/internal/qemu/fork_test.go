@@ -126,6 +126,42 @@ func TestForksOfATemplate(t *testing.T) {
 	}
 }
 
+// TestMemory: a machine that was booted has all of its memory for itself, a frozen one shares it, and a child has little.
+func TestMemory(t *testing.T) {
+	g := startGuest(t, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })
+	measure := func(g *guest) vm.Memory {
+		t.Helper()
+		m, err := g.Memory(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	booted := measure(g) // it may be frozen by now
+	g.awaitFrozen()
+	frozen := measure(g)
+	c := g.child(g.template(), 1)
+	c.awaitKey(link.KeyPhase)
+	child := measure(c)
+	t.Logf("booted %+v, frozen %+v, child %+v", booted, frozen, child)
+	if booted.SharedKiB == 0 && (booted.GuestPrivateKiB == 0 || booted.OverheadKiB == 0) {
+		t.Errorf("booted: %+v", booted)
+	}
+	if frozen.SharedKiB == 0 || frozen.GuestPrivateKiB != 0 || frozen.OverheadKiB != 0 {
+		t.Errorf("frozen: %+v", frozen)
+	}
+	// A page of zeros that a child reads comes to be in the template's file, which then has more pages, and no other content.
+	if child.SharedKiB < frozen.SharedKiB || child.SharedKiB > frozen.SharedKiB*11/10 || child.GuestPrivateKiB == 0 || child.GuestPrivateKiB > frozen.SharedKiB || child.OverheadKiB == 0 {
+		t.Errorf("child: %+v", child)
+	}
+	if err := c.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.Memory(t.Context()); err == nil {
+		t.Errorf("of a machine that is gone: %+v", m)
+	}
+}
+
 // log is what the machine's log holds now.
 func (g *guest) log() io.Reader {
 	g.t.Helper()

@@ -123,6 +123,12 @@ func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadClos
 	return c, nil
 }
 
+// Memory implements vm.Machine.
+func (m *machine) Memory(ctx context.Context) (vm.Memory, error) {
+	taken, err := m.Client.Memory(ctx)
+	return vm.Memory(taken), err
+}
+
 // AttachDisk implements vm.Machine.
 func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.Attach(ctx, path) }
 

@@ -26,13 +26,15 @@ func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger, exte
 	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}, extensions: extensions}
 }
 
-// Handler serves GET /cvm/vsock/<moref>/<port>, /cvm/log/<moref>, /cvm/extensions and /cvm/pools.
+// Handler serves GET /cvm/vsock/<moref>/<port>, /cvm/log/<moref>, /cvm/extensions, /cvm/pools and
+// /cvm/memory.
 func (r *Relay) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /cvm/vsock/{moref}/{port}", answering(r.serveVsock))
 	mux.HandleFunc("GET /cvm/log/{moref}", answering(r.serveLog))
 	mux.HandleFunc("GET /cvm/extensions", answering(r.serveExtensions))
 	mux.HandleFunc("GET /cvm/pools", answering(r.servePools))
+	mux.HandleFunc("GET /cvm/memory", answering(r.serveMemory))
 	return mux
 }
 

@@ -234,6 +234,20 @@ func (c *Client) Template(ctx context.Context, newDisk string) (ram, state *os.F
 	return files[0], files[1], nil
 }
 
+// Memory measures what the machine takes now.
+func (c *Client) Memory(ctx context.Context) (Memory, error) {
+	conn, err := c.open(ctx, request{Op: opMemory})
+	if err != nil {
+		return Memory{}, err
+	}
+	defer conn.Close()
+	var m Memory
+	if err := readFrame(conn, &m); err != nil {
+		return Memory{}, fmt.Errorf("cannot measure the machine's memory: %w", err)
+	}
+	return m, nil
+}
+
 // Kill ends the machine and returns when its processes are gone. A supervisor that does not answer is killed, and QEMU
 // with it.
 func (c *Client) Kill(ctx context.Context) error {

@@ -83,6 +83,13 @@ type Mark struct {
 	At   time.Time `json:"at"`
 }
 
+// Memory is what a machine takes of its host's memory now, in KiB: fields and names are those of vm.Memory.
+type Memory struct {
+	SharedKiB       int64 `json:"sharedKiB"`
+	GuestPrivateKiB int64 `json:"guestPrivateKiB"`
+	OverheadKiB     int64 `json:"overheadKiB"`
+}
+
 // Names of marks.
 const (
 	markPrepared  = "prepared"

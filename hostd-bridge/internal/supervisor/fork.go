@@ -120,15 +120,16 @@ func (m *machine) freezeOnce() error {
 	ctx, cancel := context.WithTimeout(context.Background(), forkTimeout)
 	defer cancel()
 	state, err := m.saveState(ctx)
+	ram := m.ram
 	if err == nil && m.cfg.Child {
-		m.ram, err = m.copyRAM()
+		ram, err = m.copyRAM()
 	}
 	if err != nil {
 		m.log.Error("cannot freeze the machine", "err", err)
 		return errors.Join(err, m.resume(ctx))
 	}
 	m.mu.Lock()
-	m.state = state
+	m.ram, m.state = ram, state
 	m.mu.Unlock()
 	m.qemu.kill() // watch goes on with keep
 	return nil

@@ -150,7 +150,7 @@ func findMapping(pid int) (mapping, error) {
 	}
 	for line := range strings.Lines(string(maps)) {
 		f := strings.Fields(line)
-		if len(f) < 6 || f[5] != "/memfd:"+ramName || f[2] != "00000000" {
+		if len(f) < 6 || !isRAM(f[5]) || f[2] != "00000000" {
 			continue
 		}
 		from, to, _ := strings.Cut(f[0], "-")

@@ -79,6 +79,8 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 		s.template(ctx, c, r.Path)
 	case opLog:
 		s.log(ctx, c, r)
+	case opMemory:
+		s.memory(c)
 	default:
 		s.answer(c, s.do(ctx, r))
 	}
@@ -219,6 +221,17 @@ func (s *server) template(ctx context.Context, c *net.UnixConn, newDisk string) 
 		return
 	}
 	if err := sendFiles(c, ram, state); err != nil {
+		s.m.log.Debug("client went away", "err", err)
+	}
+}
+
+// memory sends what the machine takes now.
+func (s *server) memory(c *net.UnixConn) {
+	taken, err := s.m.memory()
+	if !s.answer(c, replyTo(err)) || err != nil {
+		return
+	}
+	if err := writeFrame(c, taken); err != nil {
 		s.m.log.Debug("client went away", "err", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/internal/smaps"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -255,6 +256,20 @@ func TestMemoryIsCopiedWithoutZeros(t *testing.T) {
 	}
 	if n := resident(dst); n != 3*pageSize {
 		t.Errorf("the copy has %d bytes of pages", n)
+	}
+}
+
+// TestUsage: a child's pages are those that it has written to, a template's are of a file; what is mapped of QEMU's own files
+// counts once it was written to.
+func TestUsage(t *testing.T) {
+	got := usageOf([]smaps.Mapping{
+		{Name: "/memfd:cvm-ram (deleted)", Size: 512 << 10, Anonymous: 3 << 10, PrivateDirty: 5 << 10},
+		{Name: "/usr/bin/qemu-system-x86_64", Size: 20 << 10, PrivateDirty: 100},
+		{Name: "/memfd:other-cvm-ram (deleted)", Size: 4, Anonymous: 4, PrivateDirty: 4},
+		{Size: 8 << 10, Anonymous: 7 << 10, PrivateDirty: 7 << 10},
+	})
+	if want := (Memory{GuestPrivateKiB: 3 << 10, OverheadKiB: 100 + 4 + 7<<10}); got != want {
+		t.Errorf("usage %+v, want %+v", got, want)
 	}
 }
 

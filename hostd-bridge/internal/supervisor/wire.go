@@ -27,7 +27,8 @@ const (
 	opPause  = "pause"
 	opResume = "resume"
 	opReset  = "reset"
-	opKill   = "kill" // the reply comes when QEMU is gone
+	opKill   = "kill"   // the reply comes when QEMU is gone
+	opMemory = "memory" // a frame of Memory
 	// opTemplate: the two files of the machine's fork point follow the reply. A machine that runs is stopped for a moment,
 	// and Path is put over its disk.
 	opTemplate = "template"

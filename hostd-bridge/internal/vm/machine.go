@@ -45,12 +45,25 @@ type Machine interface {
 	// a delta of the machine's present one that the caller has made (empty: there is no disk), and lets the CPUs go on. Also
 	// when it fails the machine goes on; the disk is then the old one.
 	Snapshot(ctx context.Context, newDisk string) (Template, error)
+	// Memory measures what the machine takes of the host's memory now.
+	Memory(ctx context.Context) (Memory, error)
 	// Reset restarts the guest as by a reset button.
 	Reset(ctx context.Context) error
 	// Kill ends the machine at once, as by pulling the plug, and returns when its processes are gone.
 	Kill(ctx context.Context) error
 	// Close lets go of the machine without ending it: an Adopt finds it again.
 	Close() error
+}
+
+// Memory is what a machine takes of its host's memory, in KiB. A template's pages are taken once, however many share them.
+type Memory struct {
+	// SharedKiB is what the memory of the fork point holds that a frozen machine is, or that a child came from; 0 of a machine
+	// that was booted.
+	SharedKiB int64 `json:"sharedKiB"`
+	// GuestPrivateKiB is the guest's memory that no one else has: of a child, the pages that it has written to.
+	GuestPrivateKiB int64 `json:"guestPrivateKiB"`
+	// OverheadKiB is what the process that plays the machine has written to beside that.
+	OverheadKiB int64 `json:"overheadKiB"`
 }
 
 // Template is a fork point: the memory and the device state of a machine that stands still, as open files that nobody can

@@ -143,6 +143,31 @@ func (h *handle) Template(context.Context) (vm.Template, error) {
 	return &template{of: h.m, release: h.m.hv.held()}, nil
 }
 
+// What a machine in memory is said to take, in KiB.
+const (
+	TemplateKiB = 40 << 10 // the memory of a frozen machine
+	BootedKiB   = 60 << 10 // the guest's memory of a machine that was booted
+	ChildKiB    = 2<<10 + 1
+	OverheadKiB = 20 << 10
+)
+
+// Memory implements vm.Machine.
+func (h *handle) Memory(context.Context) (vm.Memory, error) {
+	if err := h.m.hv.at(Measure); err != nil {
+		return vm.Memory{}, err
+	}
+	h.m.mu.Lock()
+	defer h.m.mu.Unlock()
+	switch {
+	case h.m.frozen:
+		return vm.Memory{SharedKiB: TemplateKiB}, nil
+	case h.m.parent != nil:
+		return vm.Memory{SharedKiB: TemplateKiB, GuestPrivateKiB: ChildKiB, OverheadKiB: OverheadKiB}, nil
+	default:
+		return vm.Memory{GuestPrivateKiB: BootedKiB, OverheadKiB: OverheadKiB}, nil
+	}
+}
+
 // Snapshot implements vm.Machine.
 func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.Template, error) {
 	if err := h.m.hv.at(Snapshot); err != nil {

@@ -24,7 +24,7 @@ func Idle(ctx context.Context, _ *Machine) { <-ctx.Done() }
 // Stage is a step of a hypervisor's that a test can hook into with On.
 type Stage string
 
-// The stages: Start, Machine.Template, Machine.Snapshot, Prepare, Child.Start and Machine.SetGuestinfo.
+// The stages: Start, Machine.Template, Machine.Snapshot, Prepare, Child.Start, Machine.SetGuestinfo and Machine.Memory.
 const (
 	Start    Stage = "start"
 	Template Stage = "template"
@@ -32,6 +32,7 @@ const (
 	Prepare  Stage = "prepare"
 	Fork     Stage = "fork"
 	Tell     Stage = "tell"
+	Measure  Stage = "measure"
 )
 
 // Hypervisor implements vm.Hypervisor and vm.Disks.
