@@ -119,6 +119,9 @@ func (t *tether) mountEarly(context.Context) error {
 		return err
 	}
 	go t.reaper.Run()
+	if err := boot.CalmMonitor(); err != nil {
+		t.console.Warn("the runtime's monitor takes time", "err", err)
+	}
 	return boot.Limits()
 }
 

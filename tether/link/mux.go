@@ -7,9 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/containervm/containervm/tether/internal/rawio"
 )
 
 // ErrLost says that a connection, or one stream of it, ended before what it carried did. A reader of output may open
@@ -63,7 +66,25 @@ const (
 // packet, and an interrupt of the guest or an exit to the host. Only yamux's one sending goroutine writes to it.
 type joiner struct {
 	net.Conn
-	held []byte // a data header whose payload comes next
+	raw  *rawio.File // of a connection that is a descriptor
+	held []byte      // a data header whose payload comes next
+}
+
+func newJoiner(conn net.Conn) *joiner {
+	j := &joiner{Conn: conn}
+	if c, ok := conn.(syscall.Conn); ok {
+		if raw, err := rawio.New(c); err == nil {
+			j.raw = &raw
+		}
+	}
+	return j
+}
+
+func (j *joiner) Read(p []byte) (int, error) {
+	if j.raw != nil {
+		return j.raw.Read(p)
+	}
+	return j.Conn.Read(p)
 }
 
 func (j *joiner) Write(p []byte) (int, error) {
@@ -71,16 +92,25 @@ func (j *joiner) Write(p []byte) (int, error) {
 		j.held = append(j.held, p...)
 		return len(p), nil
 	}
-	if len(j.held) == 0 {
-		return j.Conn.Write(p)
-	}
-	j.held = append(j.held, p...)
-	_, err := j.Conn.Write(j.held)
+	err := j.send(j.held, p)
 	j.held = j.held[:0]
 	if err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+func (j *joiner) send(head, p []byte) (err error) {
+	if j.raw != nil {
+		_, err = j.raw.Write(head, p)
+		return err
+	}
+	if len(head) > 0 {
+		j.held = append(head, p...)
+		p = j.held
+	}
+	_, err = j.Conn.Write(p)
+	return err
 }
 
 func dataFollows(p []byte) bool {

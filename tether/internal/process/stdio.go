@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/tether/internal/rawio"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -237,7 +238,7 @@ func startPump(file *os.File, terminal bool) *pump {
 
 func (p *pump) run() {
 	defer p.file.Close()
-	_, err := p.ring.ReadFrom(p.file)
+	err := p.fill()
 	if errors.Is(err, os.ErrDeadlineExceeded) { // see finish
 		err = p.rest()
 	}
@@ -249,6 +250,15 @@ func (p *pump) run() {
 		_ = p.file.SetReadDeadline(time.Time{})
 		_, _ = io.Copy(io.Discard, p.file)
 	}
+}
+
+// fill moves what the process writes.
+func (p *pump) fill() error {
+	file, err := rawio.New(p.file)
+	if err == nil {
+		_, err = p.ring.ReadFrom(file)
+	}
+	return err
 }
 
 // finish says that the process has ended, so that what its descendants write later is not waited for.
