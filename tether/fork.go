@@ -178,14 +178,8 @@ func (t *tether) common(ctx context.Context, c *child) []identity.Item {
 func (t *tether) stepClock(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	begin := time.Now()
-	now, err := t.host.Time(ctx)
-	if err != nil {
-		return "", err
-	}
-	took := time.Since(begin)
-	off, err := identity.SetClock(now.Add(took / 2))
-	return fmt.Sprintf("stepped by %v, known to %v", off.Round(time.Microsecond), (took / 2).Round(time.Microsecond)), err
+	off, doubt, err := identity.SetClock(func() (time.Time, error) { return t.host.Time(ctx) })
+	return fmt.Sprintf("stepped by %v, known to %v", off.Round(time.Microsecond), doubt.Round(time.Microsecond)), err
 }
 
 // closeReceipt adds what came with the root, and hands the receipt in: the host plugs in the network then.

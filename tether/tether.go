@@ -161,11 +161,7 @@ func (t *tether) readSpec(ctx context.Context) error {
 func (t *tether) setClock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	now, err := t.host.Time(ctx)
-	if err == nil {
-		_, err = identity.SetClock(now)
-	}
-	if err != nil {
+	if _, _, err := identity.SetClock(func() (time.Time, error) { return t.host.Time(ctx) }); err != nil {
 		t.console.Warn("clock not set", "err", err)
 	}
 	return nil
