@@ -27,7 +27,7 @@ func NewClient(ctx context.Context, conn net.Conn) (*Client, error) {
 		conn.Close()
 		return nil, err
 	}
-	session, err := yamux.Client(newJoiner(conn), muxConfig(slog.New(slog.DiscardHandler)))
+	session, err := yamux.Client(&joiner{Conn: conn}, muxConfig(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("cannot open link session: %w", err)

@@ -7,12 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
-
-	"github.com/containervm/containervm/tether/internal/rawio"
 )
 
 // ErrLost says that a connection, or one stream of it, ended before what it carried did. A reader of output may open
@@ -66,25 +63,12 @@ const (
 // packet, and an interrupt of the guest or an exit to the host. Only yamux's one sending goroutine writes to it.
 type joiner struct {
 	net.Conn
-	raw  *rawio.File // of a connection that is a descriptor
-	held []byte      // a data header whose payload comes next
+	held []byte // a data header whose payload comes next
 }
 
-func newJoiner(conn net.Conn) *joiner {
-	j := &joiner{Conn: conn}
-	if c, ok := conn.(syscall.Conn); ok {
-		if raw, err := rawio.New(c); err == nil {
-			j.raw = &raw
-		}
-	}
-	return j
-}
-
-func (j *joiner) Read(p []byte) (int, error) {
-	if j.raw != nil {
-		return j.raw.Read(p)
-	}
-	return j.Conn.Read(p)
+// partsWriter is a connection that writes several parts as one.
+type partsWriter interface {
+	WriteParts(parts ...[]byte) (int, error)
 }
 
 func (j *joiner) Write(p []byte) (int, error) {
@@ -101,8 +85,8 @@ func (j *joiner) Write(p []byte) (int, error) {
 }
 
 func (j *joiner) send(head, p []byte) (err error) {
-	if j.raw != nil {
-		_, err = j.raw.Write(head, p)
+	if w, ok := j.Conn.(partsWriter); ok {
+		_, err = w.WriteParts(head, p)
 		return err
 	}
 	if len(head) > 0 {

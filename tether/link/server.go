@@ -56,7 +56,7 @@ func Serve(ctx context.Context, conn net.Conn, h Handler, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	session, err := yamux.Server(newJoiner(conn), muxConfig(log))
+	session, err := yamux.Server(&joiner{Conn: conn}, muxConfig(log))
 	if err != nil {
 		return fmt.Errorf("cannot serve link session: %w", err)
 	}

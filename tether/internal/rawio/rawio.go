@@ -7,6 +7,7 @@ package rawio
 
 import (
 	"io"
+	"net"
 	"syscall"
 	"unsafe"
 
@@ -70,6 +71,29 @@ func (f File) Write(parts ...[]byte) (total int, err error) {
 	}
 	return total, err
 }
+
+// Conn is a connection whose bytes are moved by a File.
+type Conn struct {
+	net.Conn
+	file File
+}
+
+// NewConn returns c as a Conn, or c itself when it is no descriptor.
+func NewConn(c net.Conn) net.Conn {
+	if s, ok := c.(syscall.Conn); ok {
+		if file, err := New(s); err == nil {
+			return &Conn{Conn: c, file: file}
+		}
+	}
+	return c
+}
+
+func (c *Conn) Read(p []byte) (int, error) { return c.file.Read(p) }
+
+func (c *Conn) Write(p []byte) (int, error) { return c.file.Write(p) }
+
+// WriteParts writes parts one behind the other.
+func (c *Conn) WriteParts(parts ...[]byte) (int, error) { return c.file.Write(parts...) }
 
 // again calls a system call until no signal interrupts it. It is not done when the descriptor is not ready.
 func again(call func() (uintptr, syscall.Errno)) (n int, done bool, err error) {

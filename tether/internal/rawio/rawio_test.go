@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -67,5 +68,35 @@ func TestWriteToNobodyFails(t *testing.T) {
 	r.Close()
 	if _, err := of(t, w).Write([]byte("x")); !errors.Is(err, unix.EPIPE) {
 		t.Error(err)
+	}
+}
+
+func TestConn(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	if NewConn(near) != near {
+		t.Error("a pipe without descriptors became a Conn")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			return // Accept's peer tells
+		}
+		_, _ = NewConn(c).(*Conn).WriteParts([]byte("head"), []byte("body"))
+		_ = c.Close()
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got, err := io.ReadAll(NewConn(c)); string(got) != "headbody" || err != nil {
+		t.Errorf("%q, %v", got, err)
 	}
 }
