@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -95,6 +97,9 @@ func TestTemplateVanishes(t *testing.T) {
 	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
 		t.Fatal(err)
 	}
+	vmtest.Eventually(t, testTime/4, "the controller sees the template's end", func() bool {
+		return !slices.ContainsFunc(e.templates(), func(t templateInfo) bool { return t.State == "frozen" })
+	})
 	again := e.create("forked", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{Runtime: "fork"})
 	if fork := e.forkOf(again); fork.Kind != "fork" || fork.Template != vm.Name {
 		t.Errorf("after it was made anew: %+v", fork)

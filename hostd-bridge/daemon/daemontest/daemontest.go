@@ -30,7 +30,8 @@ type Host struct {
 }
 
 // Start runs a daemon with a state of its own until the test ends. guest plays every machine's guest; nil is one that
-// does nothing. edits change the daemon's configuration.
+// does nothing. edits change the daemon's configuration. No machine is prepared ahead of time: a test that lets forks fail would race with
+// that.
 func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
 	t.Helper()
 	if guest == nil {
@@ -39,7 +40,7 @@ func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
 	dir := t.TempDir()
 	h := &Host{t: t, Hypervisor: vmtest.New(guest), config: daemon.Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), GuestDir: guestDir(t),
-		Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Listen: "127.0.0.1:0", Prestart: -1, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}}
 	for _, edit := range edits {
 		edit(&h.config)
