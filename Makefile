@@ -80,18 +80,18 @@ bin/govc: PACKAGE := ./cmd/govc
 .PHONY: FORCE
 FORCE:
 
-# go_build PACKAGE FLAGS: build $@ and leave it alone, with its time, when it is as it was (`go build` would renew the time),
-# so that what depends on it is not made again. A program that runs is replaced, not overwritten.
-go_build = $(GO) build $(2) -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
-RELEASE := -trimpath -ldflags '-s -w'
+# go_build PACKAGE: build $@ and leave it alone, with its time, when it is as it was (`go build` would renew the time),
+# so that what depends on it is not made again. A program that runs is replaced, not overwritten. All are built in one way:
+# Go compiles a package once for each set of flags, and once more for programs with and without cgo.
+go_build = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
 
 $(PROGRAMS): FORCE | bin
-	@$(call go_build,$(PACKAGE),$(RELEASE))
+	@$(call go_build,$(PACKAGE))
 
 # --- the guest ---
 
 bin/tether: FORCE | bin
-	@CGO_ENABLED=0 $(call go_build,./tether,$(RELEASE))
+	@$(call go_build,./tether)
 
 bin/mkinitramfs: FORCE | bin
 	@$(call go_build,./initramfs/cmd/mkinitramfs)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/netconf"
@@ -178,14 +180,8 @@ func (t *tether) common(ctx context.Context, c *child) []identity.Item {
 func (t *tether) stepClock(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	begin := time.Now()
-	now, err := t.host.Time(ctx)
-	if err != nil {
-		return "", err
-	}
-	took := time.Since(begin)
-	off, err := identity.SetClock(now.Add(took / 2))
-	return fmt.Sprintf("stepped by %v, known to %v", off.Round(time.Microsecond), (took / 2).Round(time.Microsecond)), err
+	off, doubt, err := identity.SetClock(func() (time.Time, error) { return t.host.Time(ctx) })
+	return fmt.Sprintf("stepped by %v, known to %v", off.Round(time.Microsecond), doubt.Round(time.Microsecond)), err
 }
 
 // closeReceipt adds what came with the root, and hands the receipt in: the host plugs in the network then.
@@ -309,6 +305,16 @@ func (t *tether) becomeCopy(ctx context.Context) error {
 	return t.hold.release(f)
 }
 
+// resetConnections ends the source's connections. Where the kernel cannot, they end at their next packet: a fork's network knows of
+// none of them, and answers with a reset.
+func resetConnections() (string, error) {
+	n, err := netconf.ResetConnections()
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return "", identity.Skip("the kernel destroys no sockets: the source's connections end with their next packet")
+	}
+	return fmt.Sprintf("%d connections reset", n), err
+}
+
 // specialise does all items of the receipt for a container that goes on.
 func (t *tether) specialise(ctx context.Context) error {
 	spec, c := t.spec.Load(), t.child
@@ -337,7 +343,7 @@ func (t *tether) specialise(ctx context.Context) error {
 	items := []identity.Item{
 		t.entropy(ctx),
 		{Name: "boot-id", Do: inRoot(func() (string, error) { return identity.CoverBootID("/dev/shm") })},
-		{Name: "sockets", Do: count("connections reset", netconf.ResetConnections)},
+		{Name: "sockets", Do: resetConnections},
 		{Name: "stale-addresses", Do: func() (string, error) { return "", netconf.ForgetAddresses(spec.Interfaces) }},
 	}
 	items = append(items, t.common(ctx, c)...)

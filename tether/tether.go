@@ -119,6 +119,9 @@ func (t *tether) mountEarly(context.Context) error {
 		return err
 	}
 	go t.reaper.Run()
+	if err := boot.CalmMonitor(); err != nil {
+		t.console.Warn("the runtime's monitor takes time", "err", err)
+	}
 	return boot.Limits()
 }
 
@@ -158,11 +161,7 @@ func (t *tether) readSpec(ctx context.Context) error {
 func (t *tether) setClock(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	now, err := t.host.Time(ctx)
-	if err == nil {
-		_, err = identity.SetClock(now)
-	}
-	if err != nil {
+	if _, _, err := identity.SetClock(func() (time.Time, error) { return t.host.Time(ctx) }); err != nil {
 		t.console.Warn("clock not set", "err", err)
 	}
 	return nil

@@ -368,6 +368,7 @@ func TestParkedAndOff(t *testing.T) {
 		}
 	}
 	byGovc := e.create("govc", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	host = e.connect() // whose first picture has the container
 	vm, _ = host.Get(byGovc)
 	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,8 @@ func TestForks(t *testing.T) {
 	awaitTemplate(t, h)
 	runAll(t, h, []hostTest{
 		{"Run", testForkedRun}, {"Runtimes", testRuntimes}, {"Restart", testForkedRestart}, {"Parked", testParked},
-		{"Running", testForkRunning}, {"Templates", testTemplates},
+		{"Running", testForkRunning}, {"Debian", testForkDebian}, {"Connections", testForkConnections}, {"Generations", testForkGenerations},
+		{"FullDisk", testForkFullDisk}, {"Templates", testTemplates},
 	})
 }
 
@@ -47,6 +48,24 @@ func forkOf(t *testing.T, h *vmtest.Host, name string) (f forkInfo) {
 		t.Fatalf("%v: %s", err, text)
 	}
 	return f
+}
+
+// forkedChild is what cvm fork says of a child.
+type forkedChild struct {
+	ID                string `json:"Id"`
+	Name              string
+	Generation, Index int
+	Receipt           []struct{ Name, Outcome, Detail string }
+}
+
+// fork runs cvm fork, which must succeed.
+func fork(t *testing.T, h *vmtest.Host, args ...string) (children []forkedChild) {
+	t.Helper()
+	r := h.CVM(t, append([]string{"fork", "--json"}, args...)...)
+	if err := json.Unmarshal([]byte(r.Stdout), &children); err != nil || r.Code != 0 || len(children) == 0 {
+		t.Fatalf("cvm fork %v: exit %d: %s", args, r.Code, r.Stderr)
+	}
+	return children
 }
 
 func testForkedRun(t *testing.T, h *vmtest.Host) {
@@ -115,15 +134,9 @@ const counter = `i=0; while :; do i=$((i+1)); echo $i $(hostname); sleep 0.2; do
 func testForkRunning(t *testing.T, h *vmtest.Host) {
 	id := h.MustDocker(t, "run", "-d", "--name", "web", image, "sh", "-c", counter)
 	waitLog(t, h, "web", "5 ")
-	r := h.CVM(t, "fork", "web", "-n", "3", "--json")
-	want(t, r, 0, "web-3", "")
-	var children []struct {
-		ID                string `json:"Id"`
-		Name              string
-		Generation, Index int
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &children); err != nil || len(children) != 3 {
-		t.Fatalf("%v: %s", err, r.Stdout)
+	children := fork(t, h, "web", "-n", "3")
+	if len(children) != 3 {
+		t.Fatalf("%+v", children)
 	}
 	names := map[string]bool{}
 	for i, c := range children {

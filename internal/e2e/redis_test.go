@@ -42,19 +42,37 @@ func debianRoot(t *testing.T, packages string) string {
 	return path
 }
 
-// testRedis runs a real server as its own user on a Debian root and expects its data back after a stop and a start.
-func testRedis(t *testing.T, h *vmtest.Host) {
+// loadRedis makes the image redis:test of that root, for the duration of the test.
+func loadRedis(t *testing.T, h *vmtest.Host) {
+	t.Helper()
 	h.MustDocker(t, "import", "-c", "USER redis:redis", "-c", `CMD ["redis-server","/etc/redis/redis.conf"]`,
 		"-c", "WORKDIR /var/lib/redis", debianRoot(t, redisPackages), "redis:test")
 	t.Cleanup(func() { h.MustDocker(t, "rmi", "redis:test") })
 	t.Cleanup(func() { h.RemoveAll(t) })
+}
+
+// startRedis starts the server and waits until it serves.
+func startRedis(t *testing.T, h *vmtest.Host) {
+	t.Helper()
 	h.MustDocker(t, "run", "-d", "--name", "redis", "redis:test", "redis-server", "/etc/redis/redis.conf",
 		"--daemonize", "no", "--supervised", "no", "--logfile", "", "--save", "3600 1")
 	waitLog(t, h, "redis", "Ready to accept connections")
+}
+
+// redis asks the server of a container.
+func redis(t *testing.T, h *vmtest.Host, container string, command ...string) string {
+	t.Helper()
+	return h.MustDocker(t, append([]string{"exec", container, "redis-cli"}, command...)...)
+}
+
+// testRedis runs a real server as its own user on a Debian root and expects its data back after a stop and a start.
+func testRedis(t *testing.T, h *vmtest.Host) {
+	loadRedis(t, h)
+	startRedis(t, h)
 	equal(t, "user", h.MustDocker(t, "exec", "redis", "sh", "-c", "stat -c %U:%G /proc/1"), "redis:redis")
-	equal(t, "PING", h.MustDocker(t, "exec", "redis", "redis-cli", "PING"), "PONG")
-	equal(t, "SET", h.MustDocker(t, "exec", "redis", "redis-cli", "SET", "key", "value"), "OK")
-	equal(t, "GET", h.MustDocker(t, "exec", "redis", "redis-cli", "GET", "key"), "value")
+	equal(t, "PING", redis(t, h, "redis", "PING"), "PONG")
+	equal(t, "SET", redis(t, h, "redis", "SET", "key", "value"), "OK")
+	equal(t, "GET", redis(t, h, "redis", "GET", "key"), "value")
 
 	h.MustDocker(t, "stop", "redis")
 	equal(t, "exit status", inspect(t, h, "redis", ".State.ExitCode"), "0")

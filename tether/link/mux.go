@@ -66,21 +66,35 @@ type joiner struct {
 	held []byte // a data header whose payload comes next
 }
 
+// partsWriter is a connection that writes several parts as one.
+type partsWriter interface {
+	WriteParts(parts ...[]byte) (int, error)
+}
+
 func (j *joiner) Write(p []byte) (int, error) {
 	if len(j.held) == 0 && dataFollows(p) {
 		j.held = append(j.held, p...)
 		return len(p), nil
 	}
-	if len(j.held) == 0 {
-		return j.Conn.Write(p)
-	}
-	j.held = append(j.held, p...)
-	_, err := j.Conn.Write(j.held)
+	err := j.send(j.held, p)
 	j.held = j.held[:0]
 	if err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+func (j *joiner) send(head, p []byte) (err error) {
+	if w, ok := j.Conn.(partsWriter); ok {
+		_, err = w.WriteParts(head, p)
+		return err
+	}
+	if len(head) > 0 {
+		j.held = append(head, p...)
+		p = j.held
+	}
+	_, err = j.Conn.Write(p)
+	return err
 }
 
 func dataFollows(p []byte) bool {

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // Remove destroys a container; one that runs only with force, which ends it at once.
@@ -41,14 +44,15 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 	return nil
 }
 
-// removeEnded removes a container once no start of it is under way.
+// removeEnded removes a container once no start of it is under way. A machine that has only its disk to put in order is not waited
+// for: the disk goes with it.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
 	release, err := s.starts.acquire(ctx, c.ID)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if now, ok := s.host.Get(c.ID); ok && !isOff(now) {
+	if now, ok := s.host.Get(c.ID); ok && !isOff(now) && !isDone(now) {
 		return nil // started again meanwhile
 	}
 	return s.remove(ctx, c)
@@ -107,6 +111,9 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
+// isDone reports whether the machine's process has ended and all of its output is in the log: the tether says so last.
+func isDone(vm vsphere.VM) bool { return statusOf(vm).GetState() == tetherv1.State_EXITED }
+
 // remover removes containers, each in a goroutine of its own.
 type remover struct {
 	s    *Service
@@ -116,7 +123,7 @@ type remover struct {
 
 // consider begins the removal of a container that has ended and wants it.
 func (r *remover) consider(ctx context.Context, c Container) {
-	if !c.HostConfig.AutoRemove || c.Running() || !c.started() || r.busy[c.ID] {
+	if !c.HostConfig.AutoRemove || c.Running() && !isDone(c.VM) || !c.started() || r.busy[c.ID] {
 		return
 	}
 	r.busy[c.ID] = true

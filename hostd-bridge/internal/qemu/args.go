@@ -47,6 +47,7 @@ type host struct {
 	accel       string
 	kernelVsock bool
 	tscKHz      uint64 // rate of the time stamp counter; 0: unknown
+	capture     bool   // see Config.Capture
 }
 
 // shape is what a machine's QEMU has to know when it starts: all but who the machine is.
@@ -84,6 +85,9 @@ func arguments(s shape, h host) ([]string, error) {
 	a = append(a, rootArgs(p)...)
 	for i, n := range s.nics {
 		a = append(a, nicArgs(i, n, p)...)
+		if h.capture && n.Connected {
+			a = append(a, captureArgs(i)...)
+		}
 	}
 	return append(a,
 		"-device", vsockDevice(s.cid, p, h.kernelVsock),
@@ -164,6 +168,14 @@ func nicArgs(i int, n vm.NIC, p platform) []string {
 	}
 	return []string{"-netdev", fmt.Sprintf("user,id=net%d", i), "-device", fmt.Sprintf("%s,netdev=net%d", card, i)}
 }
+
+// captureArgs write down what passes between a card and its network, in the format of pcap-savefile(5). QEMU's directory is the
+// machine's, also when that moves.
+func captureArgs(i int) []string {
+	return []string{"-object", fmt.Sprintf("filter-dump,id=dump%[1]d,netdev=net%[1]d,file=%[2]s", i, captureFile(i))}
+}
+
+func captureFile(i int) string { return cardID(i) + ".pcap" }
 
 func cardID(i int) string { return fmt.Sprintf("nic%d", i) }
 

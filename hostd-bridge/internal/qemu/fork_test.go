@@ -42,6 +42,23 @@ func (g *guest) awaitFrozen() {
 // child makes the n-th child of a fork point.
 func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *guest {
 	g.t.Helper()
+	c, prepared := g.prepareChild(tpl, n, change...)
+	var err error
+	if c.Machine, err = prepared.Start(g.t.Context(), c.spec); err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		if err := c.Kill(context.Background()); err != nil {
+			c.t.Error(err)
+		}
+		c.Close()
+	})
+	return c
+}
+
+// prepareChild makes the n-th child up to its start.
+func (g *guest) prepareChild(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) (*guest, vm.Child) {
+	g.t.Helper()
 	dir := filepath.Join(filepath.Dir(g.spec.RunDir), fmt.Sprintf("child%d", n))
 	spec := g.spec
 	spec.RunDir, spec.HomeDir, spec.CID = dir+"/run", dir+"/home, too", g.spec.CID+uint32(n)
@@ -63,16 +80,7 @@ func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if c.Machine, err = prepared.Start(g.t.Context(), spec); err != nil {
-		g.t.Fatal(err)
-	}
-	g.t.Cleanup(func() {
-		if err := c.Kill(context.Background()); err != nil {
-			c.t.Error(err)
-		}
-		c.Close()
-	})
-	return c
+	return c, prepared
 }
 
 func (g *guest) template() *template {

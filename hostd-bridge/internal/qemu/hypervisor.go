@@ -30,6 +30,7 @@ type Config struct {
 	Supervisor string // path of cvm-supervisor; empty: beside the running program
 	Accel      string // "kvm" or "tcg"; empty: kvm when a trial shows that it works
 	VsockMode  string // VsockKernel or VsockUser; empty: the kernel's when it is usable
+	Capture    bool   // write what each network card sends and receives to nic<N>.pcap in the machine's run directory
 	Log        *slog.Logger
 }
 
@@ -57,7 +58,7 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if c.Supervisor, err = program(c.Supervisor, "cvm-supervisor", "build it (make build)"); err != nil {
 		return nil, err
 	}
-	h := &Hypervisor{config: c}
+	h := &Hypervisor{config: c, host: host{capture: c.Capture}}
 	if err := h.setUpAccel(ctx); err != nil {
 		return nil, err
 	}

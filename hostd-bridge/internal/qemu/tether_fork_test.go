@@ -1,9 +1,12 @@
 package qemu
 
 import (
+	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,19 +37,19 @@ func encoded[M any](t testing.TB, encode func(M) (string, error), m M) string {
 }
 
 // container makes the n-th child of a template run spec on a delta of disk.
-func (g *guest) container(tpl vm.Template, n int, spec *tetherv1.Spec, disk string) *guest {
+func (g *guest) container(tpl vm.Template, n int, spec *tetherv1.Spec, disk string, change ...func(*vm.MachineSpec)) *guest {
 	g.t.Helper()
-	return g.child(tpl, n, func(s *vm.MachineSpec) {
+	return g.child(tpl, n, append([]func(*vm.MachineSpec){func(s *vm.MachineSpec) {
 		spec.Id = fmt.Sprintf("%032x%032x", n, n)
 		s.Guestinfo = map[string]string{
 			link.KeySpec: encoded(g.t, link.EncodeSpec, spec), link.KeyGate: link.GateOpen,
 			link.KeyFork: encoded(g.t, link.EncodeFork, &tetherv1.Fork{Generation: 1, Index: uint32(n), Source: "template"}),
 		}
-		s.NICs = []vm.NIC{{MAC: net.HardwareAddr{0x00, 0x50, 0x56, 0x80, 0, byte(n)}.String(), Connected: true}}
+		s.NICs = []vm.NIC{{MAC: macOf(n).String(), Connected: true}}
 		s.RootDisk = s.HomeDir + "/root.vmdk"
 	}, func(s *vm.MachineSpec) {
 		must(g.t, createDelta(s.RootDisk, disk))
-	})
+	}}, change...)...)
 }
 
 func (g *guest) awaitReceipt() *tetherv1.Receipt {
@@ -58,55 +61,110 @@ func (g *guest) awaitReceipt() *tetherv1.Receipt {
 	return r
 }
 
-// identityScript prints what must differ between two machines.
-const identityScript = `cat /proc/sys/kernel/random/boot_id /etc/machine-id /sys/class/net/eth0/address
-hostname; head -c 16 /dev/urandom | base64; ip -4 -o addr show eth0`
+// macOf is the MAC address of the n-th child.
+func macOf(n int) net.HardwareAddr {
+	return net.HardwareAddr{0x00, 0x50, 0x56, 0x80, byte(n >> 8), byte(n)}
+}
 
+// identityScript prints a line for each thing that must differ between two machines.
+const identityScript = `cat /proc/sys/kernel/random/boot_id /etc/machine-id /sys/class/net/eth0/address
+hostname; head -c 32 /dev/urandom | base64; cat /proc/sys/kernel/random/uuid; ip -4 -o addr show eth0; exec sleep 1000`
+
+const (
+	usualChildren  = 16 // of TestTetherForks, when CVM_TEST_CHILDREN says nothing else
+	childrenAtOnce = 4
+)
+
+func numberOfChildren(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("CVM_TEST_CHILDREN")
+	if text == "" {
+		return usualChildren
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("cannot make %q children (try: CVM_TEST_CHILDREN=200)", text)
+	}
+	return n
+}
+
+// TestTetherForks makes many children of one template: no two have anything of an identity in common, and each knows the time.
 func TestTetherForks(t *testing.T) {
 	disk := busyboxDisk(t)
 	g := tetherTemplate(t)
 	tpl := g.template()
+	before := hashOf(t, tpl.ram)
 	t.Logf("template: %d MiB resident of %d", tpl.ResidentMiB(), tpl.MemoryMiB())
 	var mu sync.Mutex
 	seen := map[string]int{}
 	var all sync.WaitGroup
-	for n := 1; n <= 4; n++ {
+	free := make(chan struct{}, childrenAtOnce)
+	for n := range numberOfChildren(t) {
+		n++
+		free <- struct{}{}
 		spec := tetherSpec(identityScript)
 		spec.Hostname = fmt.Sprint("box", n)
-		begin := time.Now()
 		c := g.container(tpl, n, spec, disk)
 		all.Go(func() {
-			receipt := c.awaitReceipt()
-			if bad := link.Failed(receipt); bad != nil || receipt.Index != uint32(n) || receipt.Generation != 1 {
-				t.Errorf("child %d: receipt %v", n, receipt)
+			defer func() { <-free }()
+			for _, value := range append(c.identity(n), fmt.Sprint("CID ", c.spec.CID)) {
+				mu.Lock()
+				seen[value]++
+				mu.Unlock()
 			}
-			for _, i := range receipt.Items {
-				t.Logf("child %d: %-12s %-8v %6d µs %s", n, i.Name, i.Outcome, i.Micros, i.Detail)
-			}
-			status, out := c.ending()
-			for _, m := range status.Marks {
-				t.Logf("child %d: %v after start: %s", n, time.Unix(0, m.UnixNano).Sub(begin), m.Name)
-			}
-			lines := strings.Split(strings.TrimSpace(out[link.StreamStdout]), "\n")
-			if len(lines) != 6 || status.Exit.GetCode() != 0 {
-				t.Errorf("child %d: %v, %q", n, status, out)
-				return
-			}
-			if lines[2] != fmt.Sprintf("00:50:56:80:00:%02x", n) || lines[3] != spec.Hostname || !strings.Contains(lines[5], "10.0.2.15/24") {
-				t.Errorf("child %d: %q", n, lines)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for _, l := range lines[:5] {
-				seen[l]++
+			if err := c.Kill(context.WithoutCancel(t.Context())); err != nil {
+				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	for line, n := range seen {
+	for value, n := range seen {
 		if n > 1 {
-			t.Errorf("%d children have the same %q", n, line)
+			t.Errorf("%d children have the same %q", n, value)
 		}
+	}
+	if hashOf(t, tpl.ram) != before {
+		t.Error("the template's memory has changed")
+	}
+}
+
+// identity checks the n-th child and returns what must be its own.
+func (g *guest) identity(n int) []string {
+	receipt := g.awaitReceipt()
+	if bad := link.Failed(receipt); bad != nil || receipt.Index != uint32(n) || receipt.Generation != 1 {
+		g.t.Errorf("child %d: receipt %v", n, receipt)
+	}
+	for _, i := range receipt.Items {
+		if n == 1 || i.Name == "clock" {
+			g.t.Logf("child %d: %-12s %-8v %6d µs %s", n, i.Name, i.Outcome, i.Micros, i.Detail)
+		}
+	}
+	g.awaitStatus(tetherv1.State_RUNNING)
+	c := g.client()
+	g.checkClock(c)
+	out, err := c.OpenOutput(g.t.Context(), link.MainSession, link.StreamStdout, 0)
+	must(g.t, err)
+	defer out.Close()
+	var lines []string
+	for text := bufio.NewScanner(out); len(lines) < 7 && text.Scan(); {
+		lines = append(lines, text.Text())
+	}
+	if len(lines) < 7 || lines[2] != macOf(n).String() || lines[3] != fmt.Sprint("box", n) || !strings.Contains(lines[6], "10.0.2.15/24") {
+		g.t.Fatalf("child %d: %q", n, lines)
+	}
+	return lines[:6]
+}
+
+// clockTolerance is how far a child's clock may be off its host's, beside the time that asking for it takes.
+const clockTolerance = 50 * time.Millisecond
+
+func (g *guest) checkClock(c *link.Client) {
+	asked := time.Now()
+	info, err := c.Tether().Info(g.t.Context(), &tetherv1.InfoRequest{})
+	must(g.t, err)
+	half := time.Since(asked) / 2
+	if off := time.Unix(0, info.UnixNano).Sub(asked.Add(half)); off.Abs() > clockTolerance+half {
+		g.t.Errorf("the clock of %s is off by %v, known to %v", g.spec.RunDir, off, half)
 	}
 }
 

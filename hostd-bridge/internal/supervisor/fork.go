@@ -17,6 +17,9 @@ const forkTimeout = 30 * time.Second
 // errFrozen answers what needs a machine that runs.
 var errFrozen = errors.New("the machine is frozen: it only serves as a template")
 
+// errNotLoaded is what a child dies of whose template's state is none; QEMU's own words follow it.
+var errNotLoaded = errors.New("QEMU cannot load the template's state")
+
 // runMarker is the text of the run marker in the log: a fork says which it is.
 func runMarker(info map[string]string) string {
 	text, forked := info[link.KeyFork]
@@ -30,8 +33,13 @@ func runMarker(info map[string]string) string {
 	return fmt.Sprintf("fork %d %d", f.Generation, f.Index)
 }
 
-// announceLoading has QEMU tell by MIGRATION events how the loading of its state goes (qapi/migration.json).
-func (m *machine) announceLoading(ctx context.Context) error {
+// readyToLoad has QEMU tell by MIGRATION events how the loading of its state goes, and send nothing when it is loaded: it would tell the
+// network by RARP whose card this is, before that is known (qapi/migration.json).
+func (m *machine) readyToLoad(ctx context.Context) error {
+	quiet := map[string]any{"announce-rounds": 0}
+	if err := m.qmp.Execute(ctx, "migrate-set-parameters", quiet, nil); err != nil {
+		return err
+	}
 	capabilities := map[string]any{"capabilities": []any{map[string]any{"capability": "events", "state": true}}}
 	return m.qmp.Execute(ctx, "migrate-set-capabilities", capabilities, nil)
 }
@@ -46,7 +54,7 @@ func (m *machine) migration(data json.RawMessage) {
 	switch e.Status {
 	case "completed":
 	case "failed":
-		err = errors.New("QEMU cannot load the template's state")
+		err = errNotLoaded
 	default:
 		return
 	}
@@ -69,7 +77,7 @@ func (m *machine) load(ctx context.Context) error {
 			return err
 		}
 	case <-m.qemu.ended:
-		return errors.New("QEMU ended while it loaded the template's state")
+		return errNotLoaded
 	case <-ctx.Done():
 		return fmt.Errorf("cannot load the template's state: %w", context.Cause(ctx))
 	}

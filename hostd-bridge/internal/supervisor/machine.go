@@ -112,7 +112,7 @@ func (m *machine) greet(ctx context.Context) error {
 	if !m.cfg.Child {
 		return nil
 	}
-	return m.announceLoading(ctx)
+	return m.readyToLoad(ctx)
 }
 
 // begin gives the machine its identity and lets its CPUs run.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,7 @@ func supervise(in io.ReadCloser, out io.WriteCloser, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer runtime.KeepAlive(lock) // closed by the end of this process: who waits for the lock finds no process any more
 	if err := os.Remove(exitPath(cfg.RunDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove the last machine's report: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/containervm/containervm/tether/internal/process"
+	"github.com/containervm/containervm/tether/internal/rawio"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -80,7 +81,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 		}
 		conns.Go(func() {
 			defer func() { <-slots }()
-			if err := link.Serve(ctx, conn, a, a.Log); err != nil {
+			if err := link.Serve(ctx, rawio.NewConn(conn), a, a.Log); err != nil {
 				a.Log.Warn("link session ended", "err", err)
 			}
 		})

@@ -12,9 +12,16 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// clockTolerance is how far the clock may be off the host's before it is stepped: less than that is the time that the
-// question took.
-const clockTolerance = 20 * time.Millisecond
+// Bounds of what a clock may be off, and of how often that is tried.
+const (
+	// clockTolerance is how far the clock may be off the host's before it is stepped: less than that is the time that the
+	// question took.
+	clockTolerance = 20 * time.Millisecond
+	// clockDoubt is what an answer, or a step, may take: on a host with more machines than processors a machine stands still in the
+	// middle of it, and then it is done again.
+	clockDoubt = 20 * time.Millisecond
+	clockTries = 8
+)
 
 // SetNames sets the kernel's host name and domain name, uname(2).
 func SetNames(s *tetherv1.Spec) error {
@@ -30,17 +37,43 @@ func SetNames(s *tetherv1.Spec) error {
 	return nil
 }
 
-// SetClock steps the wall clock to now if it is off by more than a little, and says by how much it was off.
-func SetClock(now time.Time) (time.Duration, error) {
-	off := time.Until(now)
+// SetClock steps the wall clock to its host's, which ask returns, if it is off by more than a little. It says by how much it was off,
+// and to what that is known.
+func SetClock(ask func() (time.Time, error)) (off, doubt time.Duration, err error) {
+	for try := range clockTries {
+		begin := time.Now()
+		host, err := ask()
+		if err != nil {
+			return 0, 0, err
+		}
+		half := time.Since(begin) / 2
+		if try == 0 || half < doubt {
+			off, doubt = host.Sub(begin.Add(half)), half
+		}
+		if doubt < clockDoubt/2 {
+			break
+		}
+	}
 	if off.Abs() < clockTolerance {
-		return off, nil
+		return off, doubt, nil
 	}
-	ts := unix.NsecToTimespec(now.UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-		return off, fmt.Errorf("cannot set the clock: %w", err)
+	return off, doubt, step(off)
+}
+
+// step adds to the wall clock.
+func step(off time.Duration) error {
+	began := time.Now()
+	for range clockTries {
+		before := time.Now()
+		ts := unix.NsecToTimespec(began.Add(before.Sub(began)).Add(off).UnixNano()) // by the monotonic clock, which is not stepped
+		if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+			return fmt.Errorf("cannot set the clock: %w", err)
+		}
+		if time.Since(before) < clockDoubt {
+			break
+		}
 	}
-	return off, nil
+	return nil
 }
 
 // Hostname is the text of /etc/hostname.

@@ -140,7 +140,8 @@ func ForgetNeighbours() (n int, err error) {
 const tcpListen = 10
 
 // ResetConnections ends the TCP connections that lead out of the machine and says how many there were: they are the source's,
-// whose peer knows of one end only. Their owners see a reset. Needs CONFIG_INET_DIAG_DESTROY.
+// whose peer knows of one end only. Their owners see a reset. The error wraps unix.EOPNOTSUPP on a kernel without
+// CONFIG_INET_DIAG_DESTROY.
 func ResetConnections() (n int, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := netlink.SocketDiagTCP(family)

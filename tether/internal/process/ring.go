@@ -12,8 +12,10 @@ const (
 	RingSize = 1 << 20
 	// ringStart is what a ring takes at first; it doubles as the stream grows, so a short-lived session stays small.
 	ringStart = 4 << 10
-	// maxReserve is the most that one read takes: what a pipe holds.
-	maxReserve = 64 << 10
+	// usualPipe is what a pipe holds unless it is told otherwise (pipe(7)).
+	usualPipe = 64 << 10
+	// maxReserve is the most that one read takes, so that readers have the rest of the ring meanwhile.
+	maxReserve = 256 << 10
 )
 
 // Ring keeps the newest bytes of a stream, by their offset from the stream's start. It has one writer, readers may be several.

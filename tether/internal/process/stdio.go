@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/tether/internal/rawio"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -237,7 +238,7 @@ func startPump(file *os.File, terminal bool) *pump {
 
 func (p *pump) run() {
 	defer p.file.Close()
-	_, err := p.ring.ReadFrom(p.file)
+	err := p.fill()
 	if errors.Is(err, os.ErrDeadlineExceeded) { // see finish
 		err = p.rest()
 	}
@@ -249,6 +250,43 @@ func (p *pump) run() {
 		_ = p.file.SetReadDeadline(time.Time{})
 		_, _ = io.Copy(io.Discard, p.file)
 	}
+}
+
+// fill moves what the process writes.
+func (p *pump) fill() error {
+	file, err := rawio.New(p.file)
+	if err == nil {
+		_, err = p.ring.ReadFrom(&bulkReader{File: file, widen: p.widen})
+	}
+	return err
+}
+
+// widePipe is the size of a pipe that was found full, in bytes. The process then writes for all of its time slice before it
+// waits for us, where it would at 64 KiB: each turn costs an emulated machine its cached translations of addresses.
+const widePipe = 1 << 20
+
+func (p *pump) widen() {
+	if !p.terminal {
+		_ = control(p.file, func(fd int) error { // smaller ones work too
+			_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, widePipe)
+			return err
+		})
+	}
+}
+
+// bulkReader calls widen once, when it has read as much as a pipe holds.
+type bulkReader struct {
+	rawio.File
+	widen func()
+}
+
+func (b *bulkReader) Read(p []byte) (int, error) {
+	n, err := b.File.Read(p)
+	if n >= usualPipe && b.widen != nil {
+		b.widen()
+		b.widen = nil
+	}
+	return n, err
 }
 
 // finish says that the process has ended, so that what its descendants write later is not waited for.

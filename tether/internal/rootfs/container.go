@@ -165,7 +165,11 @@ func (r Root) Rewrite() (err error) {
 
 func (r Root) writeFiles() error {
 	for _, f := range r.Files {
-		if err := f.write(); err != nil {
+		err := f.write()
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = errors.Join(os.RemoveAll(f.fresh()), f.cover())
+		}
+		if err != nil {
 			return fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
 		}
 	}
@@ -243,7 +247,7 @@ func (f File) write() error {
 	if f.isWritten() {
 		return nil
 	}
-	fresh := f.Path + ".cvm"
+	fresh := f.fresh()
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
@@ -258,6 +262,19 @@ func (f File) write() error {
 		return nil
 	}
 	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
+}
+
+// fresh is where the file is written before it takes its place.
+func (f File) fresh() string { return f.Path + ".cvm" }
+
+// cover mounts the file over the one that is there, on a disk that has no room for another one: a container that has filled its
+// disk starts and is forked like others.
+func (f File) cover() error {
+	const unnamed = "/dev/.cvm" // in memory; the mount keeps it
+	if err := os.WriteFile(unnamed, []byte(f.Text), 0o644); err != nil {
+		return err
+	}
+	return errors.Join(unix.Mount(unnamed, f.Path, "", unix.MS_BIND, ""), os.Remove(unnamed))
 }
 
 // isWritten reports whether a regular file with the text is there. Nothing else is opened: that may be a pipe or a device.

@@ -225,3 +225,23 @@ func TestWriteLeavesWhatIsRight(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 }
+
+// A disk without room is covered rather than written.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	needRoot(t)
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	for _, d := range []string{"etc", "dev", "sys", "proc"} {
+		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "etc/hostname"), []byte("parent\n"), 0o644))
+	_ = os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o644) // fails half way, which is what it is for
+	r := Root{Dir: dir, Files: []File{{"/etc/hostname", "child\n"}}}
+	inRoot(t, r, func(err error) {
+		text, readErr := os.ReadFile("/etc/hostname")
+		if err != nil || readErr != nil || string(text) != "child\n" {
+			t.Errorf("%v, %q, %v", err, text, readErr)
+		}
+	})
+}

@@ -2,11 +2,8 @@ package unpack
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,94 +87,33 @@ func (u *unpacker) file(e entry) error {
 	if err != nil {
 		return fmt.Errorf("cannot make file: %w", err)
 	}
-	err = u.content(fd, e)
-	if err == nil {
-		err = e.setFileMeta(fd)
+	f := &outFile{fd: fd, entry: e, sparse: isSparse(e.Header)}
+	header := *e.Header // the reader uses it again
+	f.entry.Header = &header
+	if f.direct = !f.sparse && e.Size >= directSize; f.direct {
+		f.direct = setDirect(fd, true) == nil
 	}
-	if cerr := unix.Close(fd); err == nil && cerr != nil {
-		err = fmt.Errorf("cannot close file: %w", cerr)
-	}
-	return err
+	return u.content(f)
 }
 
-// content writes the file's bytes, in pieces as large as the buffer.
-func (u *unpacker) content(fd int, e entry) error {
-	sparse := isSparse(e.Header)
-	for at := int64(0); at < e.Size; {
-		piece := u.buf[:min(int64(len(u.buf)), e.Size-at)]
-		if _, err := io.ReadFull(u.tar, piece); err != nil {
-			return fmt.Errorf("cannot read content at byte %d of %d: %w", at, e.Size, noEOF(err))
-		}
-		var err error
-		if sparse {
-			err = writeSparse(fd, piece, at)
-		} else {
-			err = writeAll(fd, piece)
-		}
+// content has the file's bytes written, in pieces as large as what is held of the layer.
+func (u *unpacker) content(f *outFile) error {
+	size := f.entry.Size
+	for at := int64(0); ; {
+		data, err := u.layer.content()
 		if err != nil {
-			return fmt.Errorf("cannot write content at byte %d of %d: %w", at, e.Size, err)
+			u.writer.pieces <- piece{outFile: f, last: true, spoil: true}
+			return fmt.Errorf("cannot read content at byte %d of %d: %w", at, size, err)
 		}
-		at += int64(len(piece))
-	}
-	if sparse {
-		if err := unix.Ftruncate(fd, e.Size); err != nil {
-			return fmt.Errorf("cannot set length: %w", err)
-		}
-	}
-	return nil
-}
-
-func noEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-func writeAll(fd int, p []byte) error {
-	for len(p) > 0 {
-		n, err := unix.Write(fd, p)
-		if err != nil && err != unix.EINTR {
-			return err
-		}
-		p = p[max(n, 0):]
-	}
-	return nil
-}
-
-// isSparse reports whether the file has holes, in any of the formats that archive/tar knows.
-func isSparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			return true
+		p := piece{outFile: f, data: u.writer.buffer(len(data)), at: at}
+		copy(p.data, data)
+		at += int64(len(data))
+		p.last = at == size
+		u.writer.pieces <- p
+		if p.last {
+			return nil
 		}
 	}
-	return false
-}
-
-// hole is the piece that is written or left out, the usual block of a file system.
-const hole = 4096
-
-// writeSparse writes the blocks of p that are not all zero. Where the holes were is not what archive/tar tells, but
-// what it fills them with does.
-func writeSparse(fd int, p []byte, at int64) error {
-	var zero [hole]byte
-	for len(p) > 0 {
-		block := p[:min(len(p), hole)]
-		if !bytes.Equal(block, zero[:len(block)]) {
-			if n, err := unix.Pwrite(fd, block, at); err != nil {
-				return err
-			} else if n < len(block) {
-				return io.ErrShortWrite
-			}
-		}
-		p = p[len(block):]
-		at += int64(len(block))
-	}
-	return nil
 }
 
 // dir makes a directory, or takes the one that is there. Its times are set at the end: making things in it changes them.

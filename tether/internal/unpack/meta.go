@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +51,12 @@ func (e entry) setFileMeta(fd int) error {
 	if err != nil {
 		return err
 	}
-	return e.setTimes()
+	// By the descriptor: without a look-up. The unix package has no call for a path that is null.
+	ts := times(e.Header)
+	if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0); errno != 0 {
+		return fmt.Errorf("cannot set times: %w", errno)
+	}
+	return nil
 }
 
 // setDirMeta sets owner, mode and attributes of a directory. One that was there before, old, may have any.

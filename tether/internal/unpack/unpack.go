@@ -7,7 +7,6 @@ package unpack
 
 import (
 	"archive/tar"
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -44,8 +43,6 @@ const DefaultMaxEntries = 4_000_000
 const (
 	maxName  = 4096 // bytes of a path: PATH_MAX, include/uapi/linux/limits.h
 	maxDepth = 256  // elements of a path, and directories below each other that are removed, each a descriptor
-	readSize = 256 << 10
-	tarBlock = 512 // all of a tar is a multiple of it (POSIX.1, pax interchange format)
 )
 
 // Limits bound what a layer may hold.
@@ -102,53 +99,59 @@ func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 		}
 	}
 	t.entriesLeft = cmp.Or(lim.MaxEntries, DefaultMaxEntries)
-	source := &contextReader{ctx: ctx, r: r}
-	in := bufio.NewReaderSize(source, readSize)
-	u := &unpacker{tree: t, tar: tar.NewReader(in), maxBytes: lim.MaxBytes, buf: make([]byte, readSize)}
-	if err := u.entries(); err != nil {
+	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), writer: startWriter(), maxBytes: lim.MaxBytes}
+	if err := u.written(); err != nil {
 		return u.res, err
 	}
 	if err := u.finishDirs(); err != nil {
 		return u.res, err
 	}
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	n, err := u.layer.rest()
+	if err != nil {
 		return u.res, fmt.Errorf("cannot read layer behind its last entry: %w", err)
 	}
-	if source.n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
-		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", source.n, io.ErrUnexpectedEOF)
+	if n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
+		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", n, io.ErrUnexpectedEOF)
 	}
 	return u.res, nil
 }
 
-// contextReader fails when the context ends, and counts.
+// contextReader fails when the context ends.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader
-	n   uint64
 }
 
-func (c *contextReader) Read(p []byte) (int, error) {
+func (c contextReader) Read(p []byte) (int, error) {
 	if c.ctx.Err() != nil {
 		return 0, context.Cause(c.ctx)
 	}
-	n, err := c.r.Read(p)
-	c.n += uint64(n)
-	return n, err
+	return c.r.Read(p)
 }
 
 // unpacker is the state of one layer.
 type unpacker struct {
 	tree     *tree
-	tar      *tar.Reader
+	layer    *reader
+	writer   *writer
 	maxBytes uint64
 	res      Result
-	buf      []byte
 	dirs     []dirTimes
+}
+
+// written makes all entries and waits until their content is written, also when it panics.
+func (u *unpacker) written() (err error) {
+	defer func() {
+		if werr := u.writer.end(); werr != nil {
+			err = werr // of an earlier entry
+		}
+	}()
+	return u.entries()
 }
 
 func (u *unpacker) entries() error {
 	for {
-		h, err := u.tar.Next()
+		h, err := u.layer.next()
 		if err == io.EOF {
 			return nil
 		}
@@ -156,10 +159,17 @@ func (u *unpacker) entries() error {
 			return fmt.Errorf("cannot read layer behind entry %d: %w", u.res.Entries, err)
 		}
 		u.tree.closeOld()
+		if err := u.writer.failure(); err != nil {
+			return err
+		}
 		if err := u.entry(h); err != nil {
-			return &EntryError{Name: h.Name[:min(len(h.Name), 256)], Err: err}
+			return entryError(h.Name, err)
 		}
 	}
+}
+
+func entryError(name string, err error) error {
+	return &EntryError{Name: name[:min(len(name), 256)], Err: err}
 }
 
 func (u *unpacker) entry(h *tar.Header) error {
