@@ -23,7 +23,7 @@ func memoryGroup(ctx context.Context, e *environment) (measure.Group, error) {
 	fork, boot := product{h, runtimeFork, toFirstByte}, product{h, runtimeBoot, toFirstByte}
 	return measure.Group{
 		Title: "Memory of one machine", Unit: "MiB",
-		About: "pages of the guest's RAM that are the machine's alone (Anonymous in smaps) when its process has written its first byte; private memory of QEMU itself is apart",
+		About: "pages of the guest's RAM that are the machine's alone (Anonymous in smaps; of a booted containerVM, the resident size of the file that they are in) when its process has written its first byte; private memory of QEMU itself is apart",
 		Sides: []measure.Side{
 			{Name: ourFork, NotRun: fork.missing(ctx), Measure: func(ctx context.Context) (measure.Sample, error) { return fork.memory(ctx, e.o) }},
 			{Name: ourBoot, NotRun: boot.missing(ctx), Measure: func(ctx context.Context) (measure.Sample, error) { return boot.memory(ctx, e.o) }},

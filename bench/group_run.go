@@ -13,7 +13,7 @@ func runGroup(ctx context.Context, e *environment) (measure.Group, error) {
 		return measure.Group{}, err
 	}
 	return measure.Group{
-		Title: "A whole docker run --rm of busybox echo", Unit: "ms",
+		Title: "A whole docker run --rm of busybox echo", Unit: "ms", Ends: "removed",
 		About: "create, attach, start, wait and remove by the API, to the answer of the last",
 		Sides: e.ways(ctx, h, ofRun),
 		Comparisons: []measure.Comparison{

@@ -104,8 +104,12 @@ func writeMemory(b *strings.Builder, res measure.Result) {
 	var rows [][]string
 	for _, s := range res.Sides {
 		for _, m := range s.Memory {
+			minor, major := "-", "-" // not known of a machine that its host measures
+			if m.MinorFaults > 0 {
+				minor, major = fmt.Sprint(m.MinorFaults), fmt.Sprint(m.MajorFaults)
+			}
 			rows = append(rows, []string{s.Name, fmt.Sprintf("%.1f", m.Seconds), fmt.Sprintf("%.2f", m.GuestMiB),
-				fmt.Sprintf("%.1f", m.OverheadMiB), fmt.Sprint(m.MinorFaults), fmt.Sprint(m.MajorFaults)})
+				fmt.Sprintf("%.1f", m.OverheadMiB), minor, major})
 		}
 	}
 	if len(rows) > 0 {

@@ -19,7 +19,7 @@ func writePhases(b *strings.Builder, res measure.Result) {
 	}
 	if len(sides) > 0 {
 		fmt.Fprintf(b, "\nMoments in %s after the request (medians); each is the end of its phase:\n\n", res.Unit)
-		writeMoments(b, sides)
+		writeMoments(b, sides, res.LastMoment())
 	}
 	for _, s := range res.Sides {
 		for _, part := range []struct{ of, about string }{
@@ -35,8 +35,8 @@ func writePhases(b *strings.Builder, res measure.Result) {
 	}
 }
 
-// writeMoments has a row for each side and a column for each moment that any of them has.
-func writeMoments(b *strings.Builder, sides []measure.Figure) {
+// writeMoments has a row for each side and a column for each moment that any of them has, and for the last, which values are.
+func writeMoments(b *strings.Builder, sides []measure.Figure, last string) {
 	names := columns(sides)
 	var rows [][]string
 	for _, s := range sides {
@@ -52,7 +52,7 @@ func writeMoments(b *strings.Builder, sides []measure.Figure) {
 		}
 		rows = append(rows, append(row, figure(s.Median)))
 	}
-	writeTable(b, append(append([]string{"side"}, names...), "**first byte**"), rows)
+	writeTable(b, append(append([]string{"side"}, names...), "**"+last+"**"), rows)
 }
 
 // columns are the names of all moments in an order that keeps that of each side: a name that is new comes right before the

@@ -137,6 +137,7 @@ func (p product) sample(l life) measure.Sample {
 	since := func(at time.Time, ms float64) float64 { return measure.Millis(at.Sub(begin)) + ms }
 	s := measure.Sample{Value: since(l.started.begin, l.started.first), Marks: l.fork.marks(begin)}
 	if p.span == ofRun {
+		s.Marks = append(s.Marks, measure.Mark{Name: "first byte", Value: s.Value})
 		s.Value = l.all
 	}
 	if p.span != ofStart {

@@ -88,6 +88,7 @@ type Group struct {
 	Title       string
 	Unit        string // of the sides: "ms", "MB/s", "MiB"
 	About       string // what the clock spans, for the report
+	Ends        string // the moment that a value of the sides is, if it is one; empty: the first byte of a process
 	Sides       []Side
 	Comparisons []Comparison
 	Probes      []Probe

@@ -13,6 +13,7 @@ type Result struct {
 	Title       string   `json:"title"`
 	Unit        string   `json:"unit"`
 	About       string   `json:"about,omitempty"`
+	Ends        string   `json:"ends,omitempty"`
 	Axis        string   `json:"axis,omitempty"`
 	Sides       []Figure `json:"sides"`
 	Comparisons []Ratio  `json:"comparisons"`
@@ -20,6 +21,9 @@ type Result struct {
 	Discarded   int      `json:"discarded"`
 	Rounds      []Round  `json:"rounds"` // all raw samples
 }
+
+// LastMoment is the name of the moment that values are.
+func (r Result) LastMoment() string { return firstOf(r.Ends, "first byte") }
 
 // Figure sums up one side over the rounds that count.
 type Figure struct {
@@ -57,7 +61,7 @@ type Ratio struct {
 }
 
 func sumUp(g Group, rounds []Round) Result {
-	res := Result{Name: g.Name, Title: g.Title, Unit: g.Unit, About: g.About, Axis: g.Axis, Rounds: rounds, Discarded: len(rounds) - counted(rounds)}
+	res := Result{Name: g.Name, Title: g.Title, Unit: g.Unit, About: g.About, Ends: g.Ends, Axis: g.Axis, Rounds: rounds, Discarded: len(rounds) - counted(rounds)}
 	for _, s := range g.Sides {
 		if s.Name != g.Noise+again {
 			res.Sides = append(res.Sides, figureOf(s, rounds))

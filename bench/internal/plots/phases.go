@@ -9,9 +9,6 @@ import (
 	"github.com/containervm/containervm/bench/internal/measure"
 )
 
-// lastPhase ends at the value of a sample.
-const lastPhase = "first byte"
-
 // withPhases are the sides that have moments.
 func withPhases(r measure.Result) (sides []measure.Figure) {
 	for _, s := range measured(r) {
@@ -33,7 +30,7 @@ func drawPhases(r measure.Result) (*plot.Plot, error) {
 		row := float64(len(sides) - 1 - i)
 		names = append(names, plot.Tick{Value: row, Label: s.Name})
 		from := 0.0
-		for _, m := range append(s.Parts(""), measure.Mark{Name: lastPhase, Value: float64(s.Median)}) {
+		for _, m := range append(s.Parts(""), measure.Mark{Name: r.LastMoment(), Value: float64(s.Median)}) {
 			if m.Value <= from {
 				continue // a moment that is not on the way to the first byte, such as an answer that came after it
 			}
