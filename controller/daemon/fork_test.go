@@ -348,8 +348,8 @@ func TestStartTwice(t *testing.T) {
 // TestParkedAndOff: a parked machine that was ended by someone else boots; so does one whose limits were changed.
 func TestParkedAndOff(t *testing.T) {
 	e := forking(t, forks{templates: 1})
-	host := e.connect()
 	off := e.create("off", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{AutoRemove: true})
+	host := e.connect() // whose first picture has the container
 	vm, _ := host.Get(off)
 	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
 		t.Fatal(err)
