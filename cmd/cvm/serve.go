@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -89,7 +90,7 @@ func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready f
 	if err != nil {
 		return err
 	}
-	defer held.Close()
+	defer runtime.KeepAlive(held) // closed by the end of this process: who waits for the lock finds no process any more
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own path: %w", err)
