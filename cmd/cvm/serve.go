@@ -48,8 +48,8 @@ func (h *hostConfig) check() error {
 	return nil
 }
 
-// defaultWarm has whoever works by hand find a machine that waits each time.
-const defaultWarm = 1
+// defaultWarm is none: a rehearsal hangs now and then, for a reason not found yet (README.md).
+const defaultWarm = 0
 
 // maxKept is the most machines of a kind that may be kept for later.
 const maxKept = 1000
