@@ -75,7 +75,7 @@ func arguments(s shape, h host) ([]string, error) {
 		"-machine", p.machine + ",memory-backend=ram,suppress-vmdesc=on",
 		"-accel", h.accel,
 		"-cpu", cpu(h.accel),
-		"-smp", fmt.Sprint(max(1, s.cpus)),
+		"-smp", smp(max(1, s.cpus), h.accel),
 		"-m", fmt.Sprintf("%dM", s.memoryMiB),
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", s.memoryMiB, supervisor.RAMFD, onOff(s.boot != nil)),
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", supervisor.ConsoleFD), "-serial", "chardev:console",
@@ -122,6 +122,16 @@ func cpu(accel string) string {
 		return "host"
 	}
 	return "max,-erms,-fsrm"
+}
+
+// smp is the number of processors. For a machine that can never have a second one QEMU 7.2 translates the guest's memory barriers into
+// nothing (tcg_gen_mb without CF_PARALLEL), though the devices are threads and processes beside it: notifications between them
+// and the guest's drivers are then lost now and then, and both wait for ever.
+func smp(cpus int, accel string) string {
+	if cpus == 1 && accel == accelTCG {
+		return "1,maxcpus=2"
+	}
+	return fmt.Sprint(cpus)
 }
 
 // timing are the words of the kernel's command line that spare an emulated guest to find out what its timers are; its
