@@ -95,7 +95,8 @@ func testExecInput(t *testing.T, _ *guest, c *link.Client) {
 }
 
 func testExecTerminal(t *testing.T, _ *guest, c *link.Client) {
-	p := shell("trap 'stty size' WINCH; stty size; echo ready; until read x; do :; done; echo read $x; exit 2")
+	// read ends each second: a signal that comes just before it waits has its trap run only when it has ended.
+	p := shell("trap 'stty size' WINCH; stty size; echo ready; until read -t 1 x; do :; done; echo read $x; exit 2")
 	p.Tty, p.Stdin, p.Window = true, true, &tetherv1.Window{Rows: 20, Columns: 50}
 	begin(t, c, "tty", p)
 	out, err := c.OpenOutput(t.Context(), "tty", link.StreamStdout, 0)
