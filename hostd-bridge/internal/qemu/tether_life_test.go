@@ -93,7 +93,7 @@ func delta(t *testing.T, base string) string {
 // TestTetherFullDisk fills a container's disk: it is told so, ends in order, and starts again on the disk that is full.
 func TestTetherFullDisk(t *testing.T) {
 	disk := delta(t, busyboxDisk(t))
-	script := "dd if=/dev/zero of=/fill bs=64k; echo dd=$?; echo more >/more; echo more=$?; trap 'exit 6' TERM; while :; do sleep 0.1; done"
+	script := "dd if=/dev/zero of=/fill bs=64k; full=$?; sync; dd if=/dev/zero of=/rest bs=512; echo dd=$full; echo more >/more; echo more=$?; trap 'exit 6' TERM; while :; do sleep 0.1; done"
 	for range 2 {
 		g := launchTether(t, tetherSpec(script), disk)
 		g.awaitStatus(tetherv1.State_RUNNING)
