@@ -213,7 +213,7 @@ func TestTetherForkOfAContainer(t *testing.T) {
 	})
 	parent.awaitStatus(tetherv1.State_RUNNING)
 	for n := 1; n <= 2; n++ {
-		tether := parent.linkClient()
+		tether := parent.client()
 		if _, err := tether.Tether().Hold(t.Context(), &tetherv1.HoldRequest{AtPoint: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -250,19 +250,4 @@ func TestTetherForkOfAContainer(t *testing.T) {
 		_, text := readRecords(t, parent.log())
 		return text == want
 	})
-}
-
-// linkClient opens a link session with the guest's tether.
-func (g *guest) linkClient() *link.Client {
-	g.t.Helper()
-	conn, err := g.Dial(g.t.Context(), link.PortLink)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	c, err := link.NewClient(g.t.Context(), conn)
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	g.t.Cleanup(func() { c.Close() })
-	return c
 }
