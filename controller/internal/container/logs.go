@@ -30,16 +30,19 @@ func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c Conta
 	if c, err = s.Get(ref); err != nil {
 		return c, nil, err
 	}
-	w := &logWriter{opt: opt, want: selection{opt.Stdout, opt.Stderr}}
+	w := &logWriter{opt: opt, want: selection{opt.Stdout, opt.Stderr}, end: math.MaxInt64}
 	from := int64(0)
 	if opt.Tail >= 0 {
 		tail, err := s.findTail(ctx, c, opt)
 		if err != nil {
 			return c, nil, err
 		}
-		from, w.skip = tail.start(), tail.begin
+		from, w.skip, w.end = tail.start(), tail.begin, tail.end
 	}
 	w.opt.Follow = opt.Follow && c.Running() && (opt.Until.IsZero() || opt.Until.After(time.Now()))
+	if w.opt.Follow {
+		w.end = math.MaxInt64
+	}
 	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, w.opt.Follow, false)
 	if err != nil {
 		return c, nil, err
@@ -74,6 +77,7 @@ type logWriter struct {
 	opt  LogOptions
 	want selection
 	at   int64            // offset of the next record in the file
+	end  int64            // the records from this offset on came too late to be among the last lines
 	skip map[stream]int64 // for each stream, the position of its first wanted byte
 	open map[stream]bool  // streams that are within a line
 }
@@ -83,7 +87,7 @@ type stream = link.RecordStream
 func (w *logWriter) copy(r io.Reader) error {
 	w.open = map[stream]bool{}
 	records := link.NewRecordReader(r)
-	for {
+	for w.at < w.end {
 		rec, err := records.Next()
 		if err == io.EOF {
 			return nil
@@ -103,6 +107,7 @@ func (w *logWriter) copy(r io.Reader) error {
 			return err
 		}
 	}
+	return nil
 }
 
 // cut returns what of a record lies behind its stream's first wanted byte.
@@ -148,6 +153,7 @@ type tail struct {
 	next  int
 	full  bool
 	begin map[stream]int64
+	end   int64 // behind the last record that was read
 }
 
 type lineStart struct {
@@ -162,7 +168,7 @@ const maxTail = 1 << 20
 func (s *Service) findTail(ctx context.Context, c Container, opt LogOptions) (*tail, error) {
 	t := &tail{begin: map[stream]int64{link.StreamStdout: math.MaxInt64, link.StreamStderr: math.MaxInt64}}
 	if opt.Tail > maxTail {
-		t.begin = nil
+		t.begin, t.end = nil, math.MaxInt64
 		return t, nil
 	}
 	t.lines = make([]lineStart, opt.Tail)
@@ -216,6 +222,7 @@ func (t *tail) push(l lineStart) {
 
 // finish sets where each stream begins: at its first line among the last ones, else behind all that was read.
 func (t *tail) finish(end int64) {
+	t.end = end
 	for s := range t.begin {
 		t.begin[s] = end
 	}

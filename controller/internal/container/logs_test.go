@@ -15,8 +15,9 @@ import (
 // logHost is a host of one container that is off, whose log is data.
 type logHost struct {
 	Host
-	vm   vsphere.VM
-	data []byte
+	vm     vsphere.VM
+	data   []byte
+	growth []byte // what a container adds to its log after each reading of it
 }
 
 func (h *logHost) VMs() []vsphere.VM { return nil }
@@ -24,7 +25,9 @@ func (h *logHost) VMs() []vsphere.VM { return nil }
 func (h *logHost) Get(string) (vsphere.VM, bool) { return h.vm, true }
 
 func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {
-	return io.NopCloser(bytes.NewReader(h.data[from:])), from, nil
+	r := bytes.NewReader(h.data[from:])
+	h.data = append(h.data, h.growth...)
+	return io.NopCloser(r), from, nil
 }
 
 // logOf encodes a log in which the n-th piece was written at second n. A piece begins with its stream: 1 or 2.
@@ -77,6 +80,23 @@ func TestLogs(t *testing.T) {
 		var out textSink
 		if err := write(&out); err != nil || out.String() != c.want {
 			t.Errorf("%s: %q, %v; want %q", c.name, out.String(), err, c.want)
+		}
+	}
+}
+
+// TestLogTailOfAWriter asks for the last lines of a log that grows meanwhile: the lines that came later are not among them.
+func TestLogTailOfAWriter(t *testing.T) {
+	const begin = "1one\n"
+	for n, want := range []string{"", "one\n", "one\n"} {
+		host := &logHost{vm: vmWith(t, vsphere.PoweredOff, nil, ""), data: logOf(begin), growth: logOf("1two\n")}
+		s := New(host, nil, nil, nil, Timeouts{}, slog.New(slog.DiscardHandler))
+		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out textSink
+		if err := write(&out); err != nil || out.String() != want {
+			t.Errorf("the last %d lines: %q, %v; want %q", n, out.String(), err, want)
 		}
 	}
 }
