@@ -315,6 +315,18 @@ func TestGuestResetsConnection(t *testing.T) {
 	}
 }
 
+// A QEMU that has ended takes the guest's memory with it. Who writes to the guest then must not wait for a guest that is gone.
+func TestWriteWithoutGuestMemory(t *testing.T) {
+	s := newScript(t)
+	c := s.accepted(51)
+	s.arena.mu.Lock()
+	s.arena.b = nil
+	s.arena.mu.Unlock()
+	if _, err := c.Write([]byte("hello")); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("write: %v", err)
+	}
+}
+
 func TestGuestBreaksProtocol(t *testing.T) {
 	t.Run("more than its credit", func(t *testing.T) {
 		s := newScript(t)

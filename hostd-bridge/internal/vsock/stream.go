@@ -151,7 +151,7 @@ func (s *stream) Write(p []byte) (int, error) {
 			return sent, nil
 		}
 		n := s.writeSome(p[sent:])
-		if n == 0 {
+		if n == 0 && s.writeError() == nil { // sending may have found that the device is gone, and told everybody
 			s.writable.Wait()
 		}
 		sent += n
