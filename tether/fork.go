@@ -33,8 +33,12 @@ type child struct {
 	ready []*tetherv1.Interface
 }
 
-// tellPhase tells the host in which phase a fork is.
-func (t *tether) tellPhase() { t.reporter.Set(link.KeyPhase, t.phase.Load().(string)) }
+// tellPhase tells the host in which phase a fork is. Of two goroutines that do, the later one tells the newer phase.
+func (t *tether) tellPhase() {
+	t.telling.Lock()
+	defer t.telling.Unlock()
+	t.reporter.Set(link.KeyPhase, t.phase.Load().(string))
+}
 
 // getReady does what all children would have to do.
 func (t *tether) getReady(context.Context) error {
@@ -65,23 +69,26 @@ func (t *tether) newChild() *child {
 	return &child{receipt: identity.NewReceipt(time.Now()), ready: t.spec.Load().Interfaces}
 }
 
-// becomeChild makes a template's child the machine that its host wants. It waits for that without limit: a child may have been
-// made ahead of time.
-func (t *tether) becomeChild(ctx context.Context) error {
-	c := t.child
-	err := c.receipt.Do(t.entropy(ctx), identity.Item{Name: "boot-id", Do: identity.BootID})
+// wake makes a template's child a machine that shares no secret with it, and learns who it is to be. It waits for that without
+// limit: a child may have been made ahead of time.
+func (t *tether) wake(ctx context.Context) error {
+	err := t.child.receipt.Do(t.entropy(ctx), identity.Item{Name: "boot-id", Do: identity.BootID})
 	if err == nil {
 		t.timeline.mark("hello")
 		err = t.park(ctx)
 	}
 	if err == nil {
-		err = t.learn(ctx, c)
-	}
-	if err == nil {
-		t.timeline.mark("spec")
-		err = c.receipt.Do(t.common(ctx, c)...)
+		err = t.learn(ctx, t.child)
 	}
 	if err != nil {
+		return t.forkFailed(ctx, err)
+	}
+	return nil
+}
+
+// becomeChild makes a template's child the machine that its host wants.
+func (t *tether) becomeChild(ctx context.Context) error {
+	if err := t.child.receipt.Do(t.common(ctx, t.child)...); err != nil {
 		return t.forkFailed(ctx, err)
 	}
 	return nil
@@ -101,7 +108,8 @@ func (t *tether) park(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.reporter.Set(link.KeyPhase, link.PhaseParked)
+	t.phase.Store(link.PhaseParked) // whoever tells the phase from now on tells this one
+	t.tellPhase()
 	return nil
 }
 
@@ -294,7 +302,7 @@ func (t *tether) becomeCopy(ctx context.Context) error {
 		return err
 	}
 	t.reporter.Set(link.KeyVersion, t.version)
-	t.reporter.Set(link.KeyPhase, t.phase.Load().(string))
+	t.tellPhase()
 	t.setStatus(&tetherv1.Status{
 		State: tetherv1.State_RUNNING, StartedUnixNano: t.main.Started.UnixNano(), Pid: int32(t.main.PID),
 	})

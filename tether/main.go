@@ -56,6 +56,7 @@ func (t *tether) boot(ctx context.Context) error {
 		return t.run(ctx, []phase{
 			{"ready", t.getReady},
 			{"freeze", t.freeze}, // a child goes on from here
+			{"wake", t.wake},
 			{"identity", t.becomeChild},
 			{"disk", t.mountDisk},
 			{"root", t.enterRoot},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,6 +62,7 @@ type tether struct {
 
 	timeline timeline
 	late     *time.Timer // tells the host of a phase that a fork stays in
+	telling  sync.Mutex  // the phase
 	forked   atomic.Bool // this machine is a fork
 	cards    netconf.Cards
 	child    *child // the last fork's; of the goroutine that makes it a machine of its own

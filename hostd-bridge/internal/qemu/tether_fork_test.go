@@ -168,6 +168,21 @@ func (g *guest) checkClock(c *link.Client) {
 	}
 }
 
+func (g *guest) staysParked(d time.Duration) {
+	g.t.Helper()
+	end := time.After(d)
+	for {
+		select {
+		case e := <-g.Events():
+			if e.Guestinfo != nil && e.Guestinfo.Key == link.KeyPhase && e.Guestinfo.Value != link.PhaseParked {
+				g.t.Errorf("a parked machine says that it is in phase %q", e.Guestinfo.Value)
+			}
+		case <-end:
+			return
+		}
+	}
+}
+
 // A child that was made ahead of time goes through a start on a disk that it is lent, and becomes someone when it is told who.
 func TestTetherWarmFork(t *testing.T) {
 	disk, blank := busyboxDisk(t), makeFileSystem(t)
@@ -177,6 +192,7 @@ func TestTetherWarmFork(t *testing.T) {
 	})
 	for c.awaitKey(link.KeyPhase) != link.PhaseParked {
 	}
+	c.staysParked(2 * time.Second) // a fork tells a phase that it has been in for a second
 	if _, text := readRecords(t, c.log()); text != "" {
 		t.Errorf("the rehearsal is in the log: %q", text)
 	}
