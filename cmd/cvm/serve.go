@@ -34,7 +34,7 @@ func (h *hostConfig) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.guest, "guest", os.Getenv("CVM_GUEST_DIR"), "`DIR` of kernel, initramfs and blank disk (default: guest, beside this program; environment: CVM_GUEST_DIR)")
 	cmd.Flags().StringVar(&h.accel, "accel", "", "`NAME` of the accelerator: kvm or tcg (default: kvm when a trial shows that it works)")
 	cmd.Flags().IntVar(&h.templates, "templates", controller.DefaultTemplates, "keep at most `N` templates for containers to be forked from; 0: every container boots")
-	cmd.Flags().IntVar(&h.warm, "warm", defaultWarm, "keep `N` machines forked ahead of time, which wait to be a container: some 20 MiB each")
+	cmd.Flags().IntVar(&h.warm, "warm", 1, "keep `N` machines forked ahead of time, which wait to be a container: some 50 MiB each; 0: none")
 	cmd.Flags().IntVar(&h.prestart, "prestart", 1, "keep `N` emulators started ahead of time for each template; 0: none")
 }
 
@@ -47,9 +47,6 @@ func (h *hostConfig) check() error {
 	}
 	return nil
 }
-
-// defaultWarm is none: a rehearsal hangs now and then, for a reason not found yet (README.md).
-const defaultWarm = 0
 
 // maxKept is the most machines of a kind that may be kept for later.
 const maxKept = 1000
