@@ -109,6 +109,26 @@ func TestTemplateVanishes(t *testing.T) {
 	}
 }
 
+// TestTemplateIsDistrusted: a template that cannot be cloned any more costs some forks, not all: it is made anew.
+func TestTemplateIsDistrusted(t *testing.T) {
+	e := forking(t, forks{templates: 1})
+	e.host.Hypervisor.On("template", func() error { return errors.New("the state is another emulator's") })
+	old := e.machines("template")[0].Ref
+	vmtest.Eventually(t, testTime/2, "the template is made anew", func() bool {
+		fork := e.forkOf(e.create("", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{}))
+		if fork.Kind != "boot" {
+			t.Fatalf("%+v", fork)
+		}
+		now := e.machines("template")
+		return len(now) == 1 && now[0].Ref != old
+	})
+	e.host.Hypervisor.On("template", nil)
+	again := e.create("", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{Runtime: "fork"})
+	if fork := e.forkOf(again); fork.Kind != "fork" {
+		t.Errorf("after it was made anew: %+v", fork)
+	}
+}
+
 // TestNoTemplate: containers boot while a template cannot be made, and the error of a fork holds the console's end.
 func TestNoTemplate(t *testing.T) {
 	var stuck atomic.Bool

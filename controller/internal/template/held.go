@@ -96,7 +96,7 @@ func (s *Store) hold(name string) *Held {
 		return nil
 	}
 	u := s.use(name)
-	if u.leaving {
+	if u.leaving || u.failures >= distrustAfter {
 		return nil
 	}
 	u.clones++
@@ -130,9 +130,32 @@ func (h *Held) Clone(ctx context.Context, id string, extra map[string]string, ro
 	all := Own()
 	all[KeyRole], all[link.KeyFork] = RoleWarm, fork
 	maps.Copy(all, extra)
-	return h.s.host.InstantClone(context.WithoutCancel(ctx), h.vm.Ref, vsphere.CloneSpec{
+	ref, err := h.s.host.InstantClone(context.WithoutCancel(ctx), h.vm.Ref, vsphere.CloneSpec{
 		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root,
 	})
+	h.s.cloned(h.Name, err)
+	return ref, err
+}
+
+// distrustAfter is after how many clones in a row that failed, for reasons that may be the template's, it is made anew: its state
+// may be one that the host's emulator cannot load any more.
+const distrustAfter = 3
+
+// cloned counts the clones of a template that failed in a row.
+func (s *Store) cloned(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.use(name)
+	switch {
+	case err == nil:
+		u.failures = 0
+	case errdefs.IsResourceExhausted(err), errdefs.IsInvalidArgument(err), errdefs.IsAlreadyExists(err), errdefs.IsFailedPrecondition(err):
+		// the host's, the request's, or the template has ended already
+	default:
+		if u.failures++; u.failures == distrustAfter {
+			s.log.Warn("a template is made anew: clones of it fail", "template", name, "clones", u.failures, "error", err)
+		}
+	}
 }
 
 // nextIndex numbers the children of a template.

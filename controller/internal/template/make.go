@@ -62,6 +62,7 @@ func (s *Store) end(j *job, err error) {
 	switch last := s.failed[name]; {
 	case err == nil:
 		delete(s.failed, name)
+		s.use(name).failures = 0
 	case last == nil:
 		s.failed[name] = &failure{err: err, pause: pauseFirst, until: time.Now().Add(pauseFirst)}
 	default:
@@ -90,7 +91,7 @@ func (s *Store) run(ctx context.Context, j *job) {
 // when ctx ends: the next controller goes on with it.
 func (s *Store) build(ctx context.Context, in inputs) error {
 	vm, ok := s.host.Get(in.name())
-	if ok && vm.PowerState != vsphere.PoweredOn {
+	if ok && (vm.PowerState != vsphere.PoweredOn || s.distrusted(in.name())) {
 		if err := s.destroy(ctx, vm.Ref); err != nil {
 			return err
 		}
@@ -109,6 +110,12 @@ func (s *Store) build(ctx context.Context, in inputs) error {
 		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx), ref))
 	}
 	return err
+}
+
+func (s *Store) distrusted(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.use(name).failures >= distrustAfter
 }
 
 // create makes the machine and starts it. It is not given up half way: the machine would be nobody's.

@@ -71,10 +71,11 @@ type Store struct {
 
 // use is who uses a template, and since when.
 type use struct {
-	clones  int       // being taken at this moment
-	leaving bool      // it is being removed
-	last    time.Time // when a clone was last begun
-	index   uint32    // of the latest child; 0: not known
+	clones   int       // being taken at this moment
+	failures int       // clones in a row that failed, perhaps by the template's fault
+	leaving  bool      // it is being removed
+	last     time.Time // when a clone was last begun
+	index    uint32    // of the latest child; 0: not known
 }
 
 // New returns the templates of a host.
