@@ -129,7 +129,7 @@ func runDaemons(ctx context.Context, config hostd.Config, control controller.Con
 	g.Go(func() error {
 		defer close(hostEnded)
 		if err := hostd.Run(hostCtx, config, func(e hostd.Endpoint) { endpoints <- e }); err != nil && !errors.Is(err, context.Canceled) {
-			return fmt.Errorf("hostd-bridge: %w", err)
+			return fmt.Errorf("hostd-bridge: %w%s", err, advice(err))
 		}
 		return nil
 	})
@@ -145,6 +145,14 @@ func runDaemons(ctx context.Context, config hostd.Config, control controller.Con
 		}
 	})
 	return g.Wait()
+}
+
+// advice is what can be done about a host that cannot start.
+func advice(err error) string {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return "; end what listens there (a host with another --state?), or choose another address by --listen"
+	}
+	return ""
 }
 
 func runController(ctx context.Context, e hostd.Endpoint, c controller.Config, ready func()) error {

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"net/url"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,6 +40,17 @@ func testCVM(t *testing.T, h *vmtest.Host) {
 	want(t, h.CVM(t, "inspect", "cc"), 1, "", "cannot inspect cc: no container and no image has this name")
 	want(t, h.CVM(t, "status"), 0, "running", "")
 	want(t, h.CVM(t, "up"), 0, "already running", "")
+
+	var env map[string]string
+	if err := json.Unmarshal([]byte(h.CVM(t, "env", "--json").Stdout), &env); err != nil {
+		t.Fatal(err)
+	}
+	taken, err := url.Parse(env["GOVC_URL"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(h.Dir, "other")
+	want(t, h.CVM(t, "up", "--state", other, "--run", other, "--listen", taken.Host), 1, "", "choose another address by --listen")
 }
 
 // testDownAndUp stops the host: running containers are stopped in order; with --keep they go on. Images and containers
