@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/agent"
-	"github.com/containervm/containervm/tether/internal/forkpoint"
 	"github.com/containervm/containervm/tether/internal/guestinfo"
+	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -29,6 +29,9 @@ func (t *tether) rehearse(ctx context.Context) error {
 	t.space = nil
 	defer func() { t.space = ready; t.spec.Store(spec) }()
 	t.spec.Store(&tetherv1.Spec{Id: "rehearsal", Hostname: "rehearsal"})
+	if err := t.rehearseIdentity(ctx); err != nil {
+		t.console.Warn("the rehearsal of an identity failed", "err", err)
+	}
 	err := t.mountDisk(ctx)
 	if err != nil {
 		t.console.Info("no rehearsal", "why", err)
@@ -48,6 +51,15 @@ func (t *tether) rehearse(ctx context.Context) error {
 	return t.disk.AwaitFree(ctx)
 }
 
+// rehearseIdentity takes on a name and addresses that are nobody's. The network is not connected yet.
+func (t *tether) rehearseIdentity(ctx context.Context) error {
+	c := &child{receipt: identity.NewReceipt(time.Now()), ready: t.child.ready, macs: make([]string, len(t.cards))}
+	for i := range c.macs {
+		c.macs[i] = "02:00:00:00:00:00" // locally administered
+	}
+	return c.receipt.Do(t.common(ctx, c)...)
+}
+
 // rehearseProcess runs a process in the container, and connects with the host's log as for its output.
 func (t *tether) rehearseProcess(ctx context.Context) error {
 	if t.container == nil {
@@ -58,9 +70,10 @@ func (t *tether) rehearseProcess(ctx context.Context) error {
 		return err
 	}
 	defer h.close()
-	session, err := t.container.Start(link.MainSession, &tetherv1.Process{
-		Args: []string{forkpoint.Program, forkpoint.Rehearse}, Env: []string{"PATH=/bin"},
-	}, process.Options{})
+	if err := t.container.Do(writeProgram); err != nil {
+		return err
+	}
+	session, err := t.container.Start(link.MainSession, &tetherv1.Process{Args: []string{programPath}, Env: []string{"PATH=/bin"}}, process.Options{})
 	if err != nil {
 		return err
 	}

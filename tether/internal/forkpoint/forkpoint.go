@@ -117,15 +117,8 @@ func (p *Point) Close() {
 // IsProgram reports whether this process was started as Program.
 func IsProgram() bool { return len(os.Args) > 0 && filepath.Base(os.Args[0]) == filepath.Base(Program) }
 
-// Rehearse is the argument with which Program does nothing but say that it ran.
-const Rehearse = "rehearse"
-
 // Main is Program: it waits for the fork and copies the answer to out. Its result is the exit status.
 func Main(out, errors io.Writer) int {
-	if len(os.Args) > 1 && os.Args[1] == Rehearse {
-		fmt.Fprintln(out, Rehearse)
-		return 0
-	}
 	c, err := net.Dial("unix", Socket)
 	if err != nil {
 		fmt.Fprintln(errors, "forkpoint: cannot ask for a fork:", err)
