@@ -165,11 +165,7 @@ func (r Root) Rewrite() (err error) {
 
 func (r Root) writeFiles() error {
 	for _, f := range r.Files {
-		err := f.write()
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			err = errors.Join(os.RemoveAll(f.fresh()), f.cover())
-		}
-		if err != nil {
+		if err := f.put(); err != nil {
 			return fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
 		}
 	}
@@ -241,20 +237,42 @@ func populateDev(staging string) error {
 	return nil
 }
 
-// write replaces the file, unless it has the text already: so a container whose disk is full starts again. It never opens
-// for writing what is there, which may be a link or a pipe.
-func (f File) write() error {
-	if f.isWritten() {
-		return nil
+// put makes the file what the container sees at its path. Over a regular file it is mounted, as by Docker: the disk is not written
+// to, so it may be full, and a start costs no transaction of its journal. What else is there is replaced on the disk.
+func (f File) put() error {
+	var there unix.Stat_t
+	switch err := unix.Lstat(f.Path, &there); {
+	case err != nil || there.Mode&unix.S_IFMT != unix.S_IFREG:
+		return f.replace()
+	case there.Nlink == 0: // without a name, so cover made it, in the machine that this one is a fork of
+		return os.WriteFile(f.Path, []byte(f.Text), 0)
+	default:
+		return f.cover()
 	}
-	fresh := f.fresh()
+}
+
+// cover mounts the file over the one that is there.
+func (f File) cover() error {
+	const unnamed = "/dev/.cvm"                   // in memory; the mount keeps it
+	if err := os.RemoveAll(unnamed); err != nil { // a container that runs may have put anything there
+		return err
+	}
+	if err := writeNew(unnamed, f.Text); err != nil {
+		return err
+	}
+	return errors.Join(unix.Mount(unnamed, f.Path, "", unix.MS_BIND, ""), os.Remove(unnamed))
+}
+
+// replace never opens for writing what is there, which may be a link or a pipe.
+func (f File) replace() error {
+	fresh := f.Path + ".cvm"
 	if err := os.RemoveAll(fresh); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(fresh, []byte(f.Text), 0o644); err != nil {
+	if err := writeNew(fresh, f.Text); err != nil {
 		return errors.Join(err, os.RemoveAll(fresh))
 	}
 	err := os.Rename(fresh, f.Path)
@@ -264,25 +282,12 @@ func (f File) write() error {
 	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
 }
 
-// fresh is where the file is written before it takes its place.
-func (f File) fresh() string { return f.Path + ".cvm" }
-
-// cover mounts the file over the one that is there, on a disk that has no room for another one: a container that has filled its
-// disk starts and is forked like others.
-func (f File) cover() error {
-	const unnamed = "/dev/.cvm" // in memory; the mount keeps it
-	if err := os.WriteFile(unnamed, []byte(f.Text), 0o644); err != nil {
+// writeNew makes a file that must not exist.
+func writeNew(path, text string) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Mount(unnamed, f.Path, "", unix.MS_BIND, ""), os.Remove(unnamed))
-}
-
-// isWritten reports whether a regular file with the text is there. Nothing else is opened: that may be a pipe or a device.
-func (f File) isWritten() bool {
-	info, err := os.Lstat(f.Path)
-	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(f.Text)) {
-		return false
-	}
-	text, err := os.ReadFile(f.Path)
-	return err == nil && string(text) == f.Text
+	_, err = file.WriteString(text)
+	return errors.Join(err, file.Close())
 }

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -139,11 +140,33 @@ func TestEnter(t *testing.T) {
 	must(t, unix.Mkfifo(filepath.Join(dir, "etc/hosts"), 0o644))
 	must(t, os.MkdirAll(filepath.Join(dir, "etc/hostname/directory"), 0o755))
 	must(t, os.Symlink(outside, filepath.Join(dir, "etc/hostname.cvm")))
+	id := filepath.Join(dir, "etc/machine-id")
+	must(t, os.WriteFile(id, []byte("the image's\n"), 0o444))
 	files := []File{{"/etc/hostname", "box\n"}, {"/etc/hosts", "hosts\n"}, {"/etc/resolv.conf", "resolver\n"}}
-	inRoot(t, Root{Dir: dir, Files: files, ReadOnly: true}, func(err error) {
+	r := Root{Dir: dir, Files: append(slices.Clone(files), File{"/etc/machine-id", "1\n"}), ReadOnly: true}
+	inRoot(t, r, func(err error) {
 		if err != nil {
 			t.Error(err)
 			return
+		}
+		see := func(what, want string) {
+			if text, err := os.ReadFile("/etc/machine-id"); err != nil || string(text) != want {
+				t.Errorf("%s: %q, %v", what, text, err)
+			}
+		}
+		see("where a file was", "1\n")
+		if err := unix.Mkfifo("/dev/.cvm", 0o644); err != nil { // by the container
+			t.Error(err)
+		}
+		for generation := range 2 {
+			r.Files[len(files)].Text = fmt.Sprintf("fork %d\n", generation)
+			if err := r.Rewrite(); err != nil {
+				t.Error(err)
+			}
+			see("in a fork", r.Files[len(files)].Text)
+		}
+		if _, err := os.Lstat("/dev/.cvm"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("left in /dev: %v", err)
 		}
 		for _, path := range []string{"/dev/null", "/dev/pts/ptmx", "/dev/shm", "/dev/fd", "/sys/kernel", "/proc"} {
 			if _, err := os.Lstat(path); err != nil {
@@ -163,6 +186,9 @@ func TestEnter(t *testing.T) {
 		if info, lerr := os.Lstat(path); err != nil || lerr != nil || string(text) != f.Text || !info.Mode().IsRegular() {
 			t.Errorf("%s: %q, %v, %v", f.Path, text, err, lerr)
 		}
+	}
+	if text, err := os.ReadFile(id); err != nil || string(text) != "the image's\n" {
+		t.Errorf("the disk was written to: %q, %v", text, err)
 	}
 	if text, err := os.ReadFile(outside); err != nil || string(text) != "untouched" {
 		t.Errorf("a file outside the root: %q, %v", text, err)
@@ -206,27 +232,7 @@ func TestEnterOddRoots(t *testing.T) {
 	}
 }
 
-// A file that is right stays as it is: a disk that is full, or read-only, does not matter then.
-func TestWriteLeavesWhatIsRight(t *testing.T) {
-	dir := t.TempDir()
-	f := File{Path: filepath.Join(dir, "file"), Text: "text\n"}
-	must(t, f.write())
-	before, err := os.Stat(f.Path)
-	must(t, err)
-	must(t, f.write())
-	after, err := os.Stat(f.Path)
-	must(t, err)
-	if !os.SameFile(before, after) {
-		t.Error("the file was replaced")
-	}
-	f.Text = "next\n"
-	must(t, f.write())
-	if text, err := os.ReadFile(f.Path); err != nil || string(text) != f.Text {
-		t.Errorf("%q, %v", text, err)
-	}
-}
-
-// A disk without room is covered rather than written.
+// A disk without room does not matter.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	needRoot(t)
