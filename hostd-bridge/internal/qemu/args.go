@@ -140,7 +140,9 @@ func timing(s shape, h host) string {
 	if h.accel != accelTCG {
 		return ""
 	}
-	words := "no_timer_check"
+	// Go's runtime takes a goroutine for stuck that has run for 10 ms, and signals its thread: emulated code runs that long where
+	// it is executed for the first time.
+	words := "no_timer_check GODEBUG=asyncpreemptoff=1"
 	if s.cpus <= 1 {
 		words += " noreplace-smp nolapic_timer"
 	}
