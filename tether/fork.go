@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,9 +51,36 @@ func (t *tether) getReady(context.Context) error {
 	}
 	root, err := t.root()
 	if err == nil {
+		err = os.MkdirAll(diskDir, 0o755)
+	}
+	if err == nil {
 		t.space, err = process.NewSpace(root.Stage)
 	}
+	t.listenForSignals()
+	spareThreads(spare)
 	return err
+}
+
+// spare is how many idle threads a template has.
+const spare = 4
+
+// spareThreads has the runtime make n threads, which stay idle. A child needs some sooner or later; it would execute the making of
+// threads for the first time, which is slow.
+func spareThreads(n int) {
+	var made, ended sync.WaitGroup
+	release := make(chan struct{})
+	made.Add(n)
+	for range n {
+		ended.Go(func() {
+			runtime.LockOSThread() // so that this thread is of no use to others while it waits
+			defer runtime.UnlockOSThread()
+			made.Done()
+			<-release
+		})
+	}
+	made.Wait()
+	close(release)
+	ended.Wait()
 }
 
 // freeze makes the machine a template. Whoever goes on from here is a child of it.

@@ -27,8 +27,11 @@ const (
 	answerWait = 500 * time.Millisecond
 )
 
-// startProcess runs the container's process.
-func (t *tether) startProcess(context.Context) error {
+// startProcess runs the container's process. It may ask for its fork point from its first instruction on.
+func (t *tether) startProcess(context.Context) (err error) {
+	if t.hold, err = newHold(t.container, t.console); err != nil {
+		return err
+	}
 	session, err := t.container.Start(link.MainSession, t.spec.Load().Process, process.Options{})
 	if err != nil {
 		return err
@@ -42,11 +45,8 @@ func (t *tether) attend(ctx context.Context) (err error) {
 	running := &tetherv1.Status{
 		State: tetherv1.State_RUNNING, StartedUnixNano: t.main.Started.UnixNano(), Pid: int32(t.main.PID),
 	}
-	logged := t.startLog(ctx)
-	if t.hold, err = newHold(t.container, t.console); err != nil {
-		return err
-	}
 	defer t.hold.close()
+	logged := t.startLog(ctx)
 	a, stopServing, err := t.serve(ctx, agent.Config{
 		Container: t.container, Stop: t.stop, Hold: t.hold.take, Release: t.hold.release,
 	})
@@ -55,6 +55,7 @@ func (t *tether) attend(ctx context.Context) (err error) {
 	}
 	defer stopServing()
 	t.setStatus(running)
+	t.listenForSignals()
 	go t.obeySignals()
 	if t.vsock {
 		go t.followForks(ctx)
@@ -143,11 +144,18 @@ func (t *tether) stop(sig unix.Signal, grace time.Duration) error {
 	return t.main.Stop(sig, grace)
 }
 
-// obeySignals takes SIGTERM, SIGPWR and Ctrl-Alt-Del (SIGINT) as a request to end the machine.
+// listenForSignals keeps the first signal that asks for the machine's end for obeySignals: SIGTERM, SIGPWR, and SIGINT, which is
+// Ctrl-Alt-Del.
+func (t *tether) listenForSignals() {
+	if t.signals == nil {
+		t.signals = make(chan os.Signal, 1)
+		signal.Notify(t.signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
+	}
+}
+
+// obeySignals takes a signal as a request to end the machine.
 func (t *tether) obeySignals() {
-	asked := make(chan os.Signal, 1)
-	signal.Notify(asked, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
-	for range asked {
+	for range t.signals {
 		grace := time.Duration(t.spec.Load().StopGraceSeconds) * time.Second
 		if grace == 0 {
 			grace = defaultGrace

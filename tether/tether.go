@@ -55,6 +55,7 @@ type tether struct {
 	spec      atomic.Pointer[tetherv1.Spec]
 	disk      rootfs.Disk
 	mounted   bool
+	base      rootfs.Root // the zero Root: not found out yet
 	reaper    *process.Reaper
 	space     *process.Space // that the container will have; nil: none is made yet
 	container *process.Container
@@ -65,8 +66,9 @@ type tether struct {
 	telling  sync.Mutex  // the phase
 	forked   atomic.Bool // this machine is a fork
 	cards    netconf.Cards
-	child    *child // the last fork's; of the goroutine that makes it a machine of its own
-	hold     *hold  // nil until the process runs
+	child    *child         // the last fork's; of the goroutine that makes it a machine of its own
+	hold     *hold          // nil until the process is to run
+	signals  chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
 }
 
 func newTether(version string) *tether {
@@ -219,6 +221,25 @@ func (t *tether) enterRoot(context.Context) error {
 
 // root says what the container's root is made of.
 func (t *tether) root() (rootfs.Root, error) {
+	if t.base.Dir == "" {
+		var err error
+		if t.base, err = baseRoot(); err != nil {
+			return t.base, err
+		}
+	}
+	r, spec := t.base, t.spec.Load()
+	r.ReadOnly = spec.ReadOnlyRoot
+	r.Files = []rootfs.File{
+		{Path: "/etc/hostname", Text: identity.Hostname(spec)},
+		{Path: "/etc/hosts", Text: identity.Hosts(spec)},
+		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
+		{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
+	}
+	return r, nil
+}
+
+// baseRoot is what the roots of all containers have alike: a template finds it out for its children.
+func baseRoot() (rootfs.Root, error) {
 	processes, err := boot.MaxProcesses()
 	if err != nil {
 		return rootfs.Root{}, err
@@ -227,16 +248,9 @@ func (t *tether) root() (rootfs.Root, error) {
 	if err != nil {
 		return rootfs.Root{}, err
 	}
-	spec := t.spec.Load()
 	return rootfs.Root{
-		Dir: diskDir, Staging: stagingDir, ReadOnly: spec.ReadOnlyRoot, MaxProcesses: processes,
+		Dir: diskDir, Staging: stagingDir, MaxProcesses: processes,
 		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
-		Files: []rootfs.File{
-			{Path: "/etc/hostname", Text: identity.Hostname(spec)},
-			{Path: "/etc/hosts", Text: identity.Hosts(spec)},
-			{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
-			{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
-		},
 	}, nil
 }
 
