@@ -124,7 +124,7 @@ func (r *Report) print(w io.Writer, asJSON bool) error {
 }
 
 func (r *Report) json() ([]byte, error) {
-	data, err := json.MarshalIndent(r, "", " ")
+	data, err := json.Marshal(r) // with every sample it is large enough without white space
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode results: %w", err)
 	}
