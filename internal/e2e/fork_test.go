@@ -3,8 +3,10 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,8 +20,32 @@ func TestForks(t *testing.T) {
 	runAll(t, h, []hostTest{
 		{"Run", testForkedRun}, {"Runtimes", testRuntimes}, {"Restart", testForkedRestart}, {"Parked", testParked},
 		{"Running", testForkRunning}, {"Debian", testForkDebian}, {"Connections", testForkConnections}, {"Generations", testForkGenerations},
-		{"FullDisk", testForkFullDisk}, {"Templates", testTemplates},
+		{"FullDisk", testForkFullDisk}, {"AtOnce", testForksAtOnce}, {"Templates", testTemplates},
 	})
+}
+
+// usualBurst is how many forks testForksAtOnce makes, when CVM_TEST_BURST says nothing else.
+const usualBurst = 16
+
+// testForksAtOnce runs many more containers at once than the host has processors: each is itself, and nothing is left of them.
+func testForksAtOnce(t *testing.T, h *vmtest.Host) {
+	n := usualBurst
+	if text := os.Getenv("CVM_TEST_BURST"); text != "" {
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n < 1 {
+			t.Fatalf("cannot fork %q machines (try: CVM_TEST_BURST=100)", text)
+		}
+	}
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			if r := h.Docker(t, "run", "--rm", "--runtime", "fork", image, "echo", strconv.Itoa(i)); r.Code != 0 || r.Stdout != fmt.Sprintln(i) {
+				t.Errorf("fork %d: exit %d, %q, %s", i, r.Code, r.Stdout, r.Stderr)
+			}
+		})
+	}
+	all.Wait()
+	h.CheckIdle(t)
 }
 
 // awaitTemplate waits until the template of the usual size is frozen, which no event announces.
@@ -34,7 +60,7 @@ func awaitTemplate(t *testing.T, h *vmtest.Host) {
 type forkInfo struct {
 	Kind, Why, Template string
 	Generation, Index   int
-	Receipt             []struct{ Name, Outcome, Detail string }
+	Receipt             []receiptItem
 	Timeline            []struct {
 		Name     string
 		UnixNano int64
@@ -55,8 +81,10 @@ type forkedChild struct {
 	ID                string `json:"Id"`
 	Name              string
 	Generation, Index int
-	Receipt           []struct{ Name, Outcome, Detail string }
+	Receipt           []receiptItem
 }
+
+type receiptItem struct{ Name, Outcome, Detail string }
 
 // fork runs cvm fork, which must succeed.
 func fork(t *testing.T, h *vmtest.Host, args ...string) (children []forkedChild) {
