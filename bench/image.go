@@ -23,19 +23,24 @@ func benchRoot(ctx context.Context, dir string) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, path := range map[string]string{"busybox": "/bin/busybox", "bench": program} {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read program of the image: %w", err)
-		}
-		if err := writeFile(w, name, data); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
+	if err := finish(w, map[string]string{"busybox": "/bin/busybox", "bench": program}); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// finish ends an image with copies of this machine's files, whose paths stand by the names that they get.
+func finish(w *tar.Writer, files map[string]string) error {
+	for name, path := range files {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("cannot read file of the image: %w", err)
+		}
+		if err := writeFile(w, name, data); err != nil {
+			return err
+		}
+	}
+	return w.Close()
 }
 
 func writeFile(w *tar.Writer, name string, data []byte) error {

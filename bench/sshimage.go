@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -55,16 +54,7 @@ func sshRoot(ctx context.Context, dir string, id sshIdentity) ([]byte, error) {
 	if err := writeFile(w, "etc/passwd", []byte("root:x:0:0:root:/root:/bin/sh\n")); err != nil {
 		return nil, err
 	}
-	for name, path := range files {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read file of the image: %w", err)
-		}
-		if err := writeFile(w, name, data); err != nil {
-			return nil, err
-		}
-	}
-	if err := w.Close(); err != nil {
+	if err := finish(w, files); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
