@@ -187,14 +187,7 @@ func (g *guest) log() io.Reader {
 
 func TestFrozenMachineIsAdopted(t *testing.T) {
 	g := frozenGuest(t)
-	if err := g.Close(); err != nil {
-		t.Fatal(err)
-	}
-	m, exit, err := g.h.Adopt(t.Context(), g.spec.RunDir)
-	if err != nil || exit != nil {
-		t.Fatalf("adopt: %+v, %v", exit, err)
-	}
-	g.Machine = m
+	g.readopt()
 	g.awaitFrozen()
 	c := g.child(g.template(), 1)
 	if err := g.Kill(t.Context()); err != nil { // children outlive their template

@@ -237,16 +237,22 @@ func TestResetOfAMachine(t *testing.T) {
 	}
 }
 
-func TestAdoption(t *testing.T) {
-	g := startGuest(t)
+// readopt lets go of a machine that runs and adopts it, as one daemon does after another.
+func (g *guest) readopt() {
+	g.t.Helper()
 	if err := g.Close(); err != nil {
-		t.Fatal(err)
+		g.t.Fatal(err)
 	}
-	m, exit, err := g.h.Adopt(t.Context(), g.spec.RunDir)
+	m, exit, err := g.h.Adopt(g.t.Context(), g.spec.RunDir)
 	if err != nil || exit != nil {
-		t.Fatalf("adopt: %+v, %v", exit, err)
+		g.t.Fatalf("adopt: %+v, %v", exit, err)
 	}
 	g.Machine = m
+}
+
+func TestAdoption(t *testing.T) {
+	g := startGuest(t)
+	g.readopt()
 	if phase := g.awaitKey(link.KeyPhase); phase != "up" {
 		t.Errorf("phase %q", phase)
 	}
