@@ -56,9 +56,12 @@ func (t *tether) getReady(context.Context) error {
 	if err == nil {
 		t.space, err = process.NewSpace(root.Stage)
 	}
+	if err != nil {
+		return err
+	}
 	t.listenForSignals()
 	spareThreads(spare)
-	return err
+	return nil
 }
 
 // spare is how many idle threads a template has.

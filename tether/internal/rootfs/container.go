@@ -243,7 +243,11 @@ func (f File) put() error {
 	var there unix.Stat_t
 	switch err := unix.Lstat(f.Path, &there); {
 	case err != nil || there.Mode&unix.S_IFMT != unix.S_IFREG:
-		return f.replace()
+		err := f.replace()
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // a link can be covered, too
+			return f.cover()
+		}
+		return err
 	case there.Nlink == 0: // without a name, so cover made it, in the machine that this one is a fork of
 		return os.WriteFile(f.Path, []byte(f.Text), 0)
 	default:

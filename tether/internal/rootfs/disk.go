@@ -161,7 +161,7 @@ func (d Disk) with(f func(fd int) error, doing string) error {
 // Mount mounts the disk on dir, which is made if missing.
 func (d Disk) Mount(dir string, flags uintptr, options string) error {
 	err := unix.Mount(d.Path, dir, FileSystem, flags, options)
-	if errors.Is(err, unix.ENOENT) {
+	if errors.Is(err, unix.ENOENT) { // of a template's child the directory is there
 		if err = os.MkdirAll(filepath.Clean(dir), 0o755); err == nil {
 			err = unix.Mount(d.Path, dir, FileSystem, flags, options)
 		}

@@ -242,12 +242,16 @@ func TestFullDisk(t *testing.T) {
 		must(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "etc/hostname"), []byte("parent\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "etc/resolver"), nil, 0o644))
+	must(t, os.Symlink("resolver", filepath.Join(dir, "etc/resolv.conf")))
 	_ = os.WriteFile(filepath.Join(dir, "filler"), make([]byte, 1<<20), 0o644) // fails half way, which is what it is for
-	r := Root{Dir: dir, Files: []File{{"/etc/hostname", "child\n"}}}
+	r := Root{Dir: dir, Files: []File{{"/etc/hostname", "child\n"}, {"/etc/resolv.conf", "child's\n"}}}
 	inRoot(t, r, func(err error) {
-		text, readErr := os.ReadFile("/etc/hostname")
-		if err != nil || readErr != nil || string(text) != "child\n" {
-			t.Errorf("%v, %q, %v", err, text, readErr)
+		for _, f := range r.Files {
+			text, readErr := os.ReadFile(f.Path)
+			if err != nil || readErr != nil || string(text) != f.Text {
+				t.Errorf("%v, %q, %v", err, text, readErr)
+			}
 		}
 	})
 }
