@@ -58,7 +58,7 @@ func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
 func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait bool) (io.ReadCloser, error) {
 	m, err := r.inventory.Machine(v.Ref)
 	if err != nil && wait {
-		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Runs); err != nil {
+		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Run); err != nil {
 			return nil, err
 		}
 	}

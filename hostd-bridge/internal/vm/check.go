@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // checkConfig completes a new VM's configuration or says what is wrong with it.
@@ -59,7 +61,7 @@ func checkExtra(extra map[string]string) error {
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("key %.64q is no key", k)}
 		case len(v) > 512<<10:
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("the value of %s is longer than 512 KiB", k)}
-		case k == KeyExit, k == KeyTimeline:
+		case hostapi.SetByHost(k):
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
 		case k == KeyMachine && v != "" && v != MachineMicroVM && v != MachineQ35:
 			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, MachineMicroVM, MachineQ35)}

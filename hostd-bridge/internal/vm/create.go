@@ -63,7 +63,7 @@ func (i *Inventory) allocate(config Config, kind string, cid uint32) (*entry, er
 		Ref: fmt.Sprintf("vm-%d", next.Ref), Config: config, Power: PoweredOff, Pending: &Pending{Kind: kind, Boot: i.opt.BootID},
 	}).clone() // the caller keeps its maps and slices
 	if kind == pendingClone {
-		v.Timeline = begun()
+		v.Timeline, v.Run, v.Runs = begun(), 1, 1 // it is born running
 	}
 	if v.CID = cid; cid == 0 {
 		v.CID = i.freeCID(next.CID)

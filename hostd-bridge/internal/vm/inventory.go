@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
 
@@ -125,9 +126,8 @@ func (i *Inventory) HostMemoryMiB() int64 { return i.opt.HostMemoryMiB }
 // HostCPUs returns the number of the host's CPUs.
 func (i *Inventory) HostCPUs() int { return i.opt.HostCPUs }
 
-// WaitRun waits until a run later than the first runs ones has begun and returns its machine, or nil if it has ended
-// again already.
-func (i *Inventory) WaitRun(ctx context.Context, ref string, runs int) (Machine, error) {
+// WaitRun waits until a run later than the last one has begun and returns its machine, or nil if it has ended again already.
+func (i *Inventory) WaitRun(ctx context.Context, ref string, last hostapi.Run) (Machine, error) {
 	for {
 		changed := i.signal.Changed()
 		v, ok := i.Get(ref)
@@ -137,7 +137,7 @@ func (i *Inventory) WaitRun(ctx context.Context, ref string, runs int) (Machine,
 		if m, err := i.Machine(ref); err == nil {
 			return m, nil
 		}
-		if v.Runs > runs && v.Pending == nil {
+		if v.Run > last && v.Pending == nil {
 			return nil, nil
 		}
 		select {

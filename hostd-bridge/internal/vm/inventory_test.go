@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
@@ -236,7 +237,7 @@ func TestFailedStartIsUndone(t *testing.T) {
 	if err := h.PowerOn(t.Context(), ref); err == nil {
 		t.Fatal("power-on succeeded")
 	}
-	if v := h.vm(ref); v.Power != vm.PoweredOff || v.Pending != nil || v.Runs != before.Runs {
+	if v := h.vm(ref); v.Power != vm.PoweredOff || v.Pending != nil || v.Run != before.Run || v.ExtraConfig()[hostapi.KeyRun] != "" {
 		t.Errorf("after a failed start: %+v", v)
 	}
 	if _, err := os.Stat(filepath.Join(h.dir, "run", ref)); !errors.Is(err, fs.ErrNotExist) {
@@ -244,6 +245,9 @@ func TestFailedStartIsUndone(t *testing.T) {
 	}
 	h.hv.FailStart(nil)
 	h.must(h.PowerOn(t.Context(), ref))
+	if v := h.vm(ref); v.Run != 2 || v.ExtraConfig()[hostapi.KeyRun] != "2" { // what failed may have left its number in the log
+		t.Errorf("the run after a failed start has the number %d", v.Run)
+	}
 }
 
 func TestMemoryAdmission(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Hypervisor realises virtual machines on this host. Package qemu implements it; tests use an in-memory one.
@@ -144,6 +146,7 @@ type MachineSpec struct {
 	RootDisk  string // qcow2; empty: the root slot is empty
 	Blank     string // qcow2: what a child that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
 	NICs      []NIC
+	Run       hostapi.Run       // the number of the run that begins
 	CID       uint32            // vsock context ID, 3 to 1<<28-1
 	Guestinfo map[string]string // what info-get answers
 }

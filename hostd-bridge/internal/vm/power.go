@@ -47,6 +47,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 		v.Pending = &Pending{Kind: pendingStart}
 		v.Guest, v.Exit, v.Timeline = nil, nil, begun()
 		v.Runs++
+		v.Run, spec.Run = v.Runs, v.Runs
 	}); err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func (i *Inventory) start(ctx context.Context, e *entry, spec MachineSpec) error
 	}
 	if err != nil {
 		return errors.Join(err, i.change(e, noted, func(v *VM) {
-			v.Pending, v.Guest, v.Exit, v.Runs, v.Timeline = nil, last.Guest, last.Exit, last.Runs, last.Timeline
+			v.Pending, v.Guest, v.Exit, v.Run, v.Timeline = nil, last.Guest, last.Exit, last.Run, last.Timeline
 		}), os.RemoveAll(spec.RunDir))
 	}
 	return nil
@@ -71,7 +72,7 @@ func (i *Inventory) began(e *entry, m Machine, d durability) error {
 	next := i.snapshot(e).clone()
 	next.Power = PoweredOn
 	if p := next.Pending; p != nil && (p.Kind == pendingStart || p.Kind == pendingClone) {
-		next.Pending, next.Runs = nil, max(next.Runs, 1) // a clone's first run has no start
+		next.Pending = nil
 	}
 	if next.Started.IsZero() {
 		next.Started = time.Now().UTC()

@@ -101,7 +101,13 @@ func (i *Inventory) load(key string, doc json.RawMessage) error {
 	case "vm":
 		v := &VM{Ref: ref}
 		i.entries[ref] = newEntry(v)
-		return json.Unmarshal(doc, v)
+		if err := json.Unmarshal(doc, v); err != nil {
+			return err
+		}
+		if v.Run == 0 { // written before failed starts had numbers
+			v.Run = v.Runs
+		}
+		return nil
 	}
 	return fmt.Errorf("unknown kind of document %q: written by a newer version?", kind)
 }

@@ -30,7 +30,7 @@ func (i *Inventory) identity(v *VM) MachineSpec {
 		RunDir: i.runDir(v.Ref), HomeDir: i.opt.Store.HostPath(v.Home),
 		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
 		Machine: v.Extra[KeyMachine], Cmdline: v.Extra[KeyCmdline], RootDisk: i.hostDisk(v),
-		Blank: i.opt.Store.HostPath(i.opt.Blank), CID: v.CID, Guestinfo: v.GuestReadable(),
+		Blank: i.opt.Store.HostPath(i.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: v.GuestReadable(),
 	}
 	for _, c := range v.NICs {
 		spec.NICs = append(spec.NICs, c.NIC)

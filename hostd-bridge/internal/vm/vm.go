@@ -5,6 +5,8 @@ import (
 	"maps"
 	"strings"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // PowerState is vSphere's VirtualMachinePowerState.
@@ -38,7 +40,8 @@ type VM struct {
 	Power   PowerState        `json:"power"`
 	Frozen  bool              `json:"frozen,omitempty"`  // it stands still at its fork point, until it is powered off
 	Point   string            `json:"point,omitempty"`   // where its disk is as it was when it froze; empty until the first fork needs it
-	Runs    int               `json:"runs"`              // how often it was powered on
+	Run     hostapi.Run       `json:"run,omitempty"`     // the present or last run: that of Guest, Exit and Timeline
+	Runs    hostapi.Run       `json:"runs"`              // the last number that was given to a run, also to one that could not start
 	Forks   int               `json:"forks,omitempty"`   // how many of its disks were kept for forks: none has the name of another
 	Started time.Time         `json:"started,omitzero"`  // of the present run
 	Guest   map[string]string `json:"guest,omitempty"`   // guestinfo that the guest has set in the present or last run
@@ -100,16 +103,18 @@ type Pending struct {
 	Boot string `json:"boot,omitempty"` // with clone: the host's boot in which it was begun
 }
 
-// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, how the present
-// run came to be, and how the last one ended.
+// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, which run that was
+// in, how the run came to be, and how it ended.
 func (v *VM) ExtraConfig() map[string]string {
-	all := make(map[string]string, len(v.Extra)+len(v.Guest)+2)
+	all := make(map[string]string, len(v.Extra)+len(v.Guest)+3)
 	maps.Copy(all, v.Extra)
 	maps.Copy(all, v.Guest)
 	if v.Exit != nil {
-		exit := *v.Exit
-		exit.Guestinfo = nil
-		all[KeyExit] = text(exit)
+		exit := v.Exit
+		all[KeyExit] = text(hostapi.Exit{Run: v.Run, At: exit.At, Orderly: exit.Orderly, Reason: exit.Reason, ConsoleTail: exit.ConsoleTail})
+	}
+	if v.Run > 0 {
+		all[hostapi.KeyRun] = v.Run.String()
 	}
 	if len(v.Timeline) > 0 {
 		all[KeyTimeline] = text(v.Timeline)
