@@ -84,7 +84,7 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader, p Progress) (diffI
 	if err != nil {
 		return "", nil, err
 	}
-	release = s.pin([]digest.Digest{diffID})
+	release = s.pins.pin([]digest.Digest{diffID})
 	if err := s.keep(ctx, partial, diffID, size); err != nil {
 		release()
 		return "", nil, err

@@ -31,7 +31,7 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 		return err
 	}
 	defer unlock()
-	defer s.pin(chains)()
+	defer s.pins.pin(chains)()
 	if err := s.ensure(ctx, src.layers, chains, say, p); err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 
 // addImage makes src an image; its layers are there and pinned.
 func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest) error {
-	return s.commit(ctx, func(x *index) error {
+	return s.index.commit(ctx, func(x *index) error {
 		for _, c := range chains {
 			if _, ok := x.Layers[c]; !ok {
 				return errNoLayer
@@ -81,7 +81,7 @@ func (s *Store) ensure(ctx context.Context, layers []content, chains []digest.Di
 }
 
 func (s *Store) lacks(chain digest.Digest) bool {
-	_, ok := s.index.Load().Layers[chain]
+	_, ok := s.index.read().Layers[chain]
 	return !ok
 }
 
@@ -137,7 +137,7 @@ func (s *Store) freeze(ctx context.Context, partial string, chains []digest.Dige
 	if err := s.host.MoveFile(ctx, partial, diskPath(chain)); err != nil {
 		return fmt.Errorf("cannot freeze the disk: %w", err)
 	}
-	err := s.commit(ctx, func(x *index) error {
+	err := s.index.commit(ctx, func(x *index) error {
 		x.Layers[chain] = l
 		return nil
 	})
