@@ -65,7 +65,7 @@ func (x *index) remove(ref string, force bool, inUse InUse) ([]image.DeleteRespo
 		return x.untag(id, named), nil
 	}
 	out, err := x.drop(id, all, force, inUse)
-	if err != nil && force { // the name goes all the same, as in Docker: the image stays without one
+	if err != nil && force { // as in Docker, the name is removed all the same and the image stays without it
 		return x.untag(id, named), nil
 	}
 	return out, err
@@ -228,7 +228,8 @@ func (x *index) forgetRemoved(d *deletion, inUse InUse) {
 	})
 }
 
-// Released is told that a container on the image id is gone: when the image was removed before, its layers go now.
+// Released is called when a container of the image id has been removed. If the image was removed before, it deletes the layers
+// that nothing needs any more.
 func (s *Store) Released(ctx context.Context, id digest.Digest, inUse InUse) error {
 	if r, ok := s.index.read().Images[id]; !ok || !r.Removed {
 		return nil

@@ -35,8 +35,8 @@ type Store struct {
 }
 
 // New opens the store of a host's datastore, and removes what an earlier controller left half done: unpacker VMs,
-// disks of layers that were never frozen, and layers of images that never got whole. It fails rather than begins anew
-// when there are layers without an index.
+// disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
+// index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
 	s := &Store{host: host, log: log, index: newIndexFile(host), pins: newPins(), slots: make(chan struct{}, maxUnpackers)}
 	if err := host.MakeDirectory(ctx, layerDir); err != nil {
