@@ -33,7 +33,7 @@ const readBuffer = 256 << 10
 // decompress returns what is in r, which is a plain stream or one compressed by gzip, zstd, xz or bzip2, as its first bytes
 // tell. Closing it does not close r.
 func decompress(r io.Reader) (io.ReadCloser, error) {
-	src := &encoded{r: r}
+	src := &input{r: r}
 	b := bufio.NewReaderSize(src, readBuffer)
 	head, err := b.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -70,7 +70,7 @@ func decoder(r io.Reader, head []byte) (io.ReadCloser, error) {
 // could not be read.
 type decoded struct {
 	io.ReadCloser
-	src *encoded
+	src *input
 }
 
 func (d decoded) Read(p []byte) (int, error) {
@@ -81,16 +81,16 @@ func (d decoded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// encoded remembers the error of the source that it reads.
-type encoded struct {
+// input remembers the error of what it reads.
+type input struct {
 	r   io.Reader
-	err error // nil also at the source's end
+	err error // nil also at the end
 }
 
-func (e *encoded) Read(p []byte) (int, error) {
-	n, err := e.r.Read(p)
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
 	if err != nil && err != io.EOF {
-		e.err = err
+		i.err = err
 	}
 	return n, err
 }
