@@ -52,7 +52,8 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.A
 
 func digestOf(canonical string) string { return canonical[len(repository(canonical))+1:] }
 
-// fetch downloads the layers that are missing, some at a time, while those below them are unpacked.
+// fetch downloads the layers that are missing, some at a time, while those below them are unpacked. Of several pulls of one
+// image one does so, and the others wait for it.
 func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progress) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -60,6 +61,14 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 	if err != nil {
 		return err
 	}
+	unlock, busy := s.locks.tryLock(src.id)
+	if busy != nil {
+		p.status("", "Waiting for another pull or load of the same image")
+		if unlock, err = s.locks.lock(ctx, src.id); err != nil {
+			return err
+		}
+	}
+	defer unlock()
 	defer s.pins.pin(chains)()
 	d := newDownloads(ctx, r.layer, p)
 	defer d.wait()
@@ -72,7 +81,7 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 		p.status(c.id(), "Pulling fs layer")
 		src.layers[i].open = d.start(c)
 	}
-	return s.install(ctx, src, wordsOfPull, p)
+	return s.installLocked(ctx, src, chains, wordsOfPull, p)
 }
 
 func tagOrDigest(named reference.Named) string {
