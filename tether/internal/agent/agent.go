@@ -124,7 +124,10 @@ func (a *Agent) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoResp
 		r.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
 	if a.Container != nil {
-		r.Sessions = a.Container.Sessions()
+		r.SessionInfos = a.Container.Sessions()
+		for _, s := range r.SessionInfos {
+			r.Sessions = append(r.Sessions, s.Session)
+		}
 	}
 	return r, nil
 }

@@ -64,6 +64,12 @@ func (f *Tether) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoRes
 		Version: "linktest", Kernel: "none", Phase: "serve",
 		Sessions: slices.Sorted(maps.Keys(f.sessions)),
 	}
+	for _, id := range info.Sessions {
+		p := f.sessions[id]
+		info.SessionInfos = append(info.SessionInfos, &tetherv1.SessionInfo{
+			Session: id, Pid: p.pid, StartedUnixNano: p.started.UnixNano(), Exit: p.Exit(),
+		})
+	}
 	if p := f.sessions[link.MainSession]; p != nil {
 		info.Status = statusOf(p)
 	}
