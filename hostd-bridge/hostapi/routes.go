@@ -16,8 +16,22 @@ const (
 	UpgradeVsock = "cvm-vsock"
 	// HeaderLogOffset is the header of a log answer that holds the offset of its first byte.
 	HeaderLogOffset = "Cvm-Log-Offset"
-	// FromEnd is the value of the log's parameter from that stands for its present end.
+	// HeaderLogRun is the header of a log answer that holds the number of the run that was on when the host took the request,
+	// which is the one that the answer follows; 0: the VM was off. An answer that waits follows the next run then, and the
+	// marker in the log says its number.
+	HeaderLogRun = "Cvm-Log-Run"
+)
+
+// Parameters of RouteLog; each may be left out.
+const (
+	ParamFrom   = "from"   // offset of the first byte that is wanted, or FromEnd; absent: 0
+	ParamFollow = "follow" // Yes: the answer goes on as the log grows, and ends with the run
+	ParamWait   = "wait"   // Yes: if the VM is off the answer goes on with its next run
+
+	// FromEnd is the value of ParamFrom that stands for the log's present end.
 	FromEnd = "end"
+	// Yes is the value of ParamFollow and ParamWait that sets them; any other does not.
+	Yes = "1"
 )
 
 // Names of extensions.
