@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
@@ -33,13 +34,13 @@ type platform struct {
 
 func platformOf(machine string) (platform, error) {
 	switch machine {
-	case "", vm.MachineMicroVM:
+	case "", hostapi.MachineMicroVM:
 		// ACPI hangs in TSC calibration under TCG, and is not needed: the command line tells the kernel its devices.
 		return platform{machine: "microvm,acpi=off,rtc=on", bus: "device", cmdline: "pci=off acpi=off"}, nil
-	case vm.MachineQ35:
+	case hostapi.MachineQ35:
 		return platform{machine: "q35,i8042=off,hpet=off,sata=off,smbus=off,vmport=off", bus: "pci", extra: ",romfile="}, nil
 	}
-	return platform{}, fmt.Errorf("cannot build machine type %q: it is %s or %s", machine, vm.MachineMicroVM, vm.MachineQ35)
+	return platform{}, fmt.Errorf("cannot build machine type %q: it is %s or %s", machine, hostapi.MachineMicroVM, hostapi.MachineQ35)
 }
 
 // host is what the arguments depend on beside the machine.
@@ -53,7 +54,7 @@ type host struct {
 // shape is what a machine's QEMU has to know when it starts: all but who the machine is.
 type shape struct {
 	cpus, memoryMiB int
-	machine         string // vm.MachineMicroVM (also when empty) or vm.MachineQ35
+	machine         string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
 	cid             uint32
 	nics            []vm.NIC
 	name, uuid      string // for people; a child has none yet

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -21,7 +22,7 @@ const (
 // usage is a line of the answer to GET /cvm/memory.
 type usage struct {
 	VM string `json:"vm"` // moref value
-	vm.Memory
+	hostapi.Memory
 }
 
 // serveMemory measures all machines, oldest first. One that cannot be measured, or ends meanwhile, is left out.

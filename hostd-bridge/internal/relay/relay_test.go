@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/relay"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
@@ -57,7 +58,7 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 		t.Fatal(err)
 	}
 	if _, err := inventory.Create(t.Context(), vm.Config{
-		Name: "one", Pool: vm.RootPool, CPUs: 1, MemoryMiB: 64, Extra: map[string]string{vm.KeyKernel: "[local] boot", vm.KeyInitrd: "[local] boot"},
+		Name: "one", Pool: vm.RootPool, CPUs: 1, MemoryMiB: 64, Extra: map[string]string{hostapi.KeyKernel: "[local] boot", hostapi.KeyInitrd: "[local] boot"},
 	}, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -57,14 +57,14 @@ func (i *Inventory) checkSize(c *Config) error {
 func checkExtra(extra map[string]string) error {
 	for k, v := range extra {
 		switch {
-		case k == "" || len(k) > 255 || strings.ContainsFunc(k, unicode.IsControl):
+		case k == "" || len(k) > hostapi.MaxExtraKey || strings.ContainsFunc(k, unicode.IsControl):
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("key %.64q is no key", k)}
-		case len(v) > 512<<10:
+		case len(v) > hostapi.MaxExtraValue:
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("the value of %s is longer than 512 KiB", k)}
 		case hostapi.SetByHost(k):
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
-		case k == KeyMachine && v != "" && v != MachineMicroVM && v != MachineQ35:
-			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, MachineMicroVM, MachineQ35)}
+		case k == hostapi.KeyMachine && v != "" && v != hostapi.MachineMicroVM && v != hostapi.MachineQ35:
+			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, hostapi.MachineMicroVM, hostapi.MachineQ35)}
 		}
 	}
 	return nil

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // CloneSpec says what an instant clone has of its own; all else is its source's.
@@ -115,14 +116,10 @@ func (i *Inventory) childConfig(src *VM, spec *CloneSpec) (Config, error) {
 	return c, i.checkConfig(&c)
 }
 
-// inherited returns the keys of extraConfig that a clone has of its source: not those that say what the source is for, or
-// that its guest reads, which are the client's to set for each VM.
+// inherited returns the keys of extraConfig that a clone has of its source.
 func inherited(extra map[string]string) map[string]string {
-	boot := map[string]bool{KeyKernel: true, KeyInitrd: true, KeyCmdline: true, KeyMachine: true}
 	out := maps.Clone(extra)
-	maps.DeleteFunc(out, func(k, _ string) bool {
-		return strings.HasPrefix(k, guestPrefix) || (strings.HasPrefix(k, "cvm.") && !boot[k])
-	})
+	maps.DeleteFunc(out, func(k, _ string) bool { return !hostapi.Inherited(k) })
 	return out
 }
 
@@ -135,7 +132,7 @@ func (i *Inventory) hostDisk(v *VM) string {
 }
 
 func childSpec(src *VM) ChildSpec {
-	return ChildSpec{CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[KeyMachine], NICs: len(src.NICs)}
+	return ChildSpec{CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[hostapi.KeyMachine], NICs: len(src.NICs)}
 }
 
 // furnish makes the files of a child: its home with what it inherits of the log, its disk, its run directory.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 )
@@ -63,7 +64,7 @@ func TestCloneOfATemplate(t *testing.T) {
 		t.Errorf("hardware %+v", v)
 	}
 	want := map[string]string{"guestinfo.b": "2", "cvm.role": "container", "other": "kept",
-		vm.KeyKernel: src.Extra[vm.KeyKernel], vm.KeyInitrd: src.Extra[vm.KeyInitrd]}
+		hostapi.KeyKernel: src.Extra[hostapi.KeyKernel], hostapi.KeyInitrd: src.Extra[hostapi.KeyInitrd]}
 	for k, val := range v.Extra {
 		if want[k] != val {
 			t.Errorf("extraConfig %s = %q, want %q", k, val, want[k])
@@ -77,8 +78,8 @@ func TestCloneOfATemplate(t *testing.T) {
 	if m.Spec.CID != v.CID || m.Get("guestinfo.b") != "2" || m.Spec.RootDisk != h.store.HostPath("child/root.vmdk") {
 		t.Errorf("machine's spec %+v", m.Spec)
 	}
-	if !strings.Contains(v.ExtraConfig()[vm.KeyTimeline], vm.MarkBegun) {
-		t.Errorf("timeline %q", v.ExtraConfig()[vm.KeyTimeline])
+	if !strings.Contains(v.ExtraConfig()[hostapi.KeyTimeline], hostapi.MarkBegun) {
+		t.Errorf("timeline %q", v.ExtraConfig()[hostapi.KeyTimeline])
 	}
 	h.must(h.PowerOff(t.Context(), source))
 	h.must(h.Destroy(t.Context(), source))
@@ -124,7 +125,7 @@ func TestCloneRefusals(t *testing.T) {
 		"no name":      {source, vm.CloneSpec{}, new(*vm.InvalidNameError)},
 		"no pool":      {source, vm.CloneSpec{Name: "x", Pool: "y"}, new(*vm.NotFoundError)},
 		"bad UUID":     {source, vm.CloneSpec{Name: "x", UUID: "y"}, new(*vm.ArgumentError)},
-		"host's key":   {source, vm.CloneSpec{Name: "x", Extra: map[string]string{vm.KeyTimeline: ""}}, new(*vm.ArgumentError)},
+		"host's key":   {source, vm.CloneSpec{Name: "x", Extra: map[string]string{hostapi.KeyTimeline: ""}}, new(*vm.ArgumentError)},
 		"no such card": {source, vm.CloneSpec{Name: "x", NICs: map[int32]vm.NIC{7: {}}}, new(*vm.DeviceError)},
 		"MAC taken":    {source, vm.CloneSpec{Name: "x", NICs: map[int32]vm.NIC{4000: {MAC: h.vm(source).NICs[0].MAC}}}, new(*vm.DeviceError)},
 		"no parent":    {source, vm.CloneSpec{Name: "x", Disk: &vm.DiskChange{Create: true, Parent: "none.vmdk"}}, new(*vm.FileError)},

@@ -10,18 +10,13 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
-)
-
-const (
-	logName = "stdio.log"
-	// inheritedLog is how much of its source's log a child has, in bytes at most: what people scroll back.
-	inheritedLog = 4 << 20
 )
 
 // copyLog copies the end of src's log to the home of its child v: whole records.
 func (i *Inventory) copyLog(src, v *VM) error {
-	f, err := os.Open(filepath.Join(i.opt.Store.HostPath(src.Home), logName))
+	f, err := os.Open(filepath.Join(i.opt.Store.HostPath(src.Home), hostapi.LogFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -31,7 +26,7 @@ func (i *Inventory) copyLog(src, v *VM) error {
 	defer f.Close()
 	data, err := logEnd(f)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(i.opt.Store.HostPath(v.Home), logName), data, 0o600)
+		err = os.WriteFile(filepath.Join(i.opt.Store.HostPath(v.Home), hostapi.LogFile), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot copy the log: %w", err)
@@ -39,13 +34,13 @@ func (i *Inventory) copyLog(src, v *VM) error {
 	return nil
 }
 
-// logEnd returns the last whole records of a log, inheritedLog bytes of them at most.
+// logEnd returns the last whole records of a log, hostapi.InheritedLog bytes of them at most.
 func logEnd(f *os.File) ([]byte, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	from := max(0, info.Size()-inheritedLog)
+	from := max(0, info.Size()-hostapi.InheritedLog)
 	data, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
 	if err != nil {
 		return nil, err

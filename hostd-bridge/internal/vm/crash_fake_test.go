@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -117,7 +118,7 @@ func (m *fileMachine) SetGuestinfo(context.Context, map[string]string) error { r
 func (m *fileMachine) Pause(context.Context) error                           { return nil }
 func (m *fileMachine) Resume(context.Context) error                          { return nil }
 func (m *fileMachine) Reset(context.Context) error                           { return nil }
-func (m *fileMachine) Memory(context.Context) (vm.Memory, error)             { return vm.Memory{}, nil }
+func (m *fileMachine) Memory(context.Context) (hostapi.Memory, error)        { return hostapi.Memory{}, nil }
 func (m *fileMachine) Template(context.Context) (vm.Template, error) {
 	_, err := os.Stat(m.frozen())
 	return fileTemplate{}, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 )
 
@@ -85,7 +86,7 @@ func (i *Inventory) layDelta(ctx context.Context, rel, kept string) error {
 // planChildDisk says what is in the root slot of a child, and notes it. kept is what the source's disk was, or empty.
 func (i *Inventory) planChildDisk(e *entry, c *DiskChange, kept string) (*DiskChange, error) {
 	if kept != "" {
-		c = &DiskChange{Create: true, Path: path.Join(i.snapshot(e).Home, "root.vmdk"), Parent: kept}
+		c = &DiskChange{Create: true, Path: path.Join(i.snapshot(e).Home, hostapi.RootDisk), Parent: kept}
 	}
 	if c == nil {
 		return nil, nil

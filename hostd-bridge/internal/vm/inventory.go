@@ -19,7 +19,7 @@ type Inventory struct {
 	opt    Options
 	signal *Signal
 	ops    sync.WaitGroup // one for each watch goroutine
-	naming sync.Mutex     // held while names or MACs are given: two operations must not choose the same
+	naming sync.Mutex     // held while names or MACs are given, and while the tree of pools changes: two operations must not choose the same
 	claims sync.Mutex     // held while it is noted which VM will have a disk
 	forks  sync.Mutex     // held while files come to forksDir or leave it
 

@@ -97,7 +97,7 @@ func (h *host) exists(rel string) bool {
 func config(name string) vm.Config {
 	return vm.Config{
 		Name: name, Pool: vm.RootPool, CPUs: 1, MemoryMiB: 100, NICs: []vm.Card{{}},
-		Extra: map[string]string{vm.KeyKernel: "[local] boot/kernel", vm.KeyInitrd: "[local] boot/initrd", "guestinfo.a": "1"},
+		Extra: map[string]string{hostapi.KeyKernel: "[local] boot/kernel", hostapi.KeyInitrd: "[local] boot/initrd", "guestinfo.a": "1"},
 	}
 }
 
@@ -190,8 +190,8 @@ func TestRefusals(t *testing.T) {
 		"no pool":       {edit(func(c *vm.Config) { c.Pool = "x" }), new(*vm.NotFoundError)},
 		"bad UUID":      {edit(func(c *vm.Config) { c.UUID = "x" }), new(*vm.ArgumentError)},
 		"MAC taken":     {edit(func(c *vm.Config) { c.NICs[0].MAC = h.vm(ref).NICs[0].MAC }), new(*vm.DeviceError)},
-		"machine type":  {edit(func(c *vm.Config) { c.Extra[vm.KeyMachine] = "pc" }), new(*vm.ArgumentError)},
-		"host's key":    {edit(func(c *vm.Config) { c.Extra[vm.KeyExit] = "{}" }), new(*vm.ArgumentError)},
+		"machine type":  {edit(func(c *vm.Config) { c.Extra[hostapi.KeyMachine] = "pc" }), new(*vm.ArgumentError)},
+		"host's key":    {edit(func(c *vm.Config) { c.Extra[hostapi.KeyExit] = "{}" }), new(*vm.ArgumentError)},
 	} {
 		if _, err := h.Create(t.Context(), tc.config, nil); !errors.As(err, tc.want) {
 			t.Errorf("%s: error %v", what, err)
@@ -308,14 +308,14 @@ func TestGuestinfo(t *testing.T) {
 	close(told)
 	v := h.wait(ref, off)
 	extra := v.ExtraConfig()
-	if extra["guestinfo.heard"] != "2" || extra["guestinfo.said"] != "hello" || extra["cvm.x"] != "y" || extra[vm.KeyExit] == "" {
+	if extra["guestinfo.heard"] != "2" || extra["guestinfo.said"] != "hello" || extra["cvm.x"] != "y" || extra[hostapi.KeyExit] == "" {
 		t.Errorf("extraConfig after the end: %v", extra)
 	}
 	if _, ok := extra["guestinfo.a"]; ok {
 		t.Error("an empty value did not delete the key")
 	}
 	h.restart()
-	if got := h.vm(ref).ExtraConfig(); got["guestinfo.heard"] != "2" || got[vm.KeyExit] != extra[vm.KeyExit] {
+	if got := h.vm(ref).ExtraConfig(); got["guestinfo.heard"] != "2" || got[hostapi.KeyExit] != extra[hostapi.KeyExit] {
 		t.Errorf("extraConfig after a restart: %v", got)
 	}
 	h.hv.FailStart(errors.New("no"))

@@ -59,6 +59,8 @@ func (i *Inventory) Pool(ref string) (*Pool, bool) {
 
 // CreatePool makes a resource pool below p.Parent and returns its moref value. p.Ref is ignored.
 func (i *Inventory) CreatePool(p Pool) (string, error) {
+	i.naming.Lock()
+	defer i.naming.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if _, ok := i.pools[p.Parent]; !ok {
@@ -80,6 +82,8 @@ func (i *Inventory) CreatePool(p Pool) (string, error) {
 
 // UpdatePool changes a resource pool's name and limits, also while its VMs run. The root's name stays.
 func (i *Inventory) UpdatePool(ref string, edit func(*Pool)) error {
+	i.naming.Lock()
+	defer i.naming.Unlock()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	old, ok := i.pools[ref]
@@ -100,8 +104,10 @@ func (i *Inventory) UpdatePool(ref string, edit func(*Pool)) error {
 	return nil
 }
 
-// DestroyPool removes a resource pool; its VMs and pools go to its parent, as in vSphere.
+// DestroyPool removes a resource pool; its VMs and pools go to its parent, as in vSphere. All of that is one record of the journal.
 func (i *Inventory) DestroyPool(ref string) error {
+	i.naming.Lock()
+	defer i.naming.Unlock()
 	p, ok := i.Pool(ref)
 	switch {
 	case !ok:
@@ -109,44 +115,50 @@ func (i *Inventory) DestroyPool(ref string) error {
 	case ref == RootPool:
 		return &InUseError{Name: p.Name, Why: "the root resource pool belongs to the host"}
 	}
-	if err := i.orphans(p); err != nil {
+	changes := []journal.Change{journal.Delete(poolKey(ref))}
+	put := func(key string, value any) error {
+		c, err := journal.Put(key, value)
+		changes = append(changes, c)
 		return err
 	}
-	if err := i.opt.Journal.Append(journal.Delete(poolKey(ref))); err != nil {
-		return err
-	}
-	i.publish(func() { delete(i.pools, ref) })
-	return nil
-}
-
-// orphans moves what is in the pool p to its parent.
-func (i *Inventory) orphans(p *Pool) error {
+	var pools []*Pool
 	for _, child := range i.Pools() {
-		if child.Parent == p.Ref {
-			if err := i.reparent(child.Ref, p.Parent); err != nil {
-				return err
-			}
+		if child.Parent != ref {
+			continue
+		}
+		next := *child
+		next.Parent = p.Parent
+		pools = append(pools, &next)
+		if err := put(poolKey(next.Ref), &next); err != nil {
+			return err
 		}
 	}
+	vms := map[*entry]*VM{}
 	for _, e := range i.all() {
-		if i.snapshot(e).Pool == p.Ref {
-			if err := i.change(e, noted, func(v *VM) { v.Pool = p.Parent }); err != nil {
-				return err
-			}
+		if i.snapshot(e).Pool != ref { // nobody else moves a VM, and none is made: naming is held
+			continue
+		}
+		e.write.Lock()
+		defer e.write.Unlock()
+		next := i.snapshot(e).clone()
+		next.Pool = p.Parent
+		vms[e] = next
+		if err := put(vmKey(next.Ref), next); err != nil {
+			return err
 		}
 	}
-	return nil
-}
-
-func (i *Inventory) reparent(ref, parent string) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	next := *i.pools[ref]
-	next.Parent = parent
-	if err := i.recordPool(i.next, &next); err != nil {
+	if err := i.opt.Journal.Append(changes...); err != nil {
 		return err
 	}
-	i.pools[ref] = &next
+	i.publish(func() {
+		delete(i.pools, ref)
+		for _, next := range pools {
+			i.pools[next.Ref] = next
+		}
+		for e, next := range vms {
+			e.vm = next
+		}
+	})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 )
 
@@ -11,10 +12,10 @@ import (
 func (i *Inventory) machineSpec(v *VM) (MachineSpec, error) {
 	spec := i.identity(v)
 	var err error
-	if spec.Kernel, err = i.bootFile(v, KeyKernel); err != nil {
+	if spec.Kernel, err = i.bootFile(v, hostapi.KeyKernel); err != nil {
 		return spec, err
 	}
-	if spec.Initrd, err = i.bootFile(v, KeyInitrd); err != nil {
+	if spec.Initrd, err = i.bootFile(v, hostapi.KeyInitrd); err != nil {
 		return spec, err
 	}
 	if v.Disk != nil {
@@ -29,7 +30,7 @@ func (i *Inventory) identity(v *VM) MachineSpec {
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
 		RunDir: i.runDir(v.Ref), HomeDir: i.opt.Store.HostPath(v.Home),
 		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
-		Machine: v.Extra[KeyMachine], Cmdline: v.Extra[KeyCmdline], RootDisk: i.hostDisk(v),
+		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: i.hostDisk(v),
 		Blank: i.opt.Store.HostPath(i.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: v.GuestReadable(),
 	}
 	for _, c := range v.NICs {

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -155,7 +156,7 @@ func TestMarksWakeNobody(t *testing.T) {
 		default:
 		}
 		marks := h.vm(child).Timeline
-		if len(marks) != 64 || marks[0].Name != vm.MarkBegun || marks[63].Name != "linked" {
+		if len(marks) != 64 || marks[0].Name != hostapi.MarkBegun || marks[63].Name != "linked" {
 			t.Errorf("%d marks: %+v", len(marks), marks)
 		}
 		h.must(h.PowerOff(t.Context(), child))

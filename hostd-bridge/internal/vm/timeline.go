@@ -1,18 +1,19 @@
 package vm
 
-import "time"
+import (
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
 
 // maxMarks bounds the marks of a run: a machine has about ten.
 const maxMarks = 64
 
-// MarkBegun is the first mark of every timeline: the power-on or the clone has begun here.
-const MarkBegun = "begun"
-
-func begun() []Mark { return []Mark{{Name: MarkBegun, At: time.Now().UTC()}} }
+func begun() []hostapi.Mark { return []hostapi.Mark{{Name: hostapi.MarkBegun, At: time.Now().UTC()}} }
 
 // marked takes a mark of the machine's. It wakes no one: clients see the timeline with the next change, or when they ask,
 // and a start has about ten marks, each of which would cost every watching client an answer on the way to the first byte.
-func (i *Inventory) marked(e *entry, m Mark) {
+func (i *Inventory) marked(e *entry, m hostapi.Mark) {
 	e.write.Lock()
 	defer e.write.Unlock()
 	i.mu.Lock()

@@ -18,20 +18,6 @@ const (
 	PoweredOn  PowerState = "poweredOn"
 )
 
-// Keys of extraConfig that this host understands (DESIGN.md, "extraConfig keys that hostd-bridge understands").
-const (
-	KeyKernel  = "cvm.boot.kernel"
-	KeyInitrd  = "cvm.boot.initrd"
-	KeyCmdline = "cvm.boot.cmdline"
-	KeyMachine = "cvm.machine"
-	KeyExit    = "cvm.host.exit"
-	// KeyTimeline holds the host's marks of the present run, as JSON.
-	KeyTimeline = "cvm.host.timeline"
-
-	// guestPrefix begins the keys that the guest may read and write.
-	guestPrefix = "guestinfo."
-)
-
 // VM is the state of a virtual machine at one moment. It is never changed once it is published: whoever holds one may
 // read it without a lock, and two equal pointers mean that nothing has changed.
 type VM struct {
@@ -48,7 +34,7 @@ type VM struct {
 	Exit    *Exit             `json:"exit,omitempty"`    // how the last run ended; nil while it runs
 	Pending *Pending          `json:"pending,omitempty"` // the operation that was under way
 
-	Timeline []Mark `json:"-"` // of the present or last run; it is lost with the daemon
+	Timeline []hostapi.Mark `json:"-"` // of the present or last run; it is lost with the daemon
 }
 
 // Config is what a client has configured.
@@ -111,13 +97,13 @@ func (v *VM) ExtraConfig() map[string]string {
 	maps.Copy(all, v.Guest)
 	if v.Exit != nil {
 		exit := v.Exit
-		all[KeyExit] = text(hostapi.Exit{Run: v.Run, At: exit.At, Orderly: exit.Orderly, Reason: exit.Reason, ConsoleTail: exit.ConsoleTail})
+		all[hostapi.KeyExit] = text(hostapi.Exit{Run: v.Run, At: exit.At, Orderly: exit.Orderly, Reason: exit.Reason, ConsoleTail: exit.ConsoleTail})
 	}
 	if v.Run > 0 {
 		all[hostapi.KeyRun] = v.Run.String()
 	}
 	if len(v.Timeline) > 0 {
-		all[KeyTimeline] = text(v.Timeline)
+		all[hostapi.KeyTimeline] = text(v.Timeline)
 	}
 	return all
 }
@@ -134,7 +120,7 @@ func (v *VM) GuestReadable() map[string]string { return guestKeys(v.Extra) }
 func guestKeys(extra map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, val := range extra {
-		if strings.HasPrefix(k, guestPrefix) {
+		if strings.HasPrefix(k, hostapi.GuestPrefix) {
 			out[k] = val
 		}
 	}
@@ -147,6 +133,6 @@ func (v *VM) clone() *VM {
 	next.Extra = maps.Clone(v.Extra)
 	next.Guest = maps.Clone(v.Guest)
 	next.NICs = append([]Card(nil), v.NICs...)
-	next.Timeline = append([]Mark(nil), v.Timeline...)
+	next.Timeline = append([]hostapi.Mark(nil), v.Timeline...)
 	return &next
 }
