@@ -110,7 +110,7 @@ func childExtra(c Container, p point, child *Child, marks []Mark) (map[string]st
 	if err != nil {
 		return nil, err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
 		keyRole: roleContainer, keyName: child.Name, keyRecord: string(text), keyStart: encodeNote(startNote{Marks: marks}),
 		link.KeySpec: spec, link.KeyFork: fork, link.KeyGate: link.GateOpen,

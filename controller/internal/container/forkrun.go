@@ -186,7 +186,7 @@ func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *
 	if err != nil {
 		return err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
 		keyRole: roleForkSource, keyRecord: c.VM.Extra[keyRecord], keyName: "", keyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
 	})
