@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/internal/smaps"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -244,7 +245,7 @@ func TestMemoryIsCopiedWithoutZeros(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := copyPages(dst, src); err != nil {
+	if err := copyPages(t.Context(), dst, src); err != nil {
 		t.Fatal(err)
 	}
 	got, want := make([]byte, 4<<20), make([]byte, 4<<20)
@@ -268,7 +269,7 @@ func TestUsage(t *testing.T) {
 		{Name: "/memfd:other-cvm-ram (deleted)", Size: 4, Anonymous: 4, PrivateDirty: 4},
 		{Size: 8 << 10, Anonymous: 7 << 10, PrivateDirty: 7 << 10},
 	})
-	if want := (Memory{GuestPrivateKiB: 3 << 10, OverheadKiB: 100 + 4 + 7<<10}); got != want {
+	if want := (hostapi.Memory{GuestPrivateKiB: 3 << 10, OverheadKiB: 100 + 4 + 7<<10}); got != want {
 		t.Errorf("usage %+v, want %+v", got, want)
 	}
 }
