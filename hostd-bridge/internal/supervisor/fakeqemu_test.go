@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +17,9 @@ const fakeQEMUArg = "fake-qemu"
 
 // Words of a test to its fake QEMU.
 const (
-	wordSave = "save" // lets one xen-save-devices-state return
-	wordOff  = "off"  // the guest powers itself off
+	wordSave   = "save"   // lets one xen-save-devices-state return
+	wordRefuse = "refuse" // lets one fail
+	wordOff    = "off"    // the guest powers itself off
 )
 
 func TestMain(m *testing.M) {
@@ -49,12 +48,12 @@ func fakeQEMU(socket string) error {
 		return err
 	}
 	qmp := os.NewFile(QMPFD, "qmp")
-	saves := make(chan struct{}, 8)
+	saves := make(chan bool, 8)
 	go func() {
 		for words := bufio.NewScanner(control); words.Scan(); {
 			switch words.Text() {
-			case wordSave:
-				saves <- struct{}{}
+			case wordSave, wordRefuse:
+				saves <- words.Text() == wordSave
 			case wordOff:
 				fmt.Fprintln(qmp, `{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}`)
 				os.Exit(0)
@@ -78,7 +77,10 @@ func fakeQEMU(socket string) error {
 		switch c.Execute {
 		case "xen-save-devices-state":
 			go func() { // so that what arrives meanwhile is seen
-				<-saves
+				if !<-saves {
+					fmt.Fprintf(qmp, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no space\"}, \"id\": %d}\n", c.ID)
+					return
+				}
 				if err := os.WriteFile(c.Arguments.Filename, []byte("state"), 0); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 				}
@@ -147,12 +149,8 @@ func newFake(t *testing.T) (Config, func() *fake) {
 		f := &fake{t: t, control: c, commands: make(chan string, 256)}
 		go func() {
 			defer close(f.commands)
-			all, text := bufio.NewReader(c), ""
-			for err != io.EOF {
-				if text, err = all.ReadString('\n'); err != nil {
-					return
-				}
-				f.commands <- strings.TrimSpace(text)
+			for lines := bufio.NewScanner(c); lines.Scan(); {
+				f.commands <- lines.Text()
 			}
 		}()
 		return f
