@@ -3,6 +3,8 @@ package relay
 import (
 	"encoding/json"
 	"net/http"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Names of the extensions that a host has beside the vSphere API.
@@ -12,24 +14,13 @@ const (
 	ExtensionVsock      = "vsock"      // GET /cvm/vsock
 )
 
-// pool is a line of the answer to GET /cvm/pools.
-type pool struct {
-	Template   string `json:"template"` // moref value of the frozen VM
-	Prestarted int    `json:"prestarted"`
-	Want       int    `json:"want"`
-}
-
 func (r *Relay) serveExtensions(w http.ResponseWriter, _ *http.Request) error {
 	return answer(w, map[string][]string{"extensions": r.extensions})
 }
 
-// servePools says how many children wait for the forks of each template.
+// servePools says how many machines are prestarted for each template.
 func (r *Relay) servePools(w http.ResponseWriter, _ *http.Request) error {
-	pools := []pool{}
-	for _, p := range r.inventory.Prestarted() {
-		pools = append(pools, pool{Template: p.Template, Prestarted: p.Ready, Want: p.Want})
-	}
-	return answer(w, map[string][]pool{"pools": pools})
+	return answer(w, hostapi.Pools{Pools: r.inventory.Prestart.Status()})
 }
 
 func answer(w http.ResponseWriter, value any) error {
