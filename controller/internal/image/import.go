@@ -45,7 +45,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions, p Prog
 		return "", fmt.Errorf("cannot encode the image's configuration: %w", err)
 	}
 	src := source{id: digest.FromBytes(config), config: config, tags: tags}
-	if err := s.record(ctx, src, []digest.Digest{diffID}); err != nil {
+	if err := s.addImage(ctx, src, []digest.Digest{diffID}); err != nil {
 		return "", err
 	}
 	p.status("", src.id.String())

@@ -35,11 +35,11 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 	if err := s.ensure(ctx, src.layers, chains, say, p); err != nil {
 		return err
 	}
-	return s.record(ctx, src, chains)
+	return s.addImage(ctx, src, chains)
 }
 
-// record makes src an image; its layers are there and pinned.
-func (s *Store) record(ctx context.Context, src source, chains []digest.Digest) error {
+// addImage makes src an image; its layers are there and pinned.
+func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest) error {
 	return s.commit(ctx, func(x *index) error {
 		for _, c := range chains {
 			if _, ok := x.Layers[c]; !ok {
@@ -48,7 +48,7 @@ func (s *Store) record(ctx context.Context, src source, chains []digest.Digest) 
 		}
 		r, known := x.Images[src.id]
 		if !known {
-			r = record{Config: src.config, Loaded: time.Now().UTC()}
+			r = entry{Config: src.config, Loaded: time.Now().UTC()}
 		}
 		r.Removed = false
 		x.Images[src.id] = r

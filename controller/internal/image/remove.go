@@ -185,7 +185,7 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 		}
 	}()
 	err = s.commit(ctx, func(x *index) error {
-		maps.DeleteFunc(x.Images, func(id digest.Digest, r record) bool {
+		maps.DeleteFunc(x.Images, func(id digest.Digest, r entry) bool {
 			return r.Removed && s.pins[id] == 0 && len(inUse(id)) == 0
 		})
 		was := x.clone()

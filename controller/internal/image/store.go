@@ -15,6 +15,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // Paths on the datastore.
@@ -162,7 +164,7 @@ func (s *Store) pinLocked(keys []digest.Digest) (release func()) {
 // sweep removes what no index entry names. It runs before anything is in progress.
 func (s *Store) sweep(ctx context.Context) error {
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[keyRole] == roleUnpacker {
+		if vm.Extra[record.KeyRole] == record.RoleUnpacker {
 			s.log.Info("removing an unpacker of an earlier run", "vm", vm.Name)
 			if err := s.destroy(ctx, vm.Ref); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -130,7 +131,7 @@ func (s *Store) leaveByName(name string) (vsphere.VM, error) {
 	vm, ok := s.host.Get(name)
 	u := s.use(name)
 	switch {
-	case !ok || vm.Extra[KeyRole] != RoleTemplate:
+	case !ok || vm.Extra[record.KeyRole] != record.RoleTemplate:
 		delete(s.uses, name)
 		return vm, errdefs.ErrNotFound.WithMessage("No such template: " + name)
 	case s.jobs[name] != nil:

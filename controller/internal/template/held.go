@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -115,7 +116,7 @@ func (s *Store) release(u *use) {
 // has said, or was told, is true of the clone.
 func Own() map[string]string {
 	return map[string]string{
-		keyInputs: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: "", link.KeyReceipt: "", link.KeyStatus: "", link.KeyPhase: "",
+		record.KeyTemplate: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: "", link.KeyReceipt: "", link.KeyStatus: "", link.KeyPhase: "",
 		link.KeyMACs: "", link.KeyRehearse: "",
 	}
 }
@@ -128,7 +129,7 @@ func (h *Held) Clone(ctx context.Context, id string, extra map[string]string, ro
 		return vsphere.Ref{}, err
 	}
 	all := Own()
-	all[KeyRole], all[link.KeyFork] = RoleWarm, fork
+	all[record.KeyRole], all[link.KeyFork] = record.RoleWarm, fork
 	maps.Copy(all, extra)
 	ref, err := h.s.host.InstantClone(context.WithoutCancel(ctx), h.vm.Ref, vsphere.CloneSpec{
 		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root,

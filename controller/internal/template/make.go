@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -121,9 +123,9 @@ func (s *Store) distrusted(name string) bool {
 // create makes the machine and starts it. It is not given up half way: the machine would be nobody's.
 func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	ctx = context.WithoutCancel(ctx)
-	text, err := json.Marshal(record{inputs: in, Created: time.Now().UTC()})
+	text, err := json.Marshal(saved{inputs: in, Created: time.Now().UTC()})
 	if err != nil {
-		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", keyInputs, err)
+		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", record.KeyTemplate, err)
 	}
 	spec, err := link.EncodeSpec(&tetherv1.Spec{
 		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: s.opt.Interfaces,
@@ -133,7 +135,7 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	}
 	ref, err := s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd,
-		ExtraConfig: map[string]string{KeyRole: RoleTemplate, keyInputs: string(text), link.KeySpec: spec},
+		ExtraConfig: map[string]string{record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeySpec: spec},
 	})
 	if err != nil {
 		return ref, err
@@ -172,8 +174,7 @@ func ending(vm vsphere.VM) string {
 	if st, err := link.DecodeStatus(vm.Extra[link.KeyStatus]); err == nil && st.GetFailure() != nil {
 		return st.GetFailure().GetMessage()
 	}
-	var exit struct{ Reason string }
-	if err := json.Unmarshal([]byte(vm.Extra[keyExit]), &exit); err == nil && exit.Reason != "" {
+	if exit, err := hostapi.DecodeExit(vm.Extra[hostapi.KeyExit]); err == nil && exit.Reason != "" {
 		return exit.Reason
 	}
 	return "the host does not say why"

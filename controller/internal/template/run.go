@@ -2,11 +2,10 @@ package template
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
-	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -71,7 +70,7 @@ func (s *Store) giveUp() {
 // observe wakes those who wait when a template or a warm machine of the host has changed.
 func (s *Store) observe(ctx context.Context) {
 	ours := func(vm *vsphere.VM) bool {
-		return vm != nil && (vm.Extra[KeyRole] == RoleTemplate || vm.Extra[KeyRole] == RoleWarm)
+		return vm != nil && (vm.Extra[record.KeyRole] == record.RoleTemplate || vm.Extra[record.KeyRole] == record.RoleWarm)
 	}
 	for e := range s.host.Subscribe(ctx) {
 		if ours(e.Before) || ours(e.After) {
@@ -121,18 +120,15 @@ func (s *Store) recall(vm vsphere.VM) {
 	if source == "" {
 		return
 	}
-	var made struct{ Created time.Time }
-	if err := json.Unmarshal([]byte(vm.Extra[keyContainer]), &made); err != nil {
-		return // a warm machine, or someone else's
+	made, err := record.DecodeContainer(vm.Extra[record.KeyContainer])
+	if err != nil {
+		return // a warm VM, or someone else's
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.use(source)
 	u.last = later(u.last, made.Created)
 }
-
-// keyContainer holds the record of a container; its field Created is read.
-const keyContainer = "cvm.container"
 
 // Quiesce removes all templates and warm machines, and makes no more: the host is about to be stopped, and nothing of it is
 // to go on.
@@ -149,7 +145,7 @@ func (s *Store) Quiesce(ctx context.Context) error {
 	}
 	var failed []error
 	for _, vm := range s.host.VMs() {
-		if role := vm.Extra[KeyRole]; role == RoleTemplate || role == RoleWarm {
+		if role := vm.Extra[record.KeyRole]; role == record.RoleTemplate || role == record.RoleWarm {
 			failed = append(failed, s.destroy(ctx, vm.Ref))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -150,12 +151,12 @@ type offspring struct {
 func (s *Store) forks() map[string]offspring {
 	all := map[string]offspring{}
 	for _, vm := range s.host.VMs() {
-		source, role := Source(vm), vm.Extra[KeyRole]
-		if source == "" || role == RoleTemplate {
+		source, role := Source(vm), vm.Extra[record.KeyRole]
+		if source == "" || role == record.RoleTemplate {
 			continue
 		}
 		o := all[source]
-		if role == RoleWarm {
+		if role == record.RoleWarm {
 			o.warm++
 		} else {
 			o.children++

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -56,12 +57,12 @@ func TestName(t *testing.T) {
 // templateVM is a template as the host shows it.
 func templateVM(t *testing.T, in inputs) vsphere.VM {
 	t.Helper()
-	text, err := json.Marshal(record{inputs: in, Created: time.Unix(5, 0).UTC()})
+	text, err := json.Marshal(saved{inputs: in, Created: time.Unix(5, 0).UTC()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return vsphere.VM{Name: in.name(), PowerState: vsphere.PoweredOn, Frozen: true, Extra: map[string]string{
-		KeyRole: RoleTemplate, keyInputs: string(text), link.KeyVersion: "v1",
+		record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeyVersion: "v1",
 	}}
 }
 
@@ -73,10 +74,12 @@ func TestParse(t *testing.T) {
 		t.Errorf("parsed %+v, %v", got, sound)
 	}
 	for name, change := range map[string]func(*vsphere.VM){
-		"not a template":         func(vm *vsphere.VM) { vm.Extra[KeyRole] = RoleWarm },
-		"damaged record":         func(vm *vsphere.VM) { vm.Extra[keyInputs] = "{" },
-		"another one's name":     func(vm *vsphere.VM) { vm.Name = "cvm-template-0" },
-		"a record of other size": func(vm *vsphere.VM) { vm.Extra[keyInputs] = strings.Replace(vm.Extra[keyInputs], "512", "513", 1) },
+		"not a template":     func(vm *vsphere.VM) { vm.Extra[record.KeyRole] = record.RoleWarm },
+		"damaged record":     func(vm *vsphere.VM) { vm.Extra[record.KeyTemplate] = "{" },
+		"another one's name": func(vm *vsphere.VM) { vm.Name = "cvm-template-0" },
+		"a record of other size": func(vm *vsphere.VM) {
+			vm.Extra[record.KeyTemplate] = strings.Replace(vm.Extra[record.KeyTemplate], "512", "513", 1)
+		},
 	} {
 		vm := templateVM(t, in)
 		change(&vm)

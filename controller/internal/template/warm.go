@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -95,7 +96,7 @@ func (s *Store) holdFor(name string) *Held {
 func (s *Store) warm() []vsphere.VM {
 	var all []vsphere.VM
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[KeyRole] == RoleWarm && !s.claimed[vm.Name] {
+		if vm.Extra[record.KeyRole] == record.RoleWarm && !s.claimed[vm.Name] {
 			all = append(all, vm)
 		}
 	}
