@@ -140,5 +140,5 @@ func (s *Store) Warm() int {
 
 // ready reports whether a warm machine has rehearsed and waits to be told who it is.
 func ready(vm vsphere.VM) bool {
-	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked
+	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseWarm
 }
