@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -73,14 +74,14 @@ func (s *Service) copyAlone(ctx context.Context, c Container, atPoint bool, begu
 		return point{}, fmt.Errorf("a start or another fork of it is under way: %w", err)
 	}
 	defer release()
-	p := point{name: newPointName(), generation: 1, marks: []Mark{mark("api", begun)}}
+	p := point{name: newPointName(), generation: 1, marks: []record.Mark{record.MarkAt("api", begun)}}
 	if c.forked() {
 		p.generation = c.fork.GetGeneration() + 1
 	}
 	if err := s.holdProcess(ctx, c, atPoint); err != nil {
 		return p, err
 	}
-	p.marks = append(p.marks, mark("held", time.Now()))
+	p.marks = append(p.marks, record.MarkAt("held", time.Now()))
 	err = s.copyHeld(ctx, c, &p)
 	return p, err
 }
@@ -141,8 +142,8 @@ func (s *Service) claimForkNames(base string, req ForkRequest) (names []string, 
 type point struct {
 	name       string
 	ref        vsphere.Ref
-	generation uint32 // of its children
-	marks      []Mark // of the API, on the way to it
+	generation uint32        // of its children
+	marks      []record.Mark // of the API, on the way to it
 }
 
 // copyHeld makes a copy of the machine of a container that is held, and waits until it stands still. The container goes on in
@@ -161,7 +162,7 @@ func (s *Service) copyHeld(ctx context.Context, c Container, p *point) error {
 		err = errors.Join(err, rerr)
 	}
 	if err == nil {
-		p.marks = append(p.marks, mark("copied", time.Now()))
+		p.marks = append(p.marks, record.MarkAt("copied", time.Now()))
 		err = s.awaitPoint(ctx, *p)
 	}
 	if err != nil && p.ref != (vsphere.Ref{}) {
@@ -188,7 +189,7 @@ func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *
 	}
 	extra := template.Own()
 	maps.Copy(extra, map[string]string{
-		keyRole: roleForkSource, keyRecord: c.VM.Extra[keyRecord], keyName: "", keyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
+		record.KeyRole: record.RoleForkSource, record.KeyContainer: c.VM.Extra[record.KeyContainer], record.KeyName: "", record.KeyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
 	})
 	p.ref, err = s.host.InstantClone(context.WithoutCancel(ctx), c.VM.Ref, vsphere.CloneSpec{
 		Name: p.name, UUID: ident.UUID(ident.New()), ExtraConfig: extra,

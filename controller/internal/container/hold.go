@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -69,7 +70,7 @@ func (s *Service) releaseProcess(ctx context.Context, c Container, fork *tetherv
 
 // copies are the copies of containers that are being forked.
 func copies(vms []vsphere.VM) []vsphere.VM {
-	return slices.DeleteFunc(vms, func(vm vsphere.VM) bool { return vm.Extra[keyRole] != roleForkSource })
+	return slices.DeleteFunc(vms, func(vm vsphere.VM) bool { return vm.Extra[record.KeyRole] != record.RoleForkSource })
 }
 
 // sweepForks removes the copies that a controller left which died in a fork, and lets their containers go on.

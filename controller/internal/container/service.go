@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -93,7 +94,7 @@ func New(host Host, images Images, templates *template.Store, metrics *Metrics, 
 func (s *Service) All() []Container {
 	var all []Container
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[keyRole] != roleContainer {
+		if vm.Extra[record.KeyRole] != record.RoleContainer {
 			continue
 		}
 		c, err := parse(vm)
@@ -109,7 +110,7 @@ func (s *Service) All() []Container {
 
 // Get finds a container by ID, name or unique prefix of its ID, in this order.
 func (s *Service) Get(ref string) (Container, error) {
-	if vm, ok := s.host.Get(ref); ok && vm.Extra[keyRole] == roleContainer {
+	if vm, ok := s.host.Get(ref); ok && vm.Extra[record.KeyRole] == record.RoleContainer {
 		return parse(vm)
 	}
 	name := strings.TrimPrefix(ref, "/")
