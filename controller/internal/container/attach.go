@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/tether/link"
-	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // AttachOptions say what to attach.
@@ -167,13 +167,5 @@ func (s *Service) Resize(ctx context.Context, ref string, rows, columns uint32) 
 	if err != nil {
 		return err
 	}
-	return s.resize(ctx, c, link.MainSession, rows, columns)
-}
-
-func (s *Service) resize(ctx context.Context, c Container, session string, rows, columns uint32) error {
-	err := s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
-		_, err := t.Resize(ctx, &tetherv1.ResizeRequest{Session: session, Window: &tetherv1.Window{Rows: rows, Columns: columns}})
-		return err
-	})
-	return linkError(err, "cannot resize the terminal of %s", &c)
+	return guest.Failed(s.calls.Resize(ctx, c.VM, link.MainSession, rows, columns), "cannot resize the terminal of %s", &c)
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
@@ -73,7 +74,7 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 	now, err := await(ctx, s.host, Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *Container) bool { return now.phase() != phaseStarting })
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Container{}, fmt.Errorf("its processes do not go on after %v; the tether is in phase %q%s",
-			s.times.Start, now.VM.Extra[link.KeyPhase], quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
+			s.times.Start, now.VM.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
 	}
 	if err != nil {
 		return Container{}, err

@@ -6,20 +6,12 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
-)
-
-// Exit codes that Docker gives to containers whose process did not end by itself.
-const (
-	exitEngine        = 125 // Docker's own failure
-	exitNotExecutable = 126
-	exitNotFound      = 127
-	exitKilled        = 128 + 9 // as if by SIGKILL: the machine went away under the process
-	exitUnknown       = 255
 )
 
 // Container is what is known of a container at one moment. It must not be changed.
@@ -101,11 +93,11 @@ func (c *Container) ExitCode() int {
 	case c.phase() == phaseExited:
 		return int(c.Status.GetExit().GetCode())
 	case c.phase() == phaseFailed:
-		return failureCode(c.Status.GetFailure())
+		return guest.ExitCode(c.Status.GetFailure())
 	case c.ran():
-		return exitKilled
+		return guest.ExitKilled
 	default:
-		return exitUnknown
+		return guest.ExitUnknown
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
@@ -49,9 +50,9 @@ func (c *Container) forkFailed() bool {
 
 // failure says why the process never ran; of a fork that failed, which item of its receipt.
 func (c *Container) failure() string {
-	text := failureText(c.Status.GetFailure(), c.args())
+	text := guest.FailureText(c.Status.GetFailure(), c.args())
 	if item := link.Failed(c.receipt); c.forkFailed() && item != nil {
-		return withoutPhrases(fmt.Sprintf("the fork could not become this container: %s: %s", item.Name, cmp.Or(item.Detail, text)))
+		return guest.WithoutPhrases(fmt.Sprintf("the fork could not become this container: %s: %s", item.Name, cmp.Or(item.Detail, text)))
 	}
 	return text
 }

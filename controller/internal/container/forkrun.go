@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
@@ -156,7 +157,7 @@ func (s *Service) copyHeld(ctx context.Context, c Container, p *point) error {
 		fork = nil
 	}
 	switch rerr := s.releaseProcess(ctx, c, fork); {
-	case errdefs.IsConflict(rerr): // held for longer than a tether bears; the copy is as good
+	case errdefs.IsFailedPrecondition(rerr): // held for longer than a tether bears; the copy is as good
 		s.log.Warn("a container went on before its fork was done", "container", c.ID, "error", rerr)
 	case rerr != nil:
 		err = errors.Join(err, rerr)
@@ -205,7 +206,7 @@ func (s *Service) awaitPoint(ctx context.Context, p point) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("its copy does not stand still after %v; its tether is in phase %q%s",
-			s.times.Start, vm.Extra[link.KeyPhase], quote(s.host.ConsoleTail(context.WithoutCancel(ctx), p.name)))
+			s.times.Start, vm.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), p.name)))
 	case err != nil:
 		return err
 	case isOff(vm):

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
@@ -72,6 +73,7 @@ type Service struct {
 	log       *slog.Logger
 	metrics   *Metrics
 	times     Timeouts
+	calls     guest.Caller
 	execs     *execs
 	starts    *starts
 	clock     *clock
@@ -84,8 +86,10 @@ type Service struct {
 
 // New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
 func New(host Host, images Images, templates *template.Store, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
+	times = times.withDefaults()
 	return &Service{
-		host: host, images: images, templates: templates, metrics: metrics, log: log, times: times.withDefaults(),
+		host: host, images: images, templates: templates, metrics: metrics, log: log,
+		times: times, calls: guest.Caller{Host: host, Within: times.Link},
 		left: copies(host.VMs()), execs: newExecs(), starts: newStarts(), clock: newClock(), naming: map[string]bool{},
 	}
 }

@@ -6,18 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/tether/link"
 )
-
-// tailBytes is how much of a guest's console an error quotes.
-const tailBytes = 2 << 10
 
 // Start brings a container's process up and waits until it runs: the gate of a parked machine is opened, one that is off
 // is powered on. It goes on when the client leaves: a start is not left half done. The error of a container that runs already
@@ -125,7 +122,7 @@ func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind
 		s.settleOff(c)
 		return kind, startFailure(&c)
 	case c.endedBeforeItRan():
-		return kind, fmt.Errorf("cannot start %s: %s%s", &c, cmp.Or(c.Trouble(), "the machine was powered off"), quote(c.consoleTail()))
+		return kind, fmt.Errorf("cannot start %s: %s%s", &c, cmp.Or(c.Trouble(), "the machine was powered off"), guest.Quote(c.consoleTail()))
 	default:
 		return kind, nil
 	}
@@ -182,9 +179,9 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 // startFailure is the error of a start whose process never ran.
 func startFailure(c *Container) error {
 	if c.forkFailed() {
-		return errdefs.ErrInternal.WithMessage(startPrefix + c.failure())
+		return errdefs.ErrInternal.WithMessage(guest.StartPrefix + c.failure())
 	}
-	return startError(startPrefix, c.Status.GetFailure(), c.args())
+	return guest.StartError(guest.StartPrefix, c.Status.GetFailure(), c.args())
 }
 
 // startFailed removes a container that is not to outlive its process.
@@ -225,7 +222,7 @@ func (s *Service) hung(c Container) error {
 	tail := s.host.ConsoleTail(context.Background(), c.ID)
 	_ = s.powerOff(c)
 	return errdefs.ErrInternal.WithMessage(fmt.Sprintf(
-		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, quote(tail)))
+		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, guest.Quote(tail)))
 }
 
 func (c *Container) consoleTail() string {
@@ -233,14 +230,4 @@ func (c *Container) consoleTail() string {
 		return ""
 	}
 	return c.Ended.ConsoleTail
-}
-
-// quote sets a console's end under an error.
-func quote(tail string) string {
-	tail = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(tail, "\r", ""), "?"))
-	if tail == "" {
-		return ""
-	}
-	tail = tail[max(0, len(tail)-tailBytes):]
-	return "; the end of its console:\n" + withoutPhrases(tail)
 }
