@@ -111,7 +111,7 @@ func childExtra(c Container, p point, child *Child, marks []record.Mark) (map[st
 	if err != nil {
 		return nil, err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
 		record.KeyRole: record.RoleContainer, record.KeyName: child.Name, record.KeyContainer: string(text), record.KeyStart: record.Start{Marks: marks}.Encode(),
 		link.KeySpec: spec, link.KeyFork: fork, link.KeyGate: link.GateOpen,

@@ -46,7 +46,7 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 const templateSlack = 15 * time.Second
 
 // hold finds the template for a container; nil: it boots, and the plan says why.
-func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err error) {
+func (s *Service) hold(ctx context.Context, p *plan) (held *template.Lease, err error) {
 	size := template.Size{CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB}
 	switch {
 	case p.rec.HostConfig.Runtime == RuntimeBoot:
@@ -56,11 +56,11 @@ func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err e
 	case p.rec.HostConfig.Runtime == RuntimeFork:
 		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
 		defer cancel()
-		if held, err = s.templates.Wait(ctx, size); err != nil {
+		if held, err = s.templates.AwaitLease(ctx, size); err != nil {
 			return nil, fmt.Errorf("cannot fork a container: %w", err)
 		}
 	default:
-		held, p.why = s.templates.Use(size)
+		held, p.why = s.templates.Lease(size)
 	}
 	return held, nil
 }
@@ -72,8 +72,8 @@ func mayBoot(err error) bool {
 }
 
 // fork gives a container a machine that is forked: one from the warm pool, or a new one. It waits at its gate.
-func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id string, err error) {
-	if m, ok := held.Warm(); ok {
+func (s *Service) fork(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
+	if m, ok := held.TakeWarm(); ok {
 		p.way = wayWarm
 		if id, err = s.become(ctx, held, m, p); err == nil || !mayBoot(err) {
 			return id, err
@@ -84,7 +84,7 @@ func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id st
 	if s.host.Has(vsphere.DiskAtFork) {
 		return s.clone(ctx, held, p)
 	}
-	m, err := held.Spawn(ctx, false)
+	m, err := held.Fork(ctx, false)
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +92,7 @@ func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id st
 }
 
 // clone forks a machine that is a container from its first moment.
-func (s *Service) clone(ctx context.Context, held *template.Held, p *plan) (id string, err error) {
+func (s *Service) clone(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
 	id = ident.New()
 	extra, err := p.extra(id)
 	if err != nil {
@@ -108,8 +108,8 @@ func (s *Service) clone(ctx context.Context, held *template.Held, p *plan) (id s
 }
 
 // become tells a machine that was forked without a disk which container it is; it is removed when that fails.
-func (s *Service) become(ctx context.Context, held *template.Held, m template.Machine, p *plan) (id string, err error) {
-	defer m.Done()
+func (s *Service) become(ctx context.Context, held *template.Lease, m template.Child, p *plan) (id string, err error) {
+	defer m.Release()
 	id = m.VM.Name
 	ctx = context.WithoutCancel(ctx)
 	extra, err := p.extra(id)

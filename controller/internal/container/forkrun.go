@@ -188,7 +188,7 @@ func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *
 	if err != nil {
 		return err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
 		record.KeyRole: record.RoleForkSource, record.KeyContainer: c.VM.Extra[record.KeyContainer], record.KeyName: "", record.KeyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
 	})

@@ -30,7 +30,7 @@ type entry struct {
 	Removed bool `json:"removed,omitempty"`
 }
 
-// layer is a frozen disk.
+// layer is a complete disk, which nothing writes to.
 type layer struct {
 	Parent digest.Digest `json:"parent,omitempty"` // chain ID; empty: the blank disk
 	Size   int64         `json:"size"`             // bytes of file content

@@ -118,28 +118,28 @@ func TestPauses(t *testing.T) {
 	in := inputs{MemoryMiB: 1}
 	for _, want := range []time.Duration{pauseFirst, 2 * pauseFirst, 4 * pauseFirst} {
 		s.mu.Lock()
-		j := s.want(in)
+		j := s.wantLocked(in)
 		s.mu.Unlock()
 		s.end(j, errStopped)
-		if got := s.failed[in.name()]; got.pause != want || time.Until(got.until) > want {
+		if got := s.templates[in.name()].failure; got.pause != want || time.Until(got.until) > want {
 			t.Errorf("pause %v until %v, want %v", got.pause, got.until, want)
 		}
 		s.mu.Lock()
-		s.wantSoon(in)
-		soon := len(s.jobs)
+		s.wantSoonLocked(in)
+		soon := s.templates[in.name()].job
 		s.mu.Unlock()
-		if soon != 0 {
+		if soon != nil {
 			t.Error("it is tried again at once")
 		}
 	}
 	for range 20 {
-		s.end(s.want(in), errStopped)
+		s.end(s.wantLocked(in), errStopped)
 	}
-	if got := s.failed[in.name()].pause; got != pauseMost {
+	if got := s.templates[in.name()].failure.pause; got != pauseMost {
 		t.Errorf("pause %v, want at most %v", got, pauseMost)
 	}
-	s.end(s.want(in), nil)
-	if s.failed[in.name()] != nil {
+	s.end(s.wantLocked(in), nil)
+	if s.templates[in.name()].failure != nil {
 		t.Error("a failure is remembered after a success")
 	}
 }
