@@ -180,7 +180,7 @@ func newPointName() string {
 
 // copyMachine clones the container's machine. The clone freezes as soon as it runs: that is what its Spec says.
 func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *tetherv1.Fork) error {
-	spec, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE, Id: c.ID, Hostname: p.name})
+	spec, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE, ForkPoint: true, Id: c.ID, Hostname: p.name})
 	if err != nil {
 		return err
 	}
