@@ -3,6 +3,7 @@ package hostapi
 // Routes of the host's HTTPS port beside /sdk and /folder. All want the session cookie of vim25's Login and answer 401 without
 // it. An error is an Error as JSON. A host without the extensions answers 404 without JSON.
 const (
+	RoutePrefix     = "/cvm/"           // begins all
 	RouteExtensions = "/cvm/extensions" // GET: Extensions
 	RoutePools      = "/cvm/pools"      // GET: Pools
 	RouteMemory     = "/cvm/memory"     // GET: Memory, measured when it is asked for

@@ -38,6 +38,7 @@ func TestNames(t *testing.T) {
 		{"guest address", GuestAddress, "10.0.2.15/24"},
 		{"gateway", Gateway, "10.0.2.2"},
 		{"name server", Nameserver, "10.0.2.3"},
+		{"prefix", RoutePrefix, "/cvm/"},
 		{"extensions", RouteExtensions, "/cvm/extensions"},
 		{"pools", RoutePools, "/cvm/pools"},
 		{"memory", RouteMemory, "/cvm/memory"},

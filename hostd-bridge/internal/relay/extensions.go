@@ -3,18 +3,18 @@ package relay
 import (
 	"encoding/json"
 	"net/http"
+<<<<<<< HEAD
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
+=======
+>>>>>>> d-container
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// Names of the extensions that a host has beside the vSphere API.
-const (
-	ExtensionDiskAtFork = "diskAtFork" // InstantClone_Task takes a disk
-	ExtensionLog        = "log"        // GET /cvm/log
-	ExtensionVsock      = "vsock"      // GET /cvm/vsock
-)
-
 func (r *Relay) serveExtensions(w http.ResponseWriter, _ *http.Request) error {
+<<<<<<< HEAD
 	return answer(w, map[string][]string{"extensions": r.extensions})
 }
 
@@ -26,5 +26,24 @@ func (r *Relay) servePools(w http.ResponseWriter, _ *http.Request) error {
 func answer(w http.ResponseWriter, value any) error {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(value) // fails when the client is gone
+=======
+	answer(w, http.StatusOK, hostapi.Extensions{Extensions: r.extensions})
+>>>>>>> d-container
 	return nil
+}
+
+// servePools says how many machines are prestarted for the forks of each template.
+func (r *Relay) servePools(w http.ResponseWriter, _ *http.Request) error {
+	pools := []hostapi.Pool{}
+	for _, p := range r.inventory.Prestarted() {
+		pools = append(pools, hostapi.Pool{Template: p.Template, Prestarted: p.Ready, Want: p.Want})
+	}
+	answer(w, http.StatusOK, hostapi.Pools{Pools: pools})
+	return nil
+}
+
+func answer(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(value) // fails when the client is gone
 }

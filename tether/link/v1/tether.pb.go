@@ -32,7 +32,7 @@ type Mode int32
 const (
 	Mode_CONTAINER Mode = 0 // mount the root disk and run Spec.process
 	Mode_UNPACK    Mode = 1 // run nothing; extract layers on request
-	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze; a fork of a container that finds this freezes where it stands
+	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze
 )
 
 // Enum value maps for Mode.
@@ -260,8 +260,12 @@ type Spec struct {
 	Process          *Process               `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
 	StopGraceSeconds uint32                 `protobuf:"varint,10,opt,name=stop_grace_seconds,json=stopGraceSeconds,proto3" json:"stop_grace_seconds,omitempty"` // used when the guest itself is asked to power off; 0 means 10
 	StopSignal       int32                  `protobuf:"varint,11,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`                     // Linux number; 0 means SIGTERM
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The machine, a fork of a running container, calls instantclone.freeze where it stands, with its processes held: it is the fork
+	// point of children that go on. Meaningless elsewhere. A tether older than this field looks for mode TEMPLATE in its place, so a
+	// host sets both.
+	ForkPoint     bool `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -369,6 +373,13 @@ func (x *Spec) GetStopSignal() int32 {
 		return x.StopSignal
 	}
 	return 0
+}
+
+func (x *Spec) GetForkPoint() bool {
+	if x != nil {
+		return x.ForkPoint
+	}
+	return false
 }
 
 // HostEntry is a line of /etc/hosts.
@@ -2404,7 +2415,7 @@ var File_tether_proto protoreflect.FileDescriptor
 
 const file_tether_proto_rawDesc = "" +
 	"\n" +
-	"\ftether.proto\x12\x15containervm.tether.v1\"\xe9\x03\n" +
+	"\ftether.proto\x12\x15containervm.tether.v1\"\x88\x04\n" +
 	"\x04Spec\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.containervm.tether.v1.ModeR\x04mode\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -2422,7 +2433,9 @@ const file_tether_proto_rawDesc = "" +
 	"\x12stop_grace_seconds\x18\n" +
 	" \x01(\rR\x10stopGraceSeconds\x12\x1f\n" +
 	"\vstop_signal\x18\v \x01(\x05R\n" +
-	"stopSignal\";\n" +
+	"stopSignal\x12\x1d\n" +
+	"\n" +
+	"fork_point\x18\f \x01(\bR\tforkPoint\";\n" +
 	"\tHostEntry\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\"^\n" +
