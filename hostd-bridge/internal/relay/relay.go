@@ -23,13 +23,8 @@ type Relay struct {
 	extensions []string // those that the host has
 }
 
-<<<<<<< HEAD
-// New returns a relay to the machines of an inventory; extensions are those that it names.
-func New(inventory *vmhost.Host, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
-=======
 // New returns a relay to the machines of an inventory. extensions are the names of those that the host has.
-func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
->>>>>>> d-container
+func New(inventory *vmhost.Host, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
 	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}, extensions: extensions}
 }
 
