@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -98,12 +98,12 @@ func (s *Service) clone(ctx context.Context, held *template.Lease, p *plan) (id 
 	if err != nil {
 		return "", err
 	}
-	asked := mark("cloneRequested", time.Now())
-	extra[keyStart] = p.note(asked)
+	asked := record.MarkAt("cloneRequested", time.Now())
+	extra[record.KeyStart] = p.note(asked)
 	if _, err := held.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
 		return "", err
 	}
-	s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("cloneDone", time.Now())})
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
 }
 
@@ -113,19 +113,14 @@ func (s *Service) become(ctx context.Context, held *template.Lease, m template.C
 	id = m.VM.Name
 	ctx = context.WithoutCancel(ctx)
 	extra, err := p.extra(id)
-	asked := mark("cloneRequested", time.Now())
+	asked := record.MarkAt("cloneRequested", time.Now())
 	if err == nil {
-		extra[keyStart] = p.note(asked)
+		extra[record.KeyStart] = p.note(asked)
 		err = s.host.AttachRoot(ctx, m.VM.Ref, id, p.image.TopDisk, extra)
 	}
 	if err != nil {
 		return "", errors.Join(err, held.Discard(ctx, m))
 	}
-	s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("cloneDone", time.Now())})
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
-}
-
-func encodeNote(n startNote) string {
-	text, _ := json.Marshal(n) // cannot fail: strings and numbers
-	return string(text)
 }

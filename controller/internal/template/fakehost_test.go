@@ -157,7 +157,7 @@ func (h *fakeHost) InstantClone(_ context.Context, source vsphere.Ref, spec vsph
 	ref := vsphere.Ref{Type: "VirtualMachine", Value: spec.Name}
 	extra := maps.Clone(spec.ExtraConfig)
 	if rehearses {
-		extra[link.KeyPhase] = link.PhaseParked
+		extra[link.KeyPhase] = link.PhaseWarm
 	}
 	h.set(func(vms map[string]vsphere.VM) {
 		vms[spec.Name] = vsphere.VM{Ref: ref, Name: spec.Name, PowerState: vsphere.PoweredOn, Extra: extra}

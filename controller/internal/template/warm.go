@@ -136,5 +136,5 @@ func (s *Store) Warm() int {
 
 // ready reports whether a warm VM has rehearsed and waits for its Spec.
 func ready(vm vsphere.VM) bool {
-	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked
+	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseWarm
 }
