@@ -20,8 +20,8 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// helloTimeout bounds how long a host may take for its preface, and for the header of a stream.
-const helloTimeout = 30 * time.Second
+// openWait is how long a host may take for its preface, and for the header of a stream.
+const openWait = 30 * time.Second
 
 // Handler is what a tether does for its hosts. Methods are called by several goroutines, and each must return soon
 // after its context ended, which happens at the latest when the connection does. Errors should be *Refusal.
@@ -51,8 +51,8 @@ type Lossy interface{ Dropped() int64 }
 // goroutine of it is left then.
 func Serve(ctx context.Context, conn net.Conn, h Handler, log *slog.Logger) error {
 	defer conn.Close()
-	hello, cancel := context.WithTimeout(ctx, helloTimeout)
-	err := handshake(hello, conn, ourVersions())
+	opening, cancel := context.WithTimeout(ctx, openWait)
+	err := handshake(opening, conn, ourVersions())
 	cancel()
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (s *server) stream(ctx context.Context, stream *yamux.Stream) {
 		s.refuse(stream, Refuse(errdefs.ErrResourceExhausted, "the session has %d open streams, the limit", MaxStreams))
 		return
 	}
-	_ = stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	_ = stream.SetReadDeadline(time.Now().Add(openWait))
 	h, err := readStreamHeader(stream)
 	if err != nil {
 		s.refuse(stream, Refuse(errdefs.ErrInvalidArgument, "%v", err))
