@@ -42,7 +42,7 @@ func WaitDisk(ctx context.Context) (Disk, error) {
 	if unix.Access(firstDisk, unix.F_OK) == nil {
 		return Disk{Path: firstDisk}, nil
 	}
-	// The socket first, then the look: so no announcement falls between.
+	// The socket is opened before the disks are listed, so that no announcement is missed in between.
 	events, err := listenUevents()
 	if err != nil {
 		return Disk{}, err
