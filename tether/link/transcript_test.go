@@ -121,12 +121,12 @@ func next(r io.Reader, first bool) ([]byte, error) {
 }
 
 // play is one side of a transcript on conn: it sends what that side sent, each time when the peer has come as far as it had then. It
-// returns what the peer said, and what it is to have said.
-func play(t *testing.T, conn net.Conn, lines []line, side string) (got, want *said) {
+// returns what the peer has said until then, and what it is to have said.
+func play(t *testing.T, conn net.Conn, lines []line, side string) (peer, want *said) {
 	t.Helper()
 	var mu sync.Mutex
 	changed := make(chan struct{}, 1)
-	got, want = newSaid(), newSaid()
+	got, want := newSaid(), newSaid()
 	go func() { // ends with conn
 		for first := true; ; first = false {
 			raw, err := next(conn, first)
