@@ -101,7 +101,7 @@ func (t *tether) mountEarly(context.Context) error {
 		t.console.Warn("the log level stays as it is", "err", err)
 	}
 	go t.reaper.Run() // as long as the machine
-	if err := boot.CalmMonitor(); err != nil {
+	if err := boot.SlackenMonitor(); err != nil {
 		t.console.Warn("the runtime's monitor takes time", "err", err)
 	}
 	return boot.Limits()

@@ -112,15 +112,16 @@ func (s *server) join(f func()) bool {
 	if ok {
 		go func() {
 			defer leave()
-			defer s.survive(nil)
+			defer s.catchPanic(nil)
 			f()
 		}()
 	}
 	return ok
 }
 
-// survive makes a panic of a handler the end of what it did, not of its program, which is PID 1 of a machine.
-func (s *server) survive(err *error) {
+// catchPanic, deferred, makes a panic of a handler the end of what it did and not of its program, which is PID 1 of a machine. The
+// caller gets *err, unless err is nil.
+func (s *server) catchPanic(err *error) {
 	p := recover()
 	if p == nil {
 		return
@@ -297,6 +298,6 @@ func (s *server) count(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrp
 		return nil, Refuse(errdefs.ErrUnavailable, "the session is ending")
 	}
 	defer leave()
-	defer s.survive(&err)
+	defer s.catchPanic(&err)
 	return method(ctx, unmarshal)
 }
