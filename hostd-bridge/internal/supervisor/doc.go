@@ -22,7 +22,7 @@
 //
 // One goroutine owns the state, the memory files and the root slot: that of Run, which starts the machine and then executes
 // operations one after the other (machine.own). So nothing lets the CPUs run while their memory is copied, and a freeze and a snapshot
-// wait for each other. A kill waits for nobody: it kills QEMU, which makes the operation in flight fail.
+// wait for each other. A kill waits for no operation: it kills QEMU, and the operation in flight fails.
 package supervisor
 
 import (
@@ -35,7 +35,7 @@ import (
 const (
 	QMPFD     = 3 // socket of the control connection
 	VhostFD   = 4 // stands for /dev/vhost-vsock: see package vsock
-	lockFD    = 5 // the lock that is taken while QEMU lives; nobody reads it
+	lockFD    = 5 // the lock that is taken while QEMU lives; QEMU does not use it
 	ConsoleFD = 6 // socket of the serial console
 	RAMFD     = 7 // the guest's memory
 	StateFD   = 8 // a child's device state

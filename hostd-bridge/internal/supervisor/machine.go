@@ -231,7 +231,7 @@ func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) e
 // qemuEvents are what QEMU reports by itself.
 type qemuEvents struct {
 	shutdown *shutdown     // the first of them; may be read when the connection of QMP is done
-	resets   chan struct{} // holds a RESET that nobody has taken yet
+	resets   chan struct{} // holds a RESET that systemReset has not taken yet
 	loaded   chan error    // how the loading of a child's state has ended
 }
 

@@ -61,7 +61,7 @@ func supervise(in io.ReadCloser, out io.WriteCloser, logTo io.Writer) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { s.serve(l) })
 	if err := errors.Join(report(out, nil), out.Close()); err != nil {
-		m.log.Error("nobody waits for the machine: it is ended", "err", err)
+		m.log.Error("the daemon no longer waits for the machine: it is ended", "err", err)
 		m.end()
 	}
 	m.own()
@@ -77,7 +77,7 @@ func newLog(to io.Writer, debug bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: level}))
 }
 
-var errUnwanted = errors.New("the machine was given up before it had an identity")
+var errUnwanted = errors.New("the machine was abandoned before it had an identity")
 
 // bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; errUnwanted is its way to say that
 // there is none. When bringUp fails the machine is to be abandoned.

@@ -124,8 +124,8 @@ func (m *machine) own() {
 	m.report()
 }
 
-// abandon ends a machine that is not owned yet, and adds to err what QEMU said. Of one that is unwanted nobody else knows the
-// directory, so it goes too.
+// abandon ends a machine that is not owned yet, and adds to err what QEMU said. The directory of one that
+// is unwanted is removed: no other process knows of it.
 func (m *machine) abandon(err error) error {
 	_ = m.enter(stateEnding) // every state but this one allows it
 	m.qemu.kill()

@@ -157,7 +157,7 @@ func TestCloseReadFailsTheWriter(t *testing.T) {
 	}
 	_, err := io.Copy(y, zeroes{})
 	if !errors.Is(err, syscall.EPIPE) {
-		t.Fatalf("endless write to who reads no more: %v", err)
+		t.Fatalf("endless write to a peer that reads no more: %v", err)
 	}
 }
 

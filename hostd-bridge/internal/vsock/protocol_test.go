@@ -72,7 +72,7 @@ func TestGuestProtocol(t *testing.T) {
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
 		t.Fatalf("%q, %v", b, err)
 	}
-	// From another CID, or with a length beyond its end, a packet is nobody's.
+	// From another CID, or with a length beyond its end, a packet is dropped.
 	s.send(encode(header{srcCID: 4, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opReset}, ""))
 	long := encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opData}, "x")
 	le.PutUint32(long[24:], 1<<31)
@@ -100,7 +100,7 @@ func TestAbort(t *testing.T) {
 		t.Errorf("close: %v", err)
 	}
 	s.says(opData, 51, "late")
-	s.hears(opReset) // nobody knows the connection
+	s.hears(opReset) // the connection is unknown
 }
 
 func TestGuestResetsConnection(t *testing.T) {
