@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
@@ -78,7 +79,7 @@ func eventOf(e supervisor.Event) vm.Event {
 	case e.Frozen:
 		return vm.Event{Frozen: true}
 	case e.Mark != nil:
-		mark := vm.Mark(*e.Mark)
+		mark := hostapi.Mark(*e.Mark)
 		return vm.Event{Mark: &mark}
 	default:
 		return vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}}
@@ -123,9 +124,9 @@ func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadClos
 }
 
 // Memory implements vm.Machine.
-func (m *machine) Memory(ctx context.Context) (vm.Memory, error) {
+func (m *machine) Memory(ctx context.Context) (hostapi.Memory, error) {
 	taken, err := m.Client.Memory(ctx)
-	return vm.Memory(taken), err
+	return hostapi.Memory(taken), err
 }
 
 // AttachDisk implements vm.Machine.
