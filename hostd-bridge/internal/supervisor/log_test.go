@@ -13,11 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
 func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "stdio.log")
+	path := filepath.Join(t.TempDir(), hostapi.LogFile)
 	first := time.Unix(100, 0)
 	whole := link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Time: first, Payload: []byte("whole")})
 	if err := os.WriteFile(path, append(whole, whole[:10]...), 0o600); err != nil {
@@ -43,7 +44,7 @@ func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
 }
 
 func TestLogRefusesWhatIsNoRecord(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), "", time.Unix(1, 0))
+	l, err := openLog(filepath.Join(t.TempDir(), hostapi.LogFile), "", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestLogRefusesWhatIsNoRecord(t *testing.T) {
 // TestEndOfALogConnection: the host never ends the connection first. When the guest has ended its half all that it sent is in the file,
 // and then the host's end tells it so.
 func TestEndOfALogConnection(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "stdio.log")
+	path := filepath.Join(t.TempDir(), hostapi.LogFile)
 	out, err := openLog(path, "run 1", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +111,7 @@ func TestEndOfALogConnection(t *testing.T) {
 }
 
 func TestFollowersOfTheLog(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), "stdio.log"), "", time.Unix(1, 0))
+	l, err := openLog(filepath.Join(t.TempDir(), hostapi.LogFile), "", time.Unix(1, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

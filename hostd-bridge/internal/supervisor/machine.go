@@ -208,8 +208,8 @@ func (m *machine) listen(s link.Service, handle func(net.Conn) error) error {
 }
 
 // accept handles connections until the listener ends. A connection is closed when it was handled to its end: a guest that has
-// ended its half and then reads end of file knows that all it sent was taken. One that failed is reset, so that the guest does not take
-// its end for that.
+// ended its half and then reads end of file knows that all it sent was taken. One that failed is reset, so that the guest
+// does not read that.
 func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) error) {
 	for {
 		c, err := l.Accept()

@@ -34,8 +34,8 @@ func (m *machine) serve(until <-chan struct{}) {
 	}
 }
 
-// own is the life of the machine from when its CPUs run to its last report. The goroutine that calls it is the machine's owner: it
-// alone changes the run state and what belongs to it, so operations on these exclude each other.
+// own is the life of the machine from when its CPUs run to its last report. The goroutine that calls it is the machine's
+// owner: it alone changes the run state and what belongs to it, so operations on these exclude each other.
 func (m *machine) own() {
 	m.serve(m.qemu.ended)
 	m.drain()
@@ -47,8 +47,8 @@ func (m *machine) own() {
 	m.report()
 }
 
-// abandon ends a machine that is not owned yet, and adds to err what QEMU said. The directory of one that
-// is unwanted is removed: no other process knows of it.
+// abandon ends a machine whose start has failed, and adds to err what QEMU said. The directory of one that is unwanted is
+// removed: no other process knows of it.
 func (m *machine) abandon(err error) error {
 	_ = m.enter(stateEnding) // every state but this one allows it
 	m.qemu.kill()

@@ -22,9 +22,9 @@ type qemuProcess struct {
 	err         error              // of exec.Cmd.Wait
 }
 
-// startQEMU starts QEMU on a thread of its own that lives as long as QEMU, for two reasons: the parent-death signal is sent when the
-// thread that forked ends, and the seccomp filter that intercepts the vhost ioctls holds for that thread and what it starts, so no
-// program is needed between us and QEMU. QEMU inherits the lock, the memory and, for a child, the state.
+// startQEMU starts QEMU on a thread of its own that lives as long as QEMU, for two reasons: the parent-death signal is sent
+// when the thread that forked ends, and the seccomp filter that intercepts the vhost ioctls holds for that thread and what it
+// starts, so no program is needed between us and QEMU. QEMU inherits the lock, the memory and, for a child, the state.
 func startQEMU(cfg Config, lock, ram, state *os.File) (*qemuProcess, error) {
 	q := &qemuProcess{ended: make(chan struct{})}
 	started := make(chan error)

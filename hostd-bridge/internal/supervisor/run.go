@@ -16,8 +16,8 @@ import (
 )
 
 // Run is the life of a supervisor: it reads a Config from in, starts QEMU, writes a Result to out, reads an Identity, lets
-// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an Identity the
-// machine is abandoned. Records go to log.
+// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an
+// Identity the machine is abandoned. Records go to log.
 func Run(in io.ReadCloser, out io.WriteCloser, log io.Writer) error {
 	err := supervise(in, out, log)
 	if err != nil {
@@ -79,8 +79,8 @@ func newLog(to io.Writer, debug bool) *slog.Logger {
 
 var errUnwanted = errors.New("the machine was abandoned before it had an identity")
 
-// bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; errUnwanted is its way to say that
-// there is none. When bringUp fails the machine is to be abandoned.
+// bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; it returns errUnwanted when
+// there is none. When bringUp fails the caller abandons the machine.
 func (m *machine) bringUp(ctx context.Context, identity func() (Identity, error)) (*net.UnixListener, error) {
 	if err := m.handshake(ctx); err != nil {
 		return nil, err

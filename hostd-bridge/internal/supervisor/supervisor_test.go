@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -135,7 +136,7 @@ func TestLockSaysWhenProcessesAreGone(t *testing.T) {
 }
 
 func TestConsoleIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "console.log")
+	path := filepath.Join(t.TempDir(), hostapi.ConsoleFile)
 	written := bytes.Repeat([]byte("0123456789abcde\n"), (consoleMax+consoleKeep)/16)
 	copy(written[len(written)-4:], "end\n")
 	c, err := copyConsole(path, io.NopCloser(bytes.NewReader(written)))
