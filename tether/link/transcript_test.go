@@ -362,7 +362,8 @@ func TestRecordedLog(t *testing.T) {
 		text = append(text, fmt.Sprintf("%s %d %q", r.Stream, max(0, r.Time.UnixNano()), r.Payload))
 		again = link.AppendRecord(again, r)
 	}
-	want := []string{`run 1700000000000000000 ""`, `stdout 1700000000000000001 "out\n"`, `stderr 0 "err"`, `run 1700000000000000002 "fork 1 2"`}
+	want := []string{`run 1700000000000000000 ""`, `stdout 1700000000000000001 "out\n"`, `stderr 0 "err"`, `run 1700000000000000002 "fork 1 2"`,
+		`run 1700000000000000003 "run 2"`, `run 1700000000000000004 "run 3 fork 1 2"`}
 	if got := strings.Join(text, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("%s\nwant\n%s", got, strings.Join(want, "\n"))
 	}
