@@ -20,12 +20,12 @@ const (
 // collector is a PropertyCollector: filters, and how much of what they show the client has seen.
 type collector struct {
 	ref     types.ManagedObjectReference
-	waiting chan struct{} // holds one token while a wait is under way
+	waiting chan struct{} // holds one token while a wait is in flight
 
 	mu      sync.Mutex
 	filters []*filter
 	version int
-	cancel  context.CancelFunc // of the wait under way; nil when there is none
+	cancel  context.CancelFunc // of the wait in flight; nil when there is none
 }
 
 func newCollector(ref types.ManagedObjectReference) *collector {
@@ -91,7 +91,7 @@ func createFilter(c *call, req *types.CreateFilter) (*types.CreateFilterResponse
 	}
 	c.session.filters[f.ref.Value] = f
 	owner.edit(func() { owner.filters = append(owner.filters, f) })
-	c.server.Inventory.Signal().Wake() // a wait under way shows the new filter
+	c.server.Inventory.Signal().Wake() // a wait in flight shows the new filter
 	return &types.CreateFilterResponse{Returnval: f.ref}, nil
 }
 
@@ -216,7 +216,7 @@ func timer(seconds *int32) <-chan time.Time {
 	return time.After(time.Duration(*seconds) * time.Second)
 }
 
-// begin makes the caller the only one who waits on the collector, until done is called. A wait that is still under way
+// begin makes the caller the only one who waits on the collector, until done is called. A wait that is still in flight
 // from a client that has forgotten it is canceled.
 func (p *collector) begin(ctx context.Context) (_ context.Context, done func(), err error) {
 	p.cancelWait()

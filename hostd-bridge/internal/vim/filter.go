@@ -6,7 +6,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// filter is a PropertyFilter. What the client has seen belongs to the wait that is under way.
+// filter is a PropertyFilter. What the client has seen belongs to the wait in flight.
 type filter struct {
 	ref   types.ManagedObjectReference
 	owner *collector
