@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// defaultGrace is Docker's: between the stop signal and SIGKILL.
-	defaultGrace = 10 * time.Second
 	// logWait is how long the host may take for the rest of the log once the process has ended.
 	logWait = 30 * time.Second
 	// answerWait is how long answers that are being given may take when the machine ends.
@@ -78,7 +76,7 @@ func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-cha
 		case <-t.signals: // a request to end the machine
 			grace := time.Duration(t.instance.spec.StopGraceSeconds) * time.Second
 			if grace == 0 {
-				grace = defaultGrace
+				grace = link.DefaultStopGrace * time.Second
 			}
 			_ = t.stop(0, grace) // the one error is that the process has ended
 		case handled := <-forks:

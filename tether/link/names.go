@@ -44,6 +44,10 @@ const PhaseWarm = "warm"
 // MainSession is the session of the container's main process. It exists from the moment the process is started.
 const MainSession = "main"
 
+// DefaultStopGrace is how many seconds a process has between the stop signal and SIGKILL where its Spec says nothing: Docker's
+// default.
+const DefaultStopGrace = 10
+
 // Ports of the guest.
 const (
 	// PortLink is the vsock port on which the tether serves link sessions.
