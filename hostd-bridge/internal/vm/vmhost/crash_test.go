@@ -281,7 +281,7 @@ func checkCrashed(t *testing.T, dir string, i *vmhost.Host, answers map[string]a
 	same(t, "kept disks", list(t, filepath.Join(dir, "store/cvm-forks")), kept)
 	machines := list(t, filepath.Join(dir, "run"))
 	for name := range machines {
-		if strings.HasPrefix(name, "pre-") { // prepared since: checked when the inventory is closed
+		if strings.HasPrefix(name, "pre-") { // prestarted since: checked when the inventory is closed
 			delete(machines, name)
 		}
 	}
