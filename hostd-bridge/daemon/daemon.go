@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/metrics"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
@@ -166,7 +167,7 @@ func (h *host) openJournal() (err error) {
 	return err
 }
 
-func (h *host) openInventory(ctx context.Context, backend Backend, boot *BootFiles) (err error) {
+func (h *host) openInventory(ctx context.Context, backend Backend, boot *hostapi.BootFiles) (err error) {
 	memory, err := hostMemory()
 	if err != nil {
 		return err

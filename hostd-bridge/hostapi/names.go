@@ -1,11 +1,15 @@
 // Package hostapi is the contract between hostd-bridge and its clients, as far as vSphere's API does not have it: keys of
 // extraConfig, names of files, routes below /cvm/ with their JSON, and limits. It is the only package of hostd-bridge that
-// the controller imports.
+// the controller imports, as tether/link is the only one of the guest.
 //
-// spec.md beside this file is the contract in prose.
+// spec.md beside this file is the contract in prose. Package hostclient is a client, package hostapitest a fake host.
 package hostapi
 
 import "strings"
+
+// Vendor is what a host that keeps this contract gives as its hardware's vendor (HostSystem, summary.hardware.vendor); the model
+// beside it says for people what runs the machines, and why.
+const Vendor = "containerVM"
 
 // Keys of extraConfig that the client sets and the host reads.
 const (
@@ -28,7 +32,7 @@ const (
 // the run that KeyRun names.
 const (
 	// KeyRun holds the number of the VM's present or last run, in decimal; absent before the first. It changes in the update
-	// in which what the guest said in the run before disappears.
+	// in which the VM is powered on and what the guest said in the run before disappears.
 	KeyRun = "cvm.host.run"
 	// KeyExit holds the Exit of the last run as JSON; absent while a run lasts.
 	KeyExit = "cvm.host.exit"
@@ -77,8 +81,10 @@ const (
 	// of a guestinfo message.
 	MaxExtraKey   = 255
 	MaxExtraValue = 512 << 10
-	// MaxAnswer bounds a JSON answer below /cvm/, in bytes.
+	// MaxAnswer bounds a JSON answer below /cvm/, in bytes: that is some 10,000 machines.
 	MaxAnswer = 1 << 20
+	// MaxBootIndex bounds the file BootIndex, in bytes.
+	MaxBootIndex = 64 << 10
 )
 
 // Addresses of the network that a host of this kind gives to a machine (QEMU's user network, slirp).

@@ -3,6 +3,7 @@ package hostapi
 // Routes of the host's HTTPS port beside /sdk and /folder. All want the session cookie of vim25's Login and answer 401 without
 // it. An error is an Error as JSON. A host without the extensions answers 404 without JSON.
 const (
+	RoutePrefix     = "/cvm/"           // begins all
 	RouteExtensions = "/cvm/extensions" // GET: Extensions
 	RoutePools      = "/cvm/pools"      // GET: Pools
 	RouteMemory     = "/cvm/memory"     // GET: Memory, measured when it is asked for
@@ -16,8 +17,22 @@ const (
 	UpgradeVsock = "cvm-vsock"
 	// HeaderLogOffset is the header of a log answer that holds the offset of its first byte.
 	HeaderLogOffset = "Cvm-Log-Offset"
-	// FromEnd is the value of the log's parameter from that stands for its present end.
+	// HeaderLogRun is the header of a log answer that holds the number of the run that was on when the host took the request,
+	// which is the one that the answer follows; 0: the VM was off. An answer that waits follows the next run then, and the
+	// marker in the log says its number.
+	HeaderLogRun = "Cvm-Log-Run"
+)
+
+// Parameters of RouteLog; each may be left out.
+const (
+	ParamFrom   = "from"   // offset of the first byte that is wanted, or FromEnd; absent: 0
+	ParamFollow = "follow" // Yes: the answer goes on as the log grows, and ends with the run
+	ParamWait   = "wait"   // Yes: if the VM is off the answer goes on with its next run
+
+	// FromEnd is the value of ParamFrom that stands for the log's present end.
 	FromEnd = "end"
+	// Yes is the value of ParamFollow and ParamWait that sets them; any other does not.
+	Yes = "1"
 )
 
 // Names of extensions.

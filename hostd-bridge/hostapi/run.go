@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Run is the number of a VM's run: the life of its machine from a power-on, or from the VM's birth as a clone, to its end. The host
-// counts runs from 1 and uses no number twice, also when a start failed. 0 is no run.
+// Run is the number of a VM's run: the life of its machine from a power-on, or from the clone that made the VM, to its end. The
+// host counts a VM's runs from 1 and uses no number twice, also when a start failed. 0 is no run.
 type Run uint64
 
 // RunOf reads KeyRun from extraConfig; 0: the VM never ran, or its host does not count runs.

@@ -10,9 +10,6 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
-// DiskBytes is the virtual size of every disk and of the placeholder in an empty root slot.
-const DiskBytes = 64 << 30
-
 // Accelerators.
 const (
 	accelKVM = "kvm"
@@ -51,7 +48,7 @@ type host struct {
 	capture     bool   // see Config.Capture
 }
 
-// shape is what a machine's QEMU has to know when it starts: all but who the machine is.
+// shape is what a machine's QEMU has to know when it starts: all but the machine's identity.
 type shape struct {
 	cpus, memoryMiB int
 	machine         string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
@@ -136,13 +133,13 @@ func smp(cpus int, accel string) string {
 }
 
 // timing are the words of the kernel's command line that spare an emulated guest to find out what its timers are; its
-// tests of them fail on a busy host, and without a known TSC its clock loses time. KVM tells it by kvm-clock.
+// tests of them fail on a busy host, and without a known TSC its clock loses time. Under KVM the guest has kvm-clock.
 func timing(s shape, h host) string {
 	if h.accel != accelTCG {
 		return ""
 	}
-	// Go's runtime takes a goroutine for stuck that has run for 10 ms, and signals its thread: emulated code runs that long where
-	// it is executed for the first time.
+	// Go's runtime signals a thread whose goroutine has run for 10 ms. Emulated code that is executed for the first time takes
+	// that long.
 	words := "no_timer_check GODEBUG=asyncpreemptoff=1"
 	if s.cpus <= 1 {
 		words += " noreplace-smp nolapic_timer"
@@ -159,7 +156,7 @@ const rootNode = "slot0"
 // rootArgs are the root slot: a raw node, which QMP can reopen on another file while the guest runs, on a placeholder.
 func rootArgs(p platform) []string {
 	return []string{
-		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, DiskBytes)),
+		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, hostapi.DiskBytes)),
 		"-blockdev", blockdev(supervisor.SlotOptions(rootNode)),
 		"-device", "virtio-blk-" + p.bus + ",drive=" + supervisor.RootSlot + ",serial=root" + p.extra,
 	}

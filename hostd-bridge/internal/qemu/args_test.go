@@ -104,7 +104,7 @@ func TestTrialGuestRuns(t *testing.T) {
 }
 
 func FuzzParseDisk(f *testing.F) {
-	image, _, err := emptyImage(DiskBytes, "../base")
+	image, _, err := emptyImage(hostapi.DiskBytes, "../base")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *s
 		return nil, err
 	}
 	m := &machine{Client: c, runDir: runDir, log: log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
-	m.close = sync.OnceValue(m.letGo)
+	m.close = sync.OnceValue(m.release)
 	go m.follow()
 	return m, nil
 }
@@ -42,14 +42,13 @@ func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *s
 // Events implements vm.Machine.
 func (m *machine) Events() <-chan vm.Event { return m.events }
 
-// follow passes on events until the last. When the supervisor goes away without one it says so itself.
+// follow passes on events until the last. When the supervisor ends without a last event, follow makes one.
 func (m *machine) follow() {
 	defer close(m.events)
 	exited := false
 	err := supervisor.Events(m.stream, func(e supervisor.Event) {
 		if e.Exit != nil {
-			x := vm.Exit(*e.Exit)
-			exited = m.emit(vm.Event{Exit: &x})
+			exited = m.emit(vm.Event{Exit: exitOf(e.Exit)})
 			return
 		}
 		m.emit(eventOf(e))
@@ -139,7 +138,7 @@ func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
 // Close implements vm.Machine.
 func (m *machine) Close() error { return m.close() }
 
-func (m *machine) letGo() error {
+func (m *machine) release() error {
 	close(m.closed)
 	m.stream.Close()
 	return m.Client.Close()

@@ -101,7 +101,8 @@ type Guestinfo struct{ Key, Value string }
 
 // Exit says how a machine ended.
 type Exit struct {
-	At time.Time `json:"at"`
+	Run hostapi.Run `json:"run"`
+	At  time.Time   `json:"at"`
 	// Orderly: the guest powered itself off.
 	Orderly bool `json:"orderly"`
 	// Reason is for people: what ended it ("guest kernel panic: ...", "QEMU killed by signal 9").

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -14,7 +15,7 @@ import (
 type candidate struct {
 	name  string
 	stale bool // made of other boot files than new machines are
-	busy  bool // it is being made or cloned
+	busy  bool // it is being made, cloned or removed
 	used  time.Time
 }
 
@@ -39,13 +40,13 @@ func victim(all []candidate) string {
 // makeRoom removes templates until there are at most as many as asked for, or all that are left are busy.
 func (s *Store) makeRoom(ctx context.Context, most int) {
 	for {
-		vm, ok := s.leave(most)
+		vm, ok := s.beginEviction(most)
 		if !ok {
 			return
 		}
 		s.log.Info("removing a template to make room for another", "template", vm.Name)
 		err := s.destroy(ctx, vm.Ref)
-		s.left(vm.Name)
+		s.endRemoval(vm.Name)
 		if err != nil {
 			s.log.Warn("cannot remove a template", "template", vm.Name, "error", err)
 			return
@@ -53,11 +54,11 @@ func (s *Store) makeRoom(ctx context.Context, most int) {
 	}
 }
 
-// leave chooses a template to remove, which nobody clones from then on.
-func (s *Store) leave(most int) (vsphere.VM, bool) {
+// beginEviction chooses a template to remove, of which there are no leases from then on; false: there is room, or all are busy.
+func (s *Store) beginEviction(most int) (vsphere.VM, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := s.candidates()
+	all := s.candidatesLocked()
 	if len(all) <= most {
 		return vsphere.VM{}, false
 	}
@@ -66,21 +67,21 @@ func (s *Store) leave(most int) (vsphere.VM, bool) {
 	if name == "" || !ok {
 		return vm, false
 	}
-	s.use(name).leaving = true
+	s.stateLocked(name).removing = true
 	return vm, true
 }
 
-// candidates are the templates that the host has; the caller holds mu.
-func (s *Store) candidates() []candidate {
+// candidatesLocked are the templates that the host has.
+func (s *Store) candidatesLocked() []candidate {
 	var all []candidate
 	for _, vm := range s.host.VMs() {
 		t, sound := parse(vm)
 		if t.Name == "" {
 			continue
 		}
-		u := s.use(t.Name)
+		st := s.stateLocked(t.Name)
 		all = append(all, candidate{
-			name: t.Name, stale: !sound || !s.current(t), busy: u.clones > 0 || u.leaving || s.jobs[t.Name] != nil, used: later(u.last, t.Created),
+			name: t.Name, stale: !sound || !s.current(t), busy: st.leases > 0 || st.removing || st.job != nil, used: later(st.lastUse, t.Created),
 		})
 	}
 	return all
@@ -99,46 +100,47 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// left ends what leave began.
-func (s *Store) left(name string) {
+// endRemoval is called when a removal has ended, with success or without.
+func (s *Store) endRemoval(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.use(name).leaving = false
-	if _, exists := s.host.Get(name); !exists && s.uses[name].clones == 0 {
-		delete(s.uses, name)
+	s.stateLocked(name).removing = false
+	if _, exists := s.host.Get(name); !exists {
+		s.forgetLocked(name)
 	}
-	s.notify()
+	s.notifyLocked()
 }
 
-// Remove removes a template by its name. Machines that were forked from it live on; the next container of its size boots
-// while it is made anew.
+// Remove removes a template by its name. Its children go on; the next container of its size boots while it is made anew. Errors
+// are of class errdefs.ErrNotFound or, of a template that is being made or cloned, errdefs.ErrConflict.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	vm, err := s.leaveByName(name)
+	vm, err := s.beginRemoval(name)
 	if err != nil {
 		return err
 	}
-	defer s.left(name)
+	defer s.endRemoval(name)
 	if err := s.destroy(context.WithoutCancel(ctx), vm.Ref); err != nil {
 		return fmt.Errorf("cannot remove template %s: %w", name, err)
 	}
 	return nil
 }
 
-func (s *Store) leaveByName(name string) (vsphere.VM, error) {
+// beginRemoval finds a template to remove, of which there are no leases from then on.
+func (s *Store) beginRemoval(name string) (vsphere.VM, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	vm, ok := s.host.Get(name)
-	u := s.use(name)
+	st := s.stateLocked(name)
 	switch {
-	case !ok || vm.Extra[KeyRole] != RoleTemplate:
-		delete(s.uses, name)
+	case !ok || vm.Extra[record.KeyRole] != record.RoleTemplate:
+		s.forgetLocked(name)
 		return vm, errdefs.ErrNotFound.WithMessage("No such template: " + name)
-	case s.jobs[name] != nil:
+	case st.job != nil:
 		return vm, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove template %s: it is being made", name))
-	case u.clones > 0 || u.leaving:
+	case st.leases > 0 || st.removing:
 		return vm, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot remove template %s: it is in use at this moment, try again", name))
 	}
-	u.leaving = true
+	st.removing = true
 	return vm, nil
 }
 

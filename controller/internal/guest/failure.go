@@ -1,4 +1,4 @@
-package container
+package guest
 
 import (
 	"fmt"
@@ -9,28 +9,37 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// startPrefix and execPrefix begin what Docker says when a process cannot be started.
+// Exit codes that Docker gives to processes that did not end by themselves.
 const (
-	startPrefix = "failed to create task for container: "
-	execPrefix  = "exec failed: "
+	ExitEngine        = 125 // Docker's own failure
+	ExitNotExecutable = 126
+	ExitNotFound      = 127
+	ExitKilled        = 128 + 9 // as if by SIGKILL: the machine went away under the process
+	ExitUnknown       = 255
 )
 
-// failureCode is the exit code that Docker gives to a process that could not be started.
-func failureCode(f *tetherv1.Failure) int {
+// StartPrefix and ExecPrefix begin what Docker says when a process cannot be started.
+const (
+	StartPrefix = "failed to create task for container: "
+	ExecPrefix  = "exec failed: "
+)
+
+// ExitCode is the exit code that Docker gives to a process that could not be started.
+func ExitCode(f *tetherv1.Failure) int {
 	switch f.GetReason() {
 	case tetherv1.Failure_NOT_FOUND:
-		return exitNotFound
+		return ExitNotFound
 	case tetherv1.Failure_NOT_EXECUTABLE:
-		return exitNotExecutable
+		return ExitNotExecutable
 	default:
-		return exitEngine
+		return ExitEngine
 	}
 }
 
-// failureText says why a process could not be started. The docker command makes its own exit code, 126 or 127, of the
+// FailureText says why a process could not be started. The docker command makes its own exit code, 126 or 127, of the
 // phrases "executable file not found", "no such file or directory" and "permission denied" (docker/cli,
 // cli/command/container/run.go), so they are in it whatever the tether's own words are.
-func failureText(f *tetherv1.Failure, args []string) string {
+func FailureText(f *tetherv1.Failure, args []string) string {
 	text := f.GetMessage()
 	name := ""
 	if len(args) > 0 {
@@ -47,7 +56,7 @@ func failureText(f *tetherv1.Failure, args []string) string {
 	case tetherv1.Failure_NO_USER:
 		return withPhrase(text, "unable to find user", "unable to find")
 	default:
-		return withoutPhrases(text)
+		return WithoutPhrases(text)
 	}
 }
 
@@ -63,8 +72,8 @@ func withPhrase(text, standard, phrase string) string {
 	}
 }
 
-// withoutPhrases keeps a text about something else from being taken for a missing or forbidden executable.
-func withoutPhrases(text string) string {
+// WithoutPhrases keeps a text about something else from being taken for a missing or forbidden executable.
+func WithoutPhrases(text string) string {
 	return strings.NewReplacer(
 		"no such file or directory", "no such file or folder",
 		"permission denied", "access denied",
@@ -72,14 +81,27 @@ func withoutPhrases(text string) string {
 	).Replace(text)
 }
 
-// startError is the error of a start whose process could not be started, with Docker's status: 400 for what the
+// StartError is the error of a start whose process could not be started, with Docker's status: 400 for what the
 // request got wrong.
-func startError(prefix string, f *tetherv1.Failure, args []string) error {
-	text := prefix + failureText(f, args)
+func StartError(prefix string, f *tetherv1.Failure, args []string) error {
+	text := prefix + FailureText(f, args)
 	switch f.GetReason() {
 	case tetherv1.Failure_NOT_FOUND, tetherv1.Failure_NOT_EXECUTABLE, tetherv1.Failure_NO_USER, tetherv1.Failure_BAD_CWD:
 		return errdefs.ErrInvalidArgument.WithMessage(text)
 	default:
 		return errdefs.ErrInternal.WithMessage(text)
 	}
+}
+
+// tailBytes is how much of a guest's console an error quotes.
+const tailBytes = 2 << 10
+
+// Quote sets a console's end under an error; nothing when there is none.
+func Quote(tail string) string {
+	tail = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(tail, "\r", ""), "?"))
+	if tail == "" {
+		return ""
+	}
+	tail = tail[max(0, len(tail)-tailBytes):]
+	return "; the end of its console:\n" + WithoutPhrases(tail)
 }
