@@ -141,7 +141,7 @@ func TestNoPrestart(t *testing.T) {
 	})
 }
 
-// A mark wakes no one; it is there when someone asks.
+// A mark wakes nobody; it is there when someone asks.
 func TestMarksWakeNobody(t *testing.T) {
 	inBubble(t, func(*vmhost.Options) {}, func(t *testing.T, h *host) {
 		source := h.template("template", nil)

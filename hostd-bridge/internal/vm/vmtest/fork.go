@@ -85,8 +85,8 @@ func (h *Hypervisor) AwaitPrestarted(ctx context.Context, n int) error {
 	}
 }
 
-// held counts something as open until the function that it returns is called.
-func (h *Hypervisor) held() (release func()) {
+// opened counts something as open until the function that it returns is called.
+func (h *Hypervisor) opened() (release func()) {
 	h.count(1)
 	return sync.OnceFunc(func() { h.count(-1) })
 }
@@ -141,7 +141,7 @@ func (h *handle) ForkPoint(context.Context) (vm.ForkPoint, error) {
 	if !frozen || exit != nil {
 		return nil, errors.New("the machine is not frozen")
 	}
-	return &forkPoint{of: h.m, release: h.m.hv.held()}, nil
+	return &forkPoint{of: h.m, release: h.m.hv.opened()}, nil
 }
 
 // What a machine in memory is said to take, in KiB.
@@ -183,7 +183,7 @@ func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.ForkPoint, erro
 	if err != nil {
 		return nil, err
 	}
-	return &forkPoint{of: h.m, release: h.m.hv.held()}, nil
+	return &forkPoint{of: h.m, release: h.m.hv.opened()}, nil
 }
 
 // prestarted implements vm.Prestarted.
@@ -196,14 +196,20 @@ type prestarted struct {
 
 // Prestart implements vm.Hypervisor.
 func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.PrestartSpec) (vm.Prestarted, error) {
-	if err := errors.Join(h.at(Prestart), ctx.Err(), t.(*forkPoint).usable()); err != nil {
+	if err := h.at(Prestart); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := t.(*forkPoint).usable(); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
 	h.prestarted++
 	h.mu.Unlock()
 	defer h.changed.Wake()
-	return &prestarted{hv: h, of: t.(*forkPoint).of, spec: spec, release: h.held()}, nil
+	return &prestarted{hv: h, of: t.(*forkPoint).of, spec: spec, release: h.opened()}, nil
 }
 
 // Start implements vm.Prestarted.
