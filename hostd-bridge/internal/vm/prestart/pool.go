@@ -129,11 +129,19 @@ func (p *Pool) Return(ref string, m *Machine) {
 // Discard ends machines that are not started.
 func (p *Pool) Discard(all ...*Machine) {
 	for _, m := range all {
-		if err := errors.Join(m.waiting.Close(), os.RemoveAll(m.dir)); err != nil {
+		if err := m.discard(); err != nil {
 			p.opt.Log.Warn("cannot end a prestarted machine", "err", err)
 		}
 		p.opt.Inventory.ReturnCID(m.cid)
 	}
+}
+
+// discard ends a machine, and then removes its directory, which shows what is left if it does not end.
+func (m *Machine) discard() error {
+	if err := m.waiting.Close(); err != nil {
+		return err
+	}
+	return os.RemoveAll(m.dir)
 }
 
 // Drop ends what was prestarted for a VM, which is no template any more until it is used again.
