@@ -68,7 +68,7 @@ type ForkPoint interface {
 
 // PrestartSpec is what of a machine has to be known when its QEMU is prestarted. The devices are those of the fork point.
 type PrestartSpec struct {
-	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it
+	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it after Close
 	CPUs      int
 	MemoryMiB int
 	Machine   string // as MachineSpec.Machine
@@ -82,7 +82,7 @@ type Prestarted interface {
 	// lets it go on from the fork point, with its network link down. It returns once its CPUs run. When it fails nothing is
 	// left of the machine. It can be called once.
 	Start(ctx context.Context, spec MachineSpec) (Machine, error)
-	// Close ends a machine that was not started.
+	// Close ends a machine that was not started. When it fails something may be left, and RunDir shows it.
 	Close() error
 }
 
