@@ -27,11 +27,11 @@ const (
 func (i *Inventory) Allocate(v *vm.VM, cid uint32) (e *Entry, release func(), err error) {
 	i.alloc.Lock()
 	defer i.alloc.Unlock()
-	home, err := i.freeHome(v)
+	home, err := i.freeHomeLocked(v)
 	if err != nil {
 		return nil, nil, err
 	}
-	e, next, err := i.enter(v.Copy(), home, cid) // the caller keeps its maps and slices
+	e, next, err := i.enterLocked(v.Copy(), home, cid) // the caller keeps its maps and slices
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,8 +42,8 @@ func (i *Inventory) Allocate(v *vm.VM, cid uint32) (e *Entry, release func(), er
 	return e, e.releaser(i.begin()), nil
 }
 
-// enter takes a VM into the inventory, in memory. It returns the counters as they are after it. The caller holds alloc.
-func (i *Inventory) enter(v *vm.VM, home string, cid uint32) (*Entry, counters, error) {
+// enterLocked takes a VM into the inventory, in memory. It returns the counters as they are after it. The caller holds alloc.
+func (i *Inventory) enterLocked(v *vm.VM, home string, cid uint32) (*Entry, counters, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if ref, taken := i.nameTakenLocked(v.Name, ""); taken {
@@ -105,9 +105,9 @@ func (i *Inventory) nameTakenLocked(name, except string) (string, bool) {
 	return "", false
 }
 
-// freeHome chooses the VM's directory: its name, or that with a number behind it where a directory is in the way. The caller
+// freeHomeLocked chooses the VM's directory: its name, or that with a number behind it where a directory is in the way. The caller
 // holds alloc.
-func (i *Inventory) freeHome(v *vm.VM) (string, error) {
+func (i *Inventory) freeHomeLocked(v *vm.VM) (string, error) {
 	others := i.ListAll()
 	base := v.Home
 	if base == "" {
