@@ -104,10 +104,10 @@ func (r *reader) discard(n int) {
 	r.n += int64(n)
 }
 
-// rest reads what is behind the last entry and returns the length of the whole.
-func (r *reader) rest() (int64, error) {
-	n, err := io.Copy(io.Discard, r.in)
-	return r.n + n, err
+// rest reads what is behind the tar's end.
+func (r *reader) rest() error {
+	_, err := io.Copy(io.Discard, r.in)
+	return err
 }
 
 // counter is the layer for archive/tar.
