@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"path/filepath"
 	"testing"
 )
 
@@ -53,3 +54,30 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// TestFileWithSlash: an entry of a file's type whose name ends with a slash is a directory, and has no content.
+func TestFileWithSlash(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	applyRaw(t, root,
+		raw("./", tar.TypeReg, nil), raw("app0/", tar.TypeReg, nil, ustar), raw("app0/in", tar.TypeReg, []byte("x")),
+		raw("app0/empty//", tar.TypeReg, nil), raw("full/", tar.TypeReg, bytes.Repeat([]byte("skipped"), 1000)), raw("full/in", tar.TypeReg, []byte("y")),
+		raw("cont/", tar.TypeCont, nil), raw("old/", 0, nil), raw("a/../b/", tar.TypeReg, nil),
+		rawPAX(tar.TypeXHeader, [2]string{"mtime", "-1.5"}), raw("pax/", tar.TypeReg, []byte("z"), ustar), raw("pax/in", tar.TypeReg, nil))
+	want := []string{
+		`drw-r--r-- app0`, `drw-r--r-- app0/empty`, `-rw-r--r-- app0/in "x"`, `drw-r--r-- b`, `drw-r--r-- cont`,
+		`drw-r--r-- full`, `-rw-r--r-- full/in "y"`, `drw-r--r-- old`, `drw-r--r-- pax`, `-rw-r--r-- pax/in ""`,
+	}
+	expect(t, root, want...)
+	applyRaw(t, root, raw("app0/", tar.TypeReg, nil)) // what is in it stays
+	expect(t, root, want...)
+	if st := stat(t, filepath.Join(root, "app0")); st.Mtim.Nano() != when.Unix()*1e9 {
+		t.Errorf("modified at %d, want %d", st.Mtim.Nano(), when.Unix()*1e9)
+	}
+}
+
+func applyRaw(t *testing.T, root string, entries ...[]byte) {
+	t.Helper()
+	if _, err := Layer(t.Context(), root, bytes.NewReader(tarOf(entries...)), Limits{}); err != nil {
+		t.Fatal(err)
+	}
+}
