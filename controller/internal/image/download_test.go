@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -207,6 +208,46 @@ func TestRedirects(t *testing.T) {
 		}
 		if err := checkRedirect(next, []*http.Request{from}); (err != nil) != refused {
 			t.Errorf("redirect to %s: %v", to, err)
+		}
+	}
+}
+
+// TestPullIsKilled ends the controller at each of its calls to the host, as kill -9 does. The next controller finds no trace
+// but a complete image, and can pull.
+func TestPullIsKilled(t *testing.T) {
+	spools := t.TempDir()
+	t.Setenv("TMPDIR", spools)
+	r := newRegistry(t)
+	img := demo("", "a", "b", "c")
+	img.Compress, img.Suffix = gzipped, "+gzip"
+	r.push("app", "1", img)
+	ref := r.host + "/app:1"
+	watch := func(Event) {
+		if left, err := os.ReadDir(spools); err != nil || len(left) != 0 {
+			t.Errorf("a kill now would leave %v in the directory of temporary files (%v)", left, err)
+		}
+	}
+	for after, complete := 0, false; !complete; after++ {
+		h := newFakeHost(t)
+		first := newStore(t, h)
+		revive := h.kill(after)
+		err := first.Pull(t.Context(), ref, dockerregistry.AuthConfig{}, watch)
+		complete = revive()
+
+		s := newStore(t, h)
+		h.nothingLeft(s)
+		if err == nil {
+			checkImage(t, h, s, img, ref)
+		} else if n := len(s.List()) + len(h.layers()); n != 0 {
+			t.Errorf("killed after %d calls: %d images and layers are left", after, n)
+		}
+		if err := s.Pull(t.Context(), ref, dockerregistry.AuthConfig{}, watch); err != nil {
+			t.Fatalf("killed after %d calls: the next pull: %v", after, err)
+		}
+		checkImage(t, h, s, img, ref)
+		h.nothingLeft(s)
+		if t.Failed() {
+			t.Fatalf("killed after %d calls", after)
 		}
 	}
 }

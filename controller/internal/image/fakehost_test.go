@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,6 +32,8 @@ type fakeHost struct {
 	made    int      // VMs ever
 	deleted []string // files, in order
 	fail    map[string]error
+	killed  bool // when set, the store reaches the host no more after calls more operations
+	calls   int
 	hold    chan struct{} // when set, AttachDelta waits until it is closed
 	uploads int           // begun ever
 	gate    chan struct{} // when set, Upload waits until it is closed
@@ -63,7 +66,29 @@ func newStore(t testing.TB, h *fakeHost) *Store {
 // enter locks the host for an operation, which fails when the test wants it to.
 func (h *fakeHost) enter(operation string) (leave func(), err error) {
 	h.mu.Lock()
+	if h.killed {
+		if h.calls == 0 {
+			return h.mu.Unlock, errKilled
+		}
+		h.calls--
+	}
 	return h.mu.Unlock, h.fail[operation]
+}
+
+var errKilled = errors.New("the controller was killed")
+
+// kill makes the host see of the store what it would see if the controller were killed after a number of operations: nothing
+// more, no cleaning up either. revive ends that, for the next controller's store, and reports whether operations were left over.
+func (h *fakeHost) kill(after int) (revive func() (complete bool)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.killed, h.calls = true, after
+	return func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.killed = false
+		return h.calls > 0
+	}
 }
 
 func (h *fakeHost) setFailure(operation string, err error) {
@@ -122,7 +147,7 @@ func (h *fakeHost) PowerOn(_ context.Context, ref vsphere.Ref) error {
 func (h *fakeHost) PowerOff(_ context.Context, ref vsphere.Ref) error {
 	leave, err := h.enter("PowerOff")
 	defer leave()
-	if vm := h.vms[ref]; vm != nil && vm.tether != nil {
+	if vm := h.vms[ref]; vm != nil && vm.tether != nil && err != errKilled {
 		vm.PowerState = vsphere.PoweredOff
 		vm.tether.Lose()
 	}

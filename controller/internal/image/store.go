@@ -1,17 +1,20 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
 // Paths on the datastore.
@@ -104,17 +107,21 @@ func (s *Store) sweep(ctx context.Context) error {
 	})
 }
 
-// dropLost deletes the disks that are not in the index, or will not be: partial ones, and layers of no image.
+// dropLost deletes the disks that are not in the index, or will not be: partial ones, and layers of no image. Those that the
+// index does not name go first, since no layer is above them, then the others, topmost first.
 func (s *Store) dropLost(ctx context.Context) error {
 	files, err := s.host.ListFiles(ctx, layerDir)
 	if err != nil {
 		return err
 	}
 	keep := s.index.read().clone()
-	keep.dropUnreferenced(func(digest.Digest) bool { return false })
+	turn := map[digest.Digest]int{}
+	for i, chain := range keep.dropUnreferenced(func(digest.Digest) bool { return false }) {
+		turn[chain] = i + 1
+	}
+	slices.SortFunc(files, func(a, b vsphere.FileInfo) int { return cmp.Compare(turn[chainOf(a)], turn[chainOf(b)]) })
 	for _, f := range files {
-		chain := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(f.Name, diskSuffix))
-		if _, ok := keep.Layers[chain]; ok || !strings.HasSuffix(f.Name, diskSuffix) {
+		if _, ok := keep.Layers[chainOf(f)]; ok || !strings.HasSuffix(f.Name, diskSuffix) {
 			continue
 		}
 		s.log.Info("removing the disk of no layer", "file", f.Name)
@@ -123,6 +130,11 @@ func (s *Store) dropLost(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// chainOf is the chain ID that the name of a layer's disk says, which names no layer when the file is another.
+func chainOf(f vsphere.FileInfo) digest.Digest {
+	return digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(f.Name, diskSuffix))
 }
 
 // diskOf is the datastore path of the topmost of chains, or of the blank disk.
