@@ -71,7 +71,7 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child)
 func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child) (Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.times.Start)
 	defer cancel()
-	now, err := await(ctx, s.host, Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *Container) bool { return now.phase() != phaseStarting })
+	now, err := Await(ctx, s.host, Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *Container) bool { return now.Phase() != PhaseStarting })
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Container{}, fmt.Errorf("its processes do not go on after %v; the tether is in phase %q%s",
 			s.times.Start, now.VM.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
@@ -79,7 +79,7 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 	if err != nil {
 		return Container{}, err
 	}
-	if !now.ran() {
+	if !now.Ran() {
 		if now.Status.GetState() == tetherv1.State_FAILED {
 			err = errors.New(now.failure())
 		} else {

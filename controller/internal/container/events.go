@@ -52,7 +52,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
 		same := after.Run == before.Run
-		if after.ran() && !(same && before.ran()) {
+		if after.Ran() && !(same && before.Ran()) {
 			add(after, events.ActionStart, nil)
 		}
 		if after.gone() && !(same && before.gone()) {
@@ -69,7 +69,7 @@ func containerOf(vm *vsphere.VM) (Container, bool) {
 	if vm == nil || vm.Extra[record.KeyRole] != record.RoleContainer {
 		return Container{}, false
 	}
-	c, err := parse(*vm)
+	c, err := Parse(*vm)
 	return c, err == nil
 }
 

@@ -40,7 +40,7 @@ type ForkInfo struct {
 
 // forked reports whether the machine of the present or last run is a fork, and not one that was booted from its disk since.
 func (c *Container) forked() bool {
-	return c.fork != nil && (c.receipt != nil || !c.ran())
+	return c.fork != nil && (c.receipt != nil || !c.Ran())
 }
 
 // forkFailed reports whether the machine ended because it could not become this container.

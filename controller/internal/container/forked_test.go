@@ -63,7 +63,7 @@ func TestForkedState(t *testing.T) {
 		if c.gate {
 			vm.Extra[link.KeyGate] = link.GateOpen
 		}
-		got, err := parse(vm)
+		got, err := Parse(vm)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -87,7 +87,7 @@ func TestTimeline(t *testing.T) {
 	vm.Extra[hostapi.KeyTimeline] = `[{"name":"resumed","at":"1970-01-01T00:00:00.000000003Z"}]`
 	names := func(s *Service) string {
 		t.Helper()
-		c, err := parse(vm)
+		c, err := Parse(vm)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -98,7 +98,7 @@ func result(children []Child) string {
 
 // checkFork finds the container and refuses what cannot be a fork.
 func (s *Service) checkFork(ref string, req ForkRequest) (Container, error) {
-	c, err := s.running(ref)
+	c, err := s.GetRunning(ref)
 	switch {
 	case err != nil:
 		return c, err
@@ -108,7 +108,7 @@ func (s *Service) checkFork(ref string, req ForkRequest) (Container, error) {
 		return c, invalid("cannot name the children of %s: there are %d names for %d children", &c, len(req.Names), req.Count)
 	case !s.host.CanClone():
 		return c, notImplemented("cannot fork %s: the host makes no instant clones, only a vCenter does", &c)
-	case !c.ran():
+	case !c.Ran():
 		return c, errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot fork %s: its process does not run yet", &c))
 	}
 	return c, nil
@@ -217,7 +217,7 @@ func (s *Service) awaitPoint(ctx context.Context, p point) error {
 
 // endOf says why a machine that was being forked is off.
 func endOf(vm vsphere.VM) string {
-	c, err := parse(vm)
+	c, err := Parse(vm)
 	if err != nil {
 		return err.Error()
 	}

@@ -77,7 +77,7 @@ func (s *Service) sweepForks(ctx context.Context, left []vsphere.VM) {
 	for _, vm := range left {
 		s.log.Warn("removing what is left of a fork that was not finished", "vm", vm.Name)
 		fork, _ := link.DecodeFork(vm.Extra[link.KeyFork])
-		if c, err := s.running(fork.GetSource()); err == nil {
+		if c, err := s.GetRunning(fork.GetSource()); err == nil {
 			if err := s.releaseProcess(ctx, c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
 				s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
 			}

@@ -98,12 +98,11 @@ func (s *Service) Run(ctx context.Context) {
 				events = nil
 				continue
 			}
-			s.execs.observe(e)
 			s.clock.observe(e)
 			if e.After == nil || e.After.Extra[record.KeyRole] != record.RoleContainer {
 				continue
 			}
-			if c, err := parse(*e.After); err == nil {
+			if c, err := Parse(*e.After); err == nil {
 				r.consider(ctx, c)
 			}
 		case id := <-r.done:

@@ -71,7 +71,7 @@ func (s *Service) unpark(ctx context.Context, c Container) error {
 		return err
 	}
 	defer release()
-	if c, err = s.Get(c.ID); err != nil || c.phase() != phaseParked {
+	if c, err = s.Get(c.ID); err != nil || c.Phase() != PhaseParked {
 		return err
 	}
 	return s.powerOff(c)
@@ -81,7 +81,7 @@ func (s *Service) unpark(ctx context.Context, c Container) error {
 func (s *Service) Unpark(ctx context.Context) error {
 	var failed []error
 	for _, c := range s.All() {
-		if c.phase() == phaseParked {
+		if c.Phase() == PhaseParked {
 			failed = append(failed, s.unpark(ctx, c))
 		}
 	}
