@@ -7,6 +7,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
@@ -18,6 +19,7 @@ type Deps struct {
 	Containers *container.Service
 	Execs      *exec.Service
 	Streams    *stream.Service
+	Forks      *fork.Service
 	Images     *image.Store
 	Templates  *template.Store
 	Host       Host
@@ -56,7 +58,7 @@ func (r *router) handle(pattern string, h handler) {
 func New(d Deps) http.Handler {
 	r := &router{mux: http.NewServeMux(), log: d.Log}
 	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
-	(&forkAPI{containers: d.Containers, templates: d.Templates, host: d.Host}).routes(r)
+	(&forkAPI{containers: d.Containers, forks: d.Forks, templates: d.Templates, host: d.Host}).routes(r)
 	r.handle("GET /metrics", func(w http.ResponseWriter, req *http.Request) error {
 		d.Metrics.ServeHTTP(w, req)
 		return nil

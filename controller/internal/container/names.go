@@ -15,9 +15,9 @@ import (
 // validName is Docker's rule for names, but that one character is enough.
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// claimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
+// ClaimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
 // to the VM's appearance in the inventory.
-func (s *Service) claimName(name string) (claimed string, release func(), err error) {
+func (s *Service) ClaimName(name string) (claimed string, release func(), err error) {
 	name = strings.TrimPrefix(name, "/")
 	if name != "" && !validName.MatchString(name) {
 		return "", nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(

@@ -46,7 +46,7 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 // removeEnded removes a container once no start of it is under way. A machine that has only its disk to put in order is not waited
 // for: the disk goes with it.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,6 @@ const (
 // when ctx ends and all removals that it began have.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
-	s.sweepForks(ctx, s.left)
 	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
 	for _, c := range s.All() {
 		r.consider(ctx, c)

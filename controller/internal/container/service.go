@@ -75,8 +75,6 @@ type Service struct {
 	starts    *starts
 	clock     *clock
 
-	left []vsphere.VM // copies of an earlier controller's forks
-
 	mu     sync.Mutex
 	naming map[string]bool // names that are being given
 }
@@ -86,7 +84,7 @@ func New(host Host, images Images, templates *template.Store, metrics *Metrics, 
 	return &Service{
 		host: host, images: images, templates: templates, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		left: copies(host.VMs()), starts: newStarts(), clock: newClock(), naming: map[string]bool{},
+		starts: newStarts(), clock: newClock(), naming: map[string]bool{},
 	}
 }
 
@@ -153,10 +151,13 @@ func (s *Service) ImageUsers(id digest.Digest) []image.User {
 	return users
 }
 
-// holders are the containers and the copies of containers that are being forked: their disks need the image's layers.
+// holders are the containers and the fork points of containers: their disks need the image's layers.
 func (s *Service) holders() []Container {
 	all := s.All()
-	for _, vm := range copies(s.host.VMs()) {
+	for _, vm := range s.host.VMs() {
+		if vm.Extra[record.KeyRole] != record.RoleForkSource {
+			continue
+		}
 		if c, err := Parse(vm); err == nil {
 			all = append(all, c)
 		}

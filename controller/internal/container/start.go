@@ -26,9 +26,9 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
-		return fmt.Errorf("cannot start %s: another start of it is under way: %w", &c, err)
+		return fmt.Errorf("cannot start %s: another start of it is in flight: %w", &c, err)
 	}
 	defer release()
 	if c, err = s.Get(c.ID); err != nil {
@@ -47,7 +47,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	return nil
 }
 
-// starts are the starts under way. While a container is being started nobody else starts it, and it is not removed by
+// starts are the starts in flight. While a container is being started nobody else starts it, and it is not removed by
 // itself: its start could not tell any more what became of it.
 type starts struct {
 	mu   sync.Mutex
@@ -56,8 +56,9 @@ type starts struct {
 
 func newStarts() *starts { return &starts{busy: map[string]chan struct{}{}} }
 
-// acquire waits until no start of the container is under way, and holds others up until release is called.
-func (x *starts) acquire(ctx context.Context, id string) (release func(), err error) {
+// AcquireStart waits until no start of a container is in flight, and keeps others from starting it until release is called.
+func (s *Service) AcquireStart(ctx context.Context, id string) (release func(), err error) {
+	x := s.starts
 	for {
 		x.mu.Lock()
 		other, busy := x.busy[id]
