@@ -9,9 +9,8 @@ import (
 )
 
 func main() {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := supervisor.Run(os.Stdin, os.Stdout, log); err != nil {
-		log.Error("no machine", "err", err)
+	if err := supervisor.Run(os.Stdin, os.Stdout, os.Stderr); err != nil {
+		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
 		os.Exit(1)
 	}
 }

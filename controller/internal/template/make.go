@@ -90,6 +90,9 @@ func (s *Store) run(ctx context.Context, j *job) {
 // build makes a template, or goes on with one that an earlier controller began. One that fails is removed, but not when ctx
 // ends: the next controller goes on with it.
 func (s *Store) build(ctx context.Context, in inputs) error {
+	if err := s.awaitRemoval(ctx, in.name()); err != nil {
+		return err
+	}
 	vm, ok := s.host.Get(in.name())
 	if ok && (vm.PowerState != vsphere.PoweredOn || s.unfit(in.name())) {
 		if err := s.destroy(ctx, vm.Ref); err != nil {
@@ -117,6 +120,11 @@ func (s *Store) unfit(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stateLocked(name).failures >= unfitAfter
+}
+
+// awaitRemoval waits until a template is not being removed: it is frozen still, but there are no leases of it.
+func (s *Store) awaitRemoval(ctx context.Context, name string) error {
+	return s.await(ctx, func() bool { return !s.stateLocked(name).removing })
 }
 
 // create makes the VM and starts it, also when ctx ends meanwhile: else the VM might exist but its reference be unknown here.

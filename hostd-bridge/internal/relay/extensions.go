@@ -12,13 +12,9 @@ func (r *Relay) serveExtensions(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// servePools says how many machines are prestarted for the forks of each template.
+// servePools says how many machines are prestarted for each template.
 func (r *Relay) servePools(w http.ResponseWriter, _ *http.Request) error {
-	pools := []hostapi.Pool{}
-	for _, p := range r.inventory.Prestarted() {
-		pools = append(pools, hostapi.Pool{Template: p.Template, Prestarted: p.Ready, Want: p.Want})
-	}
-	answer(w, http.StatusOK, hostapi.Pools{Pools: pools})
+	answer(w, http.StatusOK, hostapi.Pools{Pools: r.inventory.Prestart.Status()})
 	return nil
 }
 

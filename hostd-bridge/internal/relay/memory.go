@@ -52,7 +52,7 @@ func (r *Relay) measure(ctx context.Context, v *vm.VM) *hostapi.MachineMemory {
 	defer cancel()
 	memory, err := m.Memory(ctx)
 	if err == nil {
-		return &hostapi.MachineMemory{VM: v.Ref, Memory: hostapi.Memory(memory)}
+		return &hostapi.MachineMemory{VM: v.Ref, Memory: memory}
 	}
 	if now, ok := r.inventory.Get(v.Ref); ok && now.Power == vm.PoweredOn && !errors.Is(err, context.Canceled) {
 		r.log.Warn("cannot measure the memory of a machine", "vm", v.Name, "err", err)

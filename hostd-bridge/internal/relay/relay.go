@@ -11,11 +11,12 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 )
 
 // Relay answers requests about the machines of an inventory.
 type Relay struct {
-	inventory  *vm.Inventory
+	inventory  *vmhost.Host
 	store      *datastore.Store
 	log        *slog.Logger
 	borders    borders
@@ -23,7 +24,7 @@ type Relay struct {
 }
 
 // New returns a relay to the machines of an inventory. extensions are the names of those that the host has.
-func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
+func New(inventory *vmhost.Host, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
 	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}, extensions: extensions}
 }
 

@@ -20,13 +20,14 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/relay"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 	"github.com/containervm/containervm/tether/link"
 )
 
 // host is a relay in front of one VM, vm-1, that is off.
 type host struct {
-	*vm.Inventory
+	*vmhost.Host
 	t       *testing.T
 	hv      *vmtest.Hypervisor
 	relay   *relay.Relay
@@ -51,7 +52,7 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 		t.Fatal(err)
 	}
 	hv := vmtest.New(guest)
-	inventory, err := vm.Open(t.Context(), vm.Options{
+	inventory, err := vmhost.Open(t.Context(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: hv, Disks: hv, RunDir: filepath.Join(dir, "run"),
 		HostMemoryMiB: 1000, HostCPUs: 2, Log: slog.New(slog.DiscardHandler),
 	})
