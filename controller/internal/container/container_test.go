@@ -239,6 +239,7 @@ func TestWaiter(t *testing.T) {
 		{"next exit", container.WaitConditionNextExit, off, []*vsphere.VM{&on, &first}, 2, 3},
 		{"a run too short to be seen", container.WaitConditionNextExit, first, []*vsphere.VM{&second}, 1, 4},
 		{"what an earlier run said vanishes at the start", container.WaitConditionNextExit, first, []*vsphere.VM{&offAgain, &onAgain, &second}, 3, 4},
+		{"a start that failed", container.WaitConditionNextExit, first, []*vsphere.VM{&offAgain, &first, &onAgain, &second}, 4, 4},
 		{"removed", container.WaitConditionRemoved, on, []*vsphere.VM{&first, nil}, 2, 3},
 		{"removed before its next exit", container.WaitConditionNextExit, on, []*vsphere.VM{nil}, 1, 0},
 	} {

@@ -93,6 +93,17 @@ func (c *Container) over() bool {
 // gone reports whether the run and its machine have ended.
 func (c *Container) gone() bool { return c.Started() && !c.Running() }
 
+// goneSince reports whether a run has ended, with its machine, that had not in an earlier picture. The number of a run that could
+// not begin is seen for a moment; what is seen then of the run before is not new.
+func (c *Container) goneSince(before *Container) bool {
+	return c.gone() && (c.Run > before.Run || c.Run == before.Run && !before.gone())
+}
+
+// begunSince reports whether a process has run that had not in an earlier picture.
+func (c *Container) begunSince(before *Container) bool {
+	return c.Ran() && (c.Run > before.Run || c.Run == before.Run && !before.Ran())
+}
+
 func isOff(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn }
 
 // Waiter waits for changes of VMs: *vsphere.Client.
