@@ -93,10 +93,11 @@ func (c *Container) over() bool {
 // gone reports whether the run and its machine have ended.
 func (c *Container) gone() bool { return c.Started() && !c.Running() }
 
-// goneSince reports whether a run has ended, with its machine, that had not in an earlier picture. The number of a run that could
-// not begin is seen for a moment; what is seen then of the run before is not new.
+// goneSince reports whether a run has ended, with its machine, that had not in an earlier picture. A run whose number goes back was
+// one that could not begin: what is seen then of the run before is not new. Nor is the end of a machine that was known, and counts
+// only now that a start has opened its gate.
 func (c *Container) goneSince(before *Container) bool {
-	return c.gone() && (c.Run > before.Run || c.Run == before.Run && !before.gone())
+	return c.gone() && (c.Run > before.Run || c.Run == before.Run && !before.gone() && before.Ended == nil)
 }
 
 // begunSince reports whether a process has run that had not in an earlier picture.

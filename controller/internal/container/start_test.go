@@ -209,6 +209,10 @@ func TestEventsBelongToRuns(t *testing.T) {
 		{"whole runs at once, of the same words", []change{all(begins(1), says(exited(3)), ends), all(begins(2), says(exited(3)), ends)}, "start die3 start die3"},
 		{"killed", []change{begins(1), says(runs), ends}, "start die137"},
 		{"a failed start leaves the run before as it was", []change{all(begins(1), says(exited(3)), ends), numbered(2), all(begins(1), says(exited(3)), ends)}, "start die3"},
+		{"ended at its gate, and boots", []change{
+			all(begins(1), isFork), ends, func(vm *vsphere.VM) { delete(vm.Extra, link.KeyFork) }, numbered(2), begins(2), says(runs), ends,
+		}, "start die137"},
+		{"ended at its gate, which is opened then", []change{all(begins(1), isFork), ends, func(vm *vsphere.VM) { vm.Extra[link.KeyGate] = link.GateOpen }}, ""},
 		{"ended at its gate", []change{all(begins(1), isFork), ends}, ""},
 	} {
 		before := vmWith(t, vsphere.PoweredOff, nil, "")
