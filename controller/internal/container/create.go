@@ -67,7 +67,7 @@ type plan struct {
 const (
 	wayBoot = "boot"
 	wayFork = "fork"
-	wayWarm = "warm" // a machine that was forked ahead of time
+	wayWarm = "warm" // a warm VM
 )
 
 func newPlan(name string, req Request, img image.Image, begun time.Time) *plan {
@@ -86,8 +86,8 @@ func (p *plan) warnings() []string {
 	return nil
 }
 
-// note is the plan's value of cvm.start.
-func (p *plan) note(marks ...record.Mark) string {
+// startNote is the plan's value of record.KeyStart.
+func (p *plan) startNote(marks ...record.Mark) string {
 	return record.Start{Why: p.why, Marks: append([]record.Mark{record.MarkAt("api", p.begun)}, marks...)}.Encode()
 }
 
@@ -127,7 +127,7 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 		return "", err
 	}
 	asked := record.MarkAt("createRequested", time.Now())
-	extra[record.KeyStart] = p.note(asked)
+	extra[record.KeyStart] = p.startNote(asked)
 	boot := s.host.Boot()
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,

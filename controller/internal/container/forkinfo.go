@@ -20,7 +20,7 @@ const (
 	kindBoot = "boot"
 )
 
-// ReceiptItem is one thing that a fork did to become someone else.
+// ReceiptItem is one thing that a fork did to take on its identity.
 type ReceiptItem struct {
 	Name    string `json:"name"`
 	Outcome string `json:"outcome"`
@@ -63,7 +63,7 @@ func (s *Service) Fork(c Container) ForkInfo {
 	info := ForkInfo{Kind: kindBoot, Why: c.start.Why, Receipt: []ReceiptItem{}, Timeline: s.timeline(c)}
 	if !c.forked() {
 		if c.fork != nil && info.Why == "" {
-			info.Why = whyOff // powered on by someone else
+			info.Why = whyOff // powered on by another client
 		}
 		return info
 	}

@@ -3,7 +3,6 @@ package container
 import (
 	"context"
 
-	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
@@ -68,8 +67,8 @@ func (c *Container) Ran() bool {
 	return c.Status.GetState() == tetherv1.State_RUNNING || c.Status.GetState() == tetherv1.State_EXITED
 }
 
-// shut reports whether the machine was made as a fork whose process was never let go. One that was booted by another client has
-// run without a gate.
+// shut reports whether the machine is a fork whose process was not let start. One that another client booted since has run without
+// a gate.
 func (c *Container) shut() bool { return c.fork != nil && !c.gate && !c.Ran() }
 
 // On reports whether the container's machine is on, also when it is only parked.
@@ -133,7 +132,7 @@ func samePhase(a, b vsphere.VM) bool {
 	if a.PowerState != b.PowerState {
 		return false
 	}
-	for _, key := range [...]string{hostapi.KeyRun, link.KeyStatus, hostapi.KeyExit, link.KeyGate, link.KeyFork, record.KeyContainer} {
+	for _, key := range [...]string{hostapi.KeyRun, link.KeyStatus, hostapi.KeyExit, link.KeyGate, link.KeyFork} {
 		if a.Extra[key] != b.Extra[key] {
 			return false
 		}

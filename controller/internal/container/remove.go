@@ -43,8 +43,8 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 	return nil
 }
 
-// removeEnded removes a container once no start of it is under way. A machine that has only its disk to put in order is not waited
-// for: the disk goes with it.
+// removeEnded removes a container once no start of it is in flight. It does not wait for a machine that only has to write its
+// disk: the disk is removed too.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
 	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {

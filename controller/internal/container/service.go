@@ -62,7 +62,7 @@ type Images interface {
 	Released(ctx context.Context, id digest.Digest, inUse image.InUse) error
 }
 
-// Service is the containers of one host. Its methods may be called by several goroutines. Errors have the class (package
+// Service is the containers of one host: it makes, starts, stops and removes them, and tells of them. Its methods may be called by several goroutines. Errors have the class (package
 // errdefs) and the words that Docker's clients expect.
 type Service struct {
 	host      Host
@@ -75,8 +75,8 @@ type Service struct {
 	starts    *starts
 	clock     *clock
 
-	mu     sync.Mutex
-	naming map[string]bool // names that are being given
+	mu      sync.Mutex
+	claimed map[string]bool // names of containers that are being made or renamed
 }
 
 // New returns the containers of a host. times has no zero fields. Run must be called for those with AutoRemove to be removed.
@@ -84,7 +84,7 @@ func New(host Host, images Images, templates *template.Store, metrics *Metrics, 
 	return &Service{
 		host: host, images: images, templates: templates, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		starts: newStarts(), clock: newClock(), naming: map[string]bool{},
+		starts: newStarts(), clock: newClock(), claimed: map[string]bool{},
 	}
 }
 

@@ -123,7 +123,7 @@ func (x *Execution) open(ctx context.Context, l *link.Client) error {
 	return streams.Wait()
 }
 
-// Close lets go of the streams; the process goes on.
+// Close closes the streams; the process goes on.
 func (x *Execution) Close() {
 	if x.stdout != nil {
 		x.stdout.Close()

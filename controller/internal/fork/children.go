@@ -114,7 +114,7 @@ func childHostname(c container.Container, child *Child) string {
 	return c.Config.Hostname[:min(len(c.Config.Hostname), maxLabel-len(suffix))] + suffix
 }
 
-// removeChildren removes children that nobody will know of.
+// removeChildren removes children that the client, which has left, does not know of.
 func (s *Service) removeChildren(children []Child) {
 	var g errgroup.Group
 	g.SetLimit(childrenAtOnce)
