@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// defaultGrace is Docker's: between the stop signal and SIGKILL.
-	defaultGrace = 10 * time.Second
+	// defaultGrace is between the stop signal and SIGKILL.
+	defaultGrace = link.DefaultGraceSeconds * time.Second
 	// logWait is how long the host may take for the rest of the log once the process has ended.
 	logWait = 30 * time.Second
 	// answerWait is how long answers that are being given may take when the machine ends.

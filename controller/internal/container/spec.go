@@ -11,14 +11,12 @@ import (
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/signal"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // defaultPath is Docker's PATH for an image that sets none.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-// defaultStopSeconds is how long a container may take to end after its stop signal, as in Docker.
-const defaultStopSeconds = 10
 
 // tetherSpec says what a container's tether is to do.
 func tetherSpec(id string, rec *record.Container) (*tetherv1.Spec, error) {
@@ -170,7 +168,7 @@ func stopSignal(c *container.Config) (int32, error) {
 // stopSeconds is how long the process may take to end; a negative value, for ever.
 func stopSeconds(c *container.Config) int {
 	if c.StopTimeout == nil {
-		return defaultStopSeconds
+		return link.DefaultGraceSeconds
 	}
 	return *c.StopTimeout
 }
