@@ -114,15 +114,15 @@ func (s *Service) assign(ctx context.Context, lease *template.Lease, child templ
 	id = child.VM.Name
 	ctx = context.WithoutCancel(ctx)
 	asked := record.MarkAt("cloneRequested", time.Now())
-	if err := s.attach(ctx, child.VM, p, asked); err != nil {
+	if err := s.attachRoot(ctx, child.VM, p, asked); err != nil {
 		return "", errors.Join(err, lease.Discard(ctx, child))
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
 }
 
-// attach gives a VM its disk and tells it, in the same operation, which container it is.
-func (s *Service) attach(ctx context.Context, vm vsphere.VM, p *plan, asked record.Mark) error {
+// attachRoot gives a VM its disk and tells it, in the same operation, which container it is.
+func (s *Service) attachRoot(ctx context.Context, vm vsphere.VM, p *plan, asked record.Mark) error {
 	extra, err := p.extra(vm.Name)
 	if err != nil {
 		return err

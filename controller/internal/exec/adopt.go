@@ -10,7 +10,6 @@ import (
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
-	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -45,7 +44,7 @@ func (s *Service) adopt(ctx context.Context, id string) (*session, bool) {
 	if err != nil || !slices.Contains(info.GetSessions(), id) {
 		return nil, false
 	}
-	e := &session{vm: c.VM.Ref, State: State{ID: id, ContainerID: c.ID, Started: true, Running: true}}
+	e := &session{vm: c.VM.Ref, run: c.Run, State: State{ID: id, ContainerID: c.ID, Started: true, Running: true}}
 	e.learn(info.GetSessionInfos())
 	runs := e.Running
 	e, added := s.sessions.add(e)
@@ -96,7 +95,7 @@ func (x *Execution) relink(err error) *link.Client {
 	defer cancel()
 	code := guest.ExitUnknown
 	for guest.Lost(err) {
-		if now, ok := x.s.host.Get(x.e.ContainerID); !ok || now.PowerState != vsphere.PoweredOn {
+		if now, ok := x.s.host.Get(x.e.ContainerID); !ok || x.e.isOver(now) {
 			code = guest.ExitKilled
 			break
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -94,5 +95,29 @@ func TestAdopt(t *testing.T) {
 	l.Close()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestEndsWithRun: a session ends with the run of its machine, also when that is off too shortly to be seen.
+func TestEndsWithRun(t *testing.T) {
+	on := func(run string) *vsphere.VM {
+		return &vsphere.VM{Ref: vsphere.Ref{Value: "vm-1"}, PowerState: vsphere.PoweredOn, Extra: map[string]string{hostapi.KeyRun: run, "guestinfo.x": run}}
+	}
+	off := on("3")
+	off.PowerState = vsphere.PoweredOff
+	other := on("4")
+	other.Ref.Value = "vm-2"
+	for name, c := range map[string]struct {
+		after *vsphere.VM
+		ends  bool
+	}{
+		"something was said": {on("3"), false}, "another machine": {other, false}, "off": {off, true}, "gone": {nil, true}, "off and on again": {on("4"), true},
+	} {
+		x := newSessions()
+		e, _ := x.add(&session{vm: off.Ref, run: 3, State: State{ID: "e", Running: true}})
+		x.observe(vsphere.VMEvent{Before: on("3"), After: c.after})
+		if st := x.state(e); st.Running == c.ends || c.ends && *st.ExitCode != 137 {
+			t.Errorf("%s: %+v", name, st)
+		}
 	}
 }

@@ -66,7 +66,7 @@ func (s *Service) Create(ref string, req Request) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	e, _ := s.sessions.add(&session{keys: req.DetachKeys, vm: c.VM.Ref, State: State{ID: newID(c.ID), ContainerID: c.ID, Config: req.Config}})
+	e, _ := s.sessions.add(&session{keys: req.DetachKeys, vm: c.VM.Ref, run: c.Run, State: State{ID: newID(c.ID), ContainerID: c.ID, Config: req.Config}})
 	return e.ID, nil
 }
 

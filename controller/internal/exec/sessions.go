@@ -9,6 +9,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // State is what is known of an exec session.
@@ -36,7 +37,8 @@ type session struct {
 	State
 	keys  []byte // detach keys
 	vm    vsphere.Ref
-	ended time.Time // zero: not yet
+	run   hostapi.Run // of the machine that the process is in
+	ended time.Time   // zero: not yet
 }
 
 func newSessions() *sessions { return &sessions{byID: map[string]*session{}} }
@@ -57,20 +59,22 @@ func (x *sessions) add(e *session) (kept *session, added bool) {
 	return e, true
 }
 
-// observe ends the sessions of a machine that is off or gone. They can be asked for a while longer: the client of one
-// that went with its container wants its exit code.
+// observe ends the sessions of a machine that is off or gone, or in a later run. They can be asked for a while longer: the client
+// of one that ended with its container wants its exit code.
 func (x *sessions) observe(ev vsphere.VMEvent) {
-	if ev.After != nil && ev.After.PowerState == vsphere.PoweredOn {
-		return
-	}
 	vm := cmp.Or(ev.After, ev.Before).Ref
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, e := range x.byID {
-		if e.vm == vm {
+		if e.vm == vm && (ev.After == nil || e.isOver(*ev.After)) {
 			e.endLocked(guest.ExitKilled)
 		}
 	}
+}
+
+// isOver reports whether the run that the process is in has ended.
+func (e *session) isOver(vm vsphere.VM) bool {
+	return vm.PowerState != vsphere.PoweredOn || hostapi.RunOf(vm.Extra) != e.run
 }
 
 // endLocked says how the process ended. The first word counts.
