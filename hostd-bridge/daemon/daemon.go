@@ -26,13 +26,13 @@ import (
 // DefaultListen is where the API listens unless Config says otherwise.
 const DefaultListen = "127.0.0.1:8989"
 
-// Of children that are kept ready: one of a template serves the next start, and about ten templates can have one.
+// Defaults of the pre-start pool: one machine of a template serves the next start, and about ten templates can have one.
 const (
 	DefaultPrestart          = 1
 	DefaultPrestartMemoryMiB = 256
 )
 
-// stopTimeout bounds how long a stopping daemon waits for the calls that are under way. Nothing is lost when they are
+// stopTimeout bounds how long a stopping daemon waits for calls in flight. Nothing is lost when they are
 // cut off: an upload is whole or not there.
 const stopTimeout = time.Second
 
@@ -48,7 +48,7 @@ type Config struct {
 	Version    string // of this program; empty: "dev"
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
 	NoDiskAtFork bool
-	// Prestart is how many children are kept ready for each template in use; 0: DefaultPrestart; negative: none.
+	// Prestart is how many machines are kept prestarted for each template in use; 0: DefaultPrestart; negative: none.
 	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int
 	Log                         *slog.Logger

@@ -59,22 +59,22 @@ func TestPoolsAndMetrics(t *testing.T) {
 	h := daemontest.Start(t, freezer, func(c *daemon.Config) { c.Prestart = 2 })
 	c := connect(t, h.Endpoint)
 	source := frozenVM(t, h.Endpoint, c, "template")
-	awaitStock(t, h.Endpoint, c, source, 2)
+	awaitPrestarted(t, h.Endpoint, c, source, 2)
 	ref, err := instantClone(t, c, source, types.VirtualMachineInstantCloneSpec{Name: "one"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	done(t)(object.NewVirtualMachine(c.Client, ref).PowerOff(t.Context()))
-	awaitStock(t, h.Endpoint, c, source, 2) // the one that was taken is replaced
+	awaitPrestarted(t, h.Endpoint, c, source, 2) // the one that was taken is replaced
 	wants(t, string(body(t, h.Endpoint, c, "/cvm/metrics")),
 		`containervm_starts_total{kind="boot"} 1`, `containervm_starts_total{kind="fork"} 1`, `containervm_start_failures_total{kind="fork"} 0`,
 		`containervm_clone_seconds_count{prestarted="yes"} 1`, `containervm_prestarted 2`, `containervm_running 1`)
 	h.Stop()
 	if open := h.Hypervisor.Open(); open != 0 {
-		t.Errorf("%d prepared children outlive the daemon", open)
+		t.Errorf("%d prestarted machines outlive the daemon", open)
 	}
 	h.Run()
-	awaitStock(t, h.Endpoint, connect(t, h.Endpoint), source, 2) // the template is found again, and is in use
+	awaitPrestarted(t, h.Endpoint, connect(t, h.Endpoint), source, 2) // the template is found again, and is in use
 }
 
 // TestMemory: machines that are on are measured; one whose supervisor does not answer does not hide the others.
@@ -111,9 +111,9 @@ func TestMemory(t *testing.T) {
 	expect(frozen)
 }
 
-// awaitStock asks until n children of a template wait. It asks again and again, as an operator would: no event tells of
+// awaitPrestarted asks until n machines are prestarted for a template. It asks again and again, as an operator would: no event tells of
 // them, since they are not VMs.
-func awaitStock(t *testing.T, e daemon.Endpoint, c *govmomi.Client, template types.ManagedObjectReference, n int) {
+func awaitPrestarted(t *testing.T, e daemon.Endpoint, c *govmomi.Client, template types.ManagedObjectReference, n int) {
 	t.Helper()
 	for {
 		var got pools

@@ -55,6 +55,8 @@ func rules() []rule {
 			from: []string{"./tether/internal"}, except: []string{"./tether/internal/agent", "./tether/internal/guestinfo"}, never: []string{"./tether/link"}, but: []string{"./tether/link/v1"}, direct: true},
 		{why: "link is all that hosts know of the guest",
 			from: []string{"./hostd-bridge", "./controller", "./cmd/cvm"}, never: []string{"./tether"}, but: []string{"./tether/link"}},
+		{why: "link alone maps status codes; all others name classes of errdefs",
+			from: []string{"./"}, except: []string{"./tether/link"}, never: []string{"google.golang.org/grpc"}, direct: true},
 		{why: "the guest knows no host",
 			from: []string{"./tether"}, never: []string{"./hostd-bridge", "./controller", "github.com/vmware/govmomi"}},
 		{why: "the supervisor exists once for each machine and stays small",

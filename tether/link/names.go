@@ -41,12 +41,12 @@ const GateOpen = "open"
 // PhaseWarm is the phase of a child that has rehearsed and waits for its Spec. The rehearsal's disk is free then.
 const PhaseWarm = "warm"
 
-// DefaultGraceSeconds is how long a container's process may take to end after its stop signal, before SIGKILL, where nobody says
-// otherwise: Docker's.
-const DefaultGraceSeconds = 10
-
 // MainSession is the session of the container's main process. It exists from the moment the process is started.
 const MainSession = "main"
+
+// DefaultStopGrace is how many seconds a process has between the stop signal and SIGKILL where its Spec says nothing: Docker's
+// default.
+const DefaultStopGrace = 10
 
 // Ports of the guest.
 const (

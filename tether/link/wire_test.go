@@ -87,6 +87,7 @@ func TestNames(t *testing.T) {
 		{"key that is never set", KeyNever, "guestinfo.cvm.never"},
 		{"warm phase", PhaseWarm, "warm"},
 		{"seed length", SeedBytes, 64},
+		{"time to stop", DefaultStopGrace, 10},
 		{"wait", Command{Name: CommandWait, Key: "k"}.String(), "cvm.wait k"},
 		{"seed", Command{Name: CommandSeed}.String(), "cvm.seed"},
 		{"freeze", Command{Name: CommandFreeze}.String(), "instantclone.freeze"},

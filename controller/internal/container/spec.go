@@ -168,7 +168,7 @@ func stopSignal(c *container.Config) (int32, error) {
 // stopSeconds is how long the process may take to end; a negative value, for ever.
 func stopSeconds(c *container.Config) int {
 	if c.StopTimeout == nil {
-		return link.DefaultGraceSeconds
+		return link.DefaultStopGrace
 	}
 	return *c.StopTimeout
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-// logoutTimeout bounds the farewell to a host that may be gone.
+// logoutTimeout bounds the logout from a host that may be gone.
 const logoutTimeout = 2 * time.Second
 
 // session is a soap.RoundTripper that logs in again when the host has forgotten the session, and repeats the call.

@@ -30,7 +30,7 @@ type Host struct {
 }
 
 // Start runs a daemon with a state of its own until the test ends. guest plays every machine's guest; nil is one that
-// does nothing. edits change the daemon's configuration. No machine is prepared ahead of time: a test that lets forks fail would race with
+// does nothing. edits change the daemon's configuration. No machine is prestarted: a test that lets forks fail would race with
 // that.
 func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
 	t.Helper()

@@ -59,7 +59,7 @@ func (s scope) choose(spec *types.PropertyFilterSpec) ([]types.ManagedObjectRefe
 	return sel.refs, nil
 }
 
-// learn notes the named traversals, which others refer to.
+// learn keeps the named traversals: others refer to them.
 func (s *selection) learn(specs []types.BaseSelectionSpec) {
 	for _, spec := range specs {
 		if t, ok := spec.(*types.TraversalSpec); ok {

@@ -2,7 +2,6 @@ package vim
 
 import (
 	"context"
-	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -21,26 +20,12 @@ const (
 // collector is a PropertyCollector: filters, and how much of what they show the client has seen.
 type collector struct {
 	ref     types.ManagedObjectReference
-	waiting chan struct{} // holds one token while a wait is under way
+	waiting chan struct{} // holds one token while a wait is in flight
 
 	mu      sync.Mutex
 	filters []*filter
 	version int
-	cancel  context.CancelFunc // of the wait under way; nil when there is none
-}
-
-// filter is a PropertyFilter. What the client has seen belongs to the wait that is under way.
-type filter struct {
-	ref   types.ManagedObjectReference
-	owner *collector
-	spec  types.PropertyFilterSpec
-	seen  map[types.ManagedObjectReference]*seenObject
-}
-
-// seenObject is what the client knows of an object.
-type seenObject struct {
-	object any // the managed object itself: equal pointers mean that nothing has changed
-	values map[string]any
+	cancel  context.CancelFunc // of the wait in flight; nil when there is none
 }
 
 func newCollector(ref types.ManagedObjectReference) *collector {
@@ -97,6 +82,7 @@ func createFilter(c *call, req *types.CreateFilter) (*types.CreateFilterResponse
 	if _, err := c.scope().retrieve([]types.PropertyFilterSpec{req.Spec}); err != nil {
 		return nil, err
 	}
+	req.Spec.ReportMissingObjectsInResults = types.NewBool(true) // an object that goes away from now on leaves alone
 	f := &filter{ref: c.session.newRef("PropertyFilter"), owner: owner, spec: req.Spec}
 	c.session.mu.Lock()
 	defer c.session.mu.Unlock()
@@ -105,7 +91,7 @@ func createFilter(c *call, req *types.CreateFilter) (*types.CreateFilterResponse
 	}
 	c.session.filters[f.ref.Value] = f
 	owner.edit(func() { owner.filters = append(owner.filters, f) })
-	c.server.Inventory.Signal().Wake() // a wait under way shows the new filter
+	c.server.Inventory.Signal().Wake() // a wait in flight shows the new filter
 	return &types.CreateFilterResponse{Returnval: f.ref}, nil
 }
 
@@ -230,7 +216,7 @@ func timer(seconds *int32) <-chan time.Time {
 	return time.After(time.Duration(*seconds) * time.Second)
 }
 
-// begin makes the caller the only one who waits on the collector, until done is called. A wait that is still under way
+// begin makes the caller the only one who waits on the collector, until done is called. A wait that is still in flight
 // from a client that has forgotten it is canceled.
 func (p *collector) begin(ctx context.Context) (_ context.Context, done func(), err error) {
 	p.cancelWait()
@@ -285,74 +271,4 @@ func (p *collector) updates(s scope, limit int) (*types.UpdateSet, error) {
 	}
 	set.Version = strconv.Itoa(p.version)
 	return set, nil
-}
-
-// updates compares what the filter selects with what the client has seen. more says that limit was reached.
-func (f *filter) updates(s scope, limit int) (changes []types.ObjectUpdate, more bool, err error) {
-	refs, err := s.choose(&f.spec)
-	if err != nil {
-		refs = nil // the object that was asked for is gone, so it leaves
-	}
-	if f.seen == nil {
-		f.seen = map[types.ManagedObjectReference]*seenObject{}
-	}
-	present := make(map[types.ManagedObjectReference]bool, len(refs))
-	for _, ref := range refs {
-		present[ref] = true
-		if len(changes) == limit {
-			return changes, true, nil
-		}
-		change, changed, err := f.compare(s, ref)
-		if err != nil {
-			return nil, false, err
-		}
-		if changed {
-			changes = append(changes, change)
-		}
-	}
-	for ref := range f.seen {
-		if present[ref] {
-			continue
-		}
-		if len(changes) == limit {
-			return changes, true, nil
-		}
-		delete(f.seen, ref)
-		changes = append(changes, types.ObjectUpdate{Kind: types.ObjectUpdateKindLeave, Obj: ref})
-	}
-	return changes, false, nil
-}
-
-// compare returns how an object differs from what the client has seen of it.
-func (f *filter) compare(s scope, ref types.ManagedObjectReference) (change types.ObjectUpdate, changed bool, err error) {
-	object, ok := s.objects.get(s.session, ref)
-	old := f.seen[ref]
-	if !ok || (old != nil && old.object == object) {
-		return change, false, nil
-	}
-	names, values, ok, err := read(object, f.spec.PropSet)
-	if err != nil || !ok {
-		return change, false, err
-	}
-	f.seen[ref] = &seenObject{object: object, values: values}
-	change = types.ObjectUpdate{Kind: types.ObjectUpdateKindModify, Obj: ref}
-	if old == nil {
-		change.Kind, old = types.ObjectUpdateKindEnter, &seenObject{}
-	}
-	change.ChangeSet = differences(old.values, names, values)
-	return change, change.Kind == types.ObjectUpdateKindEnter || len(change.ChangeSet) > 0, nil
-}
-
-func differences(old map[string]any, names []string, values map[string]any) (out []types.PropertyChange) {
-	for _, name := range names {
-		if before, ok := old[name]; !ok || !reflect.DeepEqual(before, values[name]) {
-			out = append(out, types.PropertyChange{Name: name, Op: types.PropertyChangeOpAssign, Val: values[name]})
-		}
-	}
-	for name := range old {
-		if _, ok := values[name]; !ok {
-			out = append(out, types.PropertyChange{Name: name, Op: types.PropertyChangeOpAssign}) // unset
-		}
-	}
-	return out
 }

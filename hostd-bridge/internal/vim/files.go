@@ -75,7 +75,7 @@ func (c *call) remove(rel string) error {
 	return c.server.Store.Remove(rel)
 }
 
-// free says whether no VM needs what is at or below a path.
+// free returns nil if no VM needs what is at or below a path, else which one does.
 func (c *call) free(rel string) error {
 	if user := c.server.Inventory.UserOf(rel); user != "" {
 		return &vm.InUseError{Name: datastore.FormatPath(rel), Why: "VM " + user + " needs it"}

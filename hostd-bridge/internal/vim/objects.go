@@ -136,9 +136,9 @@ func (o *objects) sessionObject(x *session, ref types.ManagedObjectReference) (a
 
 // vm returns a VM as a managed object, made anew only when the VM has changed.
 func (o *objects) vm(ref types.ManagedObjectReference) (any, bool) {
-	v, ok := o.server.Inventory.Get(ref.Value)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	v, ok := o.server.Inventory.Get(ref.Value) // under the lock: one that is destroyed meanwhile would be kept for ever
 	if !ok {
 		delete(o.vms, ref.Value)
 		return nil, false

@@ -114,7 +114,7 @@ func propertyValue(v reflect.Value) any {
 	return v.Interface()
 }
 
-// arrayNames are the names in vim25 of the arrays of simple types.
+// arrayName is the name of a type in the name of its array in vim25 (ArrayOfInt).
 func arrayName(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Uint8:

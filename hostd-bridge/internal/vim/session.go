@@ -36,7 +36,7 @@ type session struct {
 	mu         sync.Mutex
 	active     time.Time
 	calls      int64
-	waits      int // calls under way: such a session is not idle
+	waits      int // calls in flight: such a session is not idle
 	collectors map[string]*collector
 	filters    map[string]*filter
 	views      map[string]*view

@@ -216,12 +216,9 @@ func shutdownGuest(c *call, req *types.ShutdownGuest) (*types.ShutdownGuestRespo
 	return &types.ShutdownGuestResponse{}, nil
 }
 
-// defaultGrace is what a Spec without a time of grace means, in seconds (tether.proto, Spec.stop_grace_seconds).
-const defaultGrace = 10
-
 // stopRequest is a stop as the VM's Spec wants it when nobody says how.
 func stopRequest(v *vm.VM) *tetherv1.StopRequest {
-	req := &tetherv1.StopRequest{GraceSeconds: defaultGrace}
+	req := &tetherv1.StopRequest{GraceSeconds: link.DefaultStopGrace}
 	if spec, err := link.DecodeSpec(v.Extra[link.KeySpec]); err == nil && spec.GetStopGraceSeconds() != 0 {
 		req.GraceSeconds = spec.GetStopGraceSeconds()
 	}
