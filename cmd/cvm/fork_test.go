@@ -75,7 +75,13 @@ func (f *fakeForks) start(t *testing.T) *app {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	handle("POST /containers/cvm-template-web/fork", f.fork)
 	handle("GET /containers/{id}/json", func(w http.ResponseWriter, r *http.Request) {
+		if id := r.PathValue("id"); strings.HasPrefix(id, templatePrefix) && id != "cvm-template-web" {
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, `{"message":"No such container: `+id+`"}`)
+			return
+		}
 		io.WriteString(w, `{"Name":"/`+strings.TrimPrefix(r.PathValue("id"), "id-")+`","Fork":{"Generation":1,"Index":7,"Receipt":[{"name":"clock","micros":1500}]}}`)
 	})
 	handle("DELETE /containers/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
@@ -118,6 +124,17 @@ func TestForkContainer(t *testing.T) {
 	}
 	if f.asked["Count"] != 2.0 || f.asked["AtPoint"] != true || len(f.asked["Names"].([]any)) != 2 || f.asked["Names"].([]any)[1] != "shard-2" {
 		t.Errorf("asked for %v", f.asked)
+	}
+}
+
+// TestForkContainerNamedLikeATemplate: the container is forked, not taken for a template.
+func TestForkContainerNamedLikeATemplate(t *testing.T) {
+	f := &fakeForks{}
+	if out, _ := runCVM(t, f.start(t), "fork", "cvm-template-web", "-n", "2"); !strings.Contains(out, "web-1") {
+		t.Errorf("no children of the container: %s", out)
+	}
+	if f.callsOf("POST /containers/cvm-template-web/fork") != 1 || f.callsOf("GET /templates") != 0 {
+		t.Errorf("calls %v", f.calls)
 	}
 }
 
