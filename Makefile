@@ -15,6 +15,8 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
 PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller bin/govc
+# Of the programs and of what runs in the guest; scripts/version says what it looks like.
+VERSION := $(shell scripts/version)
 GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk
 
 .PHONY: help
@@ -83,7 +85,7 @@ FORCE:
 # go_build PACKAGE: build $@ and leave it alone, with its time, when it is as it was (`go build` would renew the time),
 # so that what depends on it is not made again. A program that runs is replaced, not overwritten. All are built in one way:
 # Go compiles a package once for each set of flags, and once more for programs with and without cgo.
-go_build = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
+go_build = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X github.com/containervm/containervm/internal/version.linked=$(VERSION)' -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
 
 $(PROGRAMS): FORCE | bin
 	@$(call go_build,$(PACKAGE))

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/controller/daemon"
+	"github.com/containervm/containervm/internal/version"
 )
 
 func main() {
@@ -36,6 +37,11 @@ func config() daemon.Config {
 	flag.BoolVar(&c.Insecure, "insecure", os.Getenv("GOVC_INSECURE") == "1" || os.Getenv("GOVC_INSECURE") == "true", "accept any certificate (GOVC_INSECURE)")
 	flag.IntVar(&c.Templates, "templates", daemon.DefaultTemplates, "keep at most this `number` of templates for containers to be forked from; 0: every container boots")
 	flag.IntVar(&c.Warm, "warm", 0, "keep this `number` of machines forked ahead of time")
+	show := flag.Bool("version", false, "print the version and end")
 	flag.Parse()
+	if *show {
+		fmt.Println("controller", version.String())
+		os.Exit(0)
+	}
 	return c
 }

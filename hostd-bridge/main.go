@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/version"
 )
 
 func main() {
@@ -33,6 +34,7 @@ func command() *cobra.Command {
 		Short:        "Serve the vSphere API of this host, with VMs on QEMU",
 		Long:         "Serve the vSphere API of this host, with VMs on QEMU.\n\nStopping it leaves the VMs running; the next one finds them again.",
 		Args:         cobra.NoArgs,
+		Version:      version.String(),
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Log = logger(verbose)

@@ -17,6 +17,7 @@ import (
 
 	controller "github.com/containervm/containervm/controller/daemon"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/version"
 )
 
 // hostConfig is how the host is started.
@@ -104,7 +105,6 @@ func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready f
 		StateDir: p.State, RunDir: p.Run, Listen: h.listen, Accel: h.accel,
 		GuestDir:   firstSet(h.guest, filepath.Join(filepath.Dir(exe), "guest")),
 		Supervisor: filepath.Join(filepath.Dir(exe), "cvm-supervisor"),
-		Version:    version(),
 		Prestart:   h.prestart,
 		Log:        log.With("part", "hostd-bridge"),
 	}
@@ -165,7 +165,7 @@ func runController(ctx context.Context, e hostd.Endpoint, c controller.Config, r
 
 func newStatus(p paths, e hostd.Endpoint) hostStatus {
 	s := hostStatus{
-		PID: os.Getpid(), Version: version(), Started: time.Now(),
+		PID: os.Getpid(), Version: version.String(), Started: time.Now(),
 		State: p.State, Log: p.logFile(), DockerHost: "unix://" + p.dockerSocket(),
 	}
 	s.VSphere.URL, s.VSphere.Username, s.VSphere.Password, s.VSphere.CAFile = e.URL, e.Username, e.Password, e.CAFile
