@@ -29,7 +29,7 @@ func main() {
 // config reads the command line, and the environment for what govc takes from there too: a password on a command line
 // is everybody's.
 func config() daemon.Config {
-	c := daemon.Config{Password: os.Getenv("GOVC_PASSWORD"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	c := daemon.Config{Password: os.Getenv("GOVC_PASSWORD")}
 	flag.StringVar(&c.Socket, "socket", "/run/containervm/docker.sock", "`path` of the API's unix socket")
 	flag.StringVar(&c.VSphereURL, "host", os.Getenv("GOVC_URL"), "`URL` of the vSphere host (GOVC_URL)")
 	flag.StringVar(&c.Username, "user", os.Getenv("GOVC_USERNAME"), "`name` to log in with (GOVC_USERNAME); the password is GOVC_PASSWORD")
@@ -37,11 +37,17 @@ func config() daemon.Config {
 	flag.BoolVar(&c.Insecure, "insecure", os.Getenv("GOVC_INSECURE") == "1" || os.Getenv("GOVC_INSECURE") == "true", "accept any certificate (GOVC_INSECURE)")
 	flag.IntVar(&c.Templates, "templates", daemon.DefaultTemplates, "keep at most this `number` of templates for containers to be forked from; 0: every container boots")
 	flag.IntVar(&c.Warm, "warm", 0, "keep this `number` of machines forked ahead of time")
+	verbose := flag.Bool("v", false, "log debug records too")
 	show := flag.Bool("version", false, "print the version and end")
 	flag.Parse()
 	if *show {
 		fmt.Println("controller", version.String())
 		os.Exit(0)
 	}
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	return c
 }

@@ -38,6 +38,7 @@ func command() *cobra.Command {
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Log = logger(verbose)
+			c.DebugSupervisor, c.DebugGuest = verbose, verbose
 			if c.Prestart = prestart; prestart == 0 {
 				c.Prestart = -1
 			}
@@ -57,7 +58,8 @@ func command() *cobra.Command {
 	f.IntVar(&prestart, "prestart", daemon.DefaultPrestart, "machines kept ready for the next forks of each template in use; 0: none")
 	f.IntVar(&c.PrestartMemoryMiB, "prestart-memory", daemon.DefaultPrestartMemoryMiB, "MiB that those may take in all")
 	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "refuse disks in InstantClone_Task, as a vCenter does")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log every refused call")
+	f.BoolVar(&c.Capture, "capture", false, "write what each network card sends and receives to nic<N>.pcap in the machine's directory below --run, while it runs")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log debug records too, also in each machine's supervisor.log and console.log")
 	return cmd
 }
 

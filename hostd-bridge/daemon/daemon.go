@@ -48,6 +48,10 @@ type Config struct {
 	// Prestart is how many children are kept ready for each template in use; 0: DefaultPrestart; negative: none.
 	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int
+	// Capture writes what each network card sends and receives to nic<N>.pcap in the machine's run directory.
+	Capture bool
+	// DebugSupervisor and DebugGuest have debug records in each machine's supervisor.log and console.log.
+	DebugSupervisor, DebugGuest bool
 	Log                         *slog.Logger
 }
 

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,11 +12,18 @@ import (
 )
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "--version" {
+	show := flag.Bool("version", false, "print the version and end")
+	verbose := flag.Bool("v", false, "log debug records too")
+	flag.Parse()
+	if *show {
 		fmt.Println("cvm-supervisor", version.String())
 		return
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if err := supervisor.Run(os.Stdin, os.Stdout, log); err != nil {
 		log.Error("no machine", "err", err)
 		os.Exit(1)

@@ -35,6 +35,9 @@ type Pending struct {
 // child.
 func Prepare(ctx context.Context, program string, cfg Config, files ...*os.File) (_ *Pending, err error) {
 	p := &Pending{process: exec.Command(program), diary: filepath.Join(cfg.RunDir, "supervisor.log")}
+	if cfg.Debug {
+		p.process.Args = append(p.process.Args, "-v")
+	}
 	diary, err := os.Create(p.diary)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)

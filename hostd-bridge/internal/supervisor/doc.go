@@ -38,6 +38,7 @@ type Config struct {
 	Cards     []string `json:"cards"`     // network cards by QEMU's IDs
 	RootNode  string   `json:"rootNode"`  // block node of the placeholder
 	EmptySize int64    `json:"emptySize"` // bytes of the placeholder
+	Debug     bool     `json:"-"`         // supervisor.log has debug records; told by the flag -v, since the log comes before the Config
 }
 
 // Identity is what a supervisor is told second, also as JSON on its standard input: who the machine is. If there is none

@@ -10,6 +10,9 @@ import (
 // switch, as QEMU's microvm without ACPI, "acpi" where it has. Without it the tether looks for ACPI.
 const PowerOffKey = "cvm.poweroff"
 
+// LogKey is the kernel command-line word that chooses how much the tether writes to the console: "debug", or nothing else.
+const LogKey = "cvm.log"
+
 // Cmdline is the kernel's command line as words; of a repeated word the last counts.
 type Cmdline map[string]string
 
