@@ -223,6 +223,19 @@ func TestTemplates(t *testing.T) {
 	}
 }
 
+func TestInspectFormat(t *testing.T) {
+	a := (&fakeForks{}).start(t)
+	out, code := runCVM(t, a, "inspect", "-f", `{{.Name}}:{{range .Fork.Receipt}} {{.name}}={{.micros}}{{end}}`, "id-x", "id-y")
+	if code != 0 || out != "/x: clock=1500\n/y: clock=1500\n" {
+		t.Errorf("exit %d: %q", code, out)
+	}
+	for format, want := range map[string]string{"{{.Nam}}": "cannot use the format", "{{": "cannot read the format"} {
+		if out, code := runCVM(t, a, "inspect", "-f", format, "id-x"); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, %q; want %q", format, code, out, want)
+		}
+	}
+}
+
 func TestRunRuntime(t *testing.T) {
 	f := &fakeForks{}
 	if out, code := runCVM(t, f.start(t), "run", "-d", "--name", "x", "--runtime", "boot", "img"); code != 0 || f.created[0].HostConfig.Runtime != "boot" {
