@@ -10,7 +10,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 GO ?= go
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
@@ -43,10 +43,13 @@ test: deps-test ## run all tests, on real VMs too
 	@$(MAKE) -j2 guest programs bin/docker
 	@scripts/test
 
+.PHONY: test-unit
+test-unit: ## run the tests that start no VM, in less than a minute; TESTFLAGS= for flags of go test
+	$(GO) test -short $(TESTFLAGS) ./...
+
 .PHONY: lint
-lint: deps-build ## go vet, staticcheck, govulncheck
-	@echo '== go vet'; $(GO) vet ./...
-	@echo '== staticcheck'; $(GO) run $(STATICCHECK) ./...
+lint: deps-build ## golangci-lint (vet, staticcheck and more: .golangci.yml), govulncheck
+	@echo '== golangci-lint'; $(GO) run $(GOLANGCI) run ./...
 	@echo '== govulncheck'; scripts/vulncheck $(GOVULNCHECK)
 
 .PHONY: bench
