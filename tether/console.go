@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/containervm/containervm/tether/internal/boot"
 )
 
 // consoleHandler writes log lines as the kernel does, with the time since boot in microseconds, so that the console is
@@ -19,23 +17,12 @@ import (
 type consoleHandler struct {
 	mu    *sync.Mutex
 	w     io.Writer
-	least slog.Level
 	attrs string
 }
 
-func newConsoleHandler(w io.Writer, least slog.Level) slog.Handler {
-	return &consoleHandler{mu: &sync.Mutex{}, w: w, least: least}
-}
+func newConsoleHandler(w io.Writer) slog.Handler { return &consoleHandler{mu: &sync.Mutex{}, w: w} }
 
-// consoleLevel is the level that the kernel's command line asks for.
-func consoleLevel(c boot.Cmdline) slog.Level {
-	if c[boot.LogKey] == "debug" {
-		return slog.LevelDebug
-	}
-	return slog.LevelInfo
-}
-
-func (h *consoleHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.least }
+func (h *consoleHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 
 func (h *consoleHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder

@@ -108,7 +108,7 @@ func (t *tether) wake(ctx context.Context) error {
 	err := t.child.receipt.Do(t.entropy(ctx), identity.Item{Name: "boot-id", Do: identity.BootID})
 	if err == nil {
 		t.timeline.mark("hello")
-		err = t.park(ctx)
+		err = t.warmUp(ctx)
 	}
 	if err == nil {
 		err = t.learn(ctx, t.child)
@@ -127,8 +127,8 @@ func (t *tether) becomeChild(ctx context.Context) error {
 	return nil
 }
 
-// park gets a child that was made ahead of time ready for whoever it will be.
-func (t *tether) park(ctx context.Context) error {
+// warmUp rehearses, if the host asks for it, in a child that was made ahead of time.
+func (t *tether) warmUp(ctx context.Context) error {
 	asked, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
 	_, err := t.host.Get(asked, link.KeyRehearse)
@@ -141,7 +141,7 @@ func (t *tether) park(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.phase.Store(link.PhaseParked) // whoever tells the phase from now on tells this one
+	t.phase.Store(link.PhaseWarm) // whoever tells the phase from now on tells this one
 	t.tellPhase()
 	return nil
 }

@@ -72,7 +72,7 @@ type tether struct {
 }
 
 func newTether(version string) *tether {
-	t := &tether{version: version, console: slog.New(newConsoleHandler(os.Stderr, slog.LevelInfo)), reaper: process.NewReaper()}
+	t := &tether{version: version, console: slog.New(newConsoleHandler(os.Stderr)), reaper: process.NewReaper()}
 	t.phase.Store("")
 	t.late = time.AfterFunc(time.Hour, t.tellPhase)
 	t.late.Stop()
@@ -118,10 +118,10 @@ func (t *tether) mountEarly(context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.console = slog.New(newConsoleHandler(console))
 	if t.cmdline, err = boot.ReadCmdline(); err != nil {
 		return err
 	}
-	t.console = slog.New(newConsoleHandler(console, consoleLevel(t.cmdline)))
 	go t.reaper.Run()
 	if err := boot.CalmMonitor(); err != nil {
 		t.console.Warn("the runtime's monitor takes time", "err", err)

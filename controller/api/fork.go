@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 )
 
@@ -73,7 +74,7 @@ type forkAnswer struct {
 	Generation uint32
 	Index      uint32
 	Receipt    []ctr.ReceiptItem
-	Timeline   []ctr.Mark
+	Timeline   []record.Mark
 }
 
 func forkInfo(f ctr.ForkInfo) forkAnswer { return forkAnswer(f) }

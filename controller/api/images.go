@@ -6,11 +6,12 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containervm/containervm/controller/internal/container"
-	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 // imageAPI serves Docker's /images.

@@ -7,9 +7,10 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/distribution/reference"
 	dockerimage "github.com/moby/moby/api/types/image"
+
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 // prune serves `docker image prune`: images without a tag, or with dangling=false all that no container uses.

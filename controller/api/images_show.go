@@ -4,8 +4,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/containervm/containervm/controller/internal/image"
 	dockerimage "github.com/moby/moby/api/types/image"
+
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 // list serves `docker images`.

@@ -9,8 +9,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containervm/containervm/controller/internal/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 func TestByName(t *testing.T) {

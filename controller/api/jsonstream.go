@@ -6,8 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/moby/moby/api/types/jsonstream"
+
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 // progressInterval is how often the bytes of one thing are reported at most.

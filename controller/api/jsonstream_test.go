@@ -7,8 +7,9 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/moby/moby/api/types/jsonstream"
+
+	"github.com/containervm/containervm/controller/internal/image"
 )
 
 func messages(t *testing.T, r io.Reader) []jsonMessage {

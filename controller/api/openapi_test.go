@@ -13,6 +13,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // openAPI is what the tests need of docs/openapi.yaml.
@@ -77,7 +78,7 @@ func TestOpenAPISchemas(t *testing.T) {
 	schemas := readOpenAPI(t).Components.Schemas
 	for name, value := range map[string]any{
 		"ForkRequest": forkRequest{}, "Child": childAnswer{}, "Fork": forkAnswer{}, "Template": templateAnswer{},
-		"ReceiptItem": ctr.ReceiptItem{}, "Mark": ctr.Mark{},
+		"ReceiptItem": ctr.ReceiptItem{}, "Mark": record.Mark{},
 	} {
 		var want, got []string
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(value)) {

@@ -226,7 +226,7 @@ func (e *engine) awaitWarm(n int) {
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) { // nothing announces it to clients of the API
 		parked := 0
 		for _, vm := range e.machines("warm") {
-			if vm.Extra[link.KeyPhase] == link.PhaseParked {
+			if vm.Extra[link.KeyPhase] == link.PhaseWarm {
 				parked++
 			}
 		}

@@ -15,10 +15,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/metrics"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 )
 
 // DefaultListen is where the API listens unless Config says otherwise.
@@ -93,7 +95,7 @@ type host struct {
 	store     *datastore.Store
 	journal   *journal.Journal
 	metrics   *metrics.Metrics
-	inventory *vm.Inventory
+	inventory *vmhost.Host
 }
 
 // dir is the daemon's own directory.
@@ -165,12 +167,12 @@ func (h *host) openJournal() (err error) {
 	return err
 }
 
-func (h *host) openInventory(ctx context.Context, backend Backend, boot *BootFiles) (err error) {
+func (h *host) openInventory(ctx context.Context, backend Backend, boot *hostapi.BootFiles) (err error) {
 	memory, err := hostMemory()
 	if err != nil {
 		return err
 	}
-	h.inventory, err = vm.Open(ctx, vm.Options{
+	h.inventory, err = vmhost.Open(ctx, vmhost.Options{
 		Journal: h.journal, Store: h.store, Hypervisor: backend, Disks: backend, RunDir: h.machines(),
 		HostMemoryMiB: memory, HostCPUs: runtime.NumCPU(), Blank: boot.Blank, Log: h.Log,
 		Prestart: h.Prestart, PrestartMemoryMiB: h.PrestartMemoryMiB, Observe: h.metrics.Observe,

@@ -11,24 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 )
 
-// bootIndex is the datastore file that tells clients of the boot artefacts.
-const bootIndex = "cvm/boot/current.json"
-
-// BootFiles are the paths in the datastore of what a VM boots from, as in bootIndex.
-type BootFiles struct {
-	Kernel   string `json:"kernel"`   // ELF vmlinux with a PVH entry, for microvm
-	KernelBz string `json:"kernelBz"` // bzImage, for q35
-	Initrd   string `json:"initrd"`   // initramfs with the tether
-	Blank    string `json:"blank"`    // disk with an empty file system, parent of all others
-}
-
 // seed copies the boot artefacts from the guest directory into the datastore, under names with their hashes: VMs that
 // were made with older ones keep those.
-func seed(store *datastore.Store, guestDir string) (*BootFiles, error) {
-	var boot BootFiles
+func seed(store *datastore.Store, guestDir string) (*hostapi.BootFiles, error) {
+	var boot hostapi.BootFiles
 	for _, a := range []struct {
 		file, target string
 		path         *string
@@ -47,7 +37,7 @@ func seed(store *datastore.Store, guestDir string) (*BootFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &boot, store.Write(bootIndex, strings.NewReader(string(index)), int64(len(index)))
+	return &boot, store.Write(hostapi.BootIndex, strings.NewReader(string(index)), int64(len(index)))
 }
 
 func seedFile(store *datastore.Store, source, target string) (string, error) {

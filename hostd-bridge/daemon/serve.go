@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/relay"
 	"github.com/containervm/containervm/hostd-bridge/internal/vim"
@@ -58,8 +59,8 @@ func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
 	mux := http.NewServeMux()
 	api.Register(mux)
 	mux.Handle(datastore.Prefix, api.Authorize(h.store.Handler(h.inventory.UserOf)))
-	mux.Handle("/cvm/", api.Authorize(relay.New(h.inventory, h.store, h.Log, h.extensions()...).Handler()))
-	mux.Handle("GET /cvm/metrics", api.Authorize(h.metrics.Handler()))
+	mux.Handle(hostapi.RoutePrefix, api.Authorize(relay.New(h.inventory, h.store, h.Log, h.extensions()...).Handler()))
+	mux.Handle("GET "+hostapi.RouteMetrics, api.Authorize(h.metrics.Handler()))
 	return &http.Server{
 		Handler: mux, TLSConfig: h.identity.tls(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		BaseContext:  func(net.Listener) context.Context { return ctx },
@@ -70,7 +71,7 @@ func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
 
 // extensions names what clients find here beside the vSphere API.
 func (h *host) extensions() []string {
-	names := []string{relay.ExtensionDiskAtFork, relay.ExtensionLog, relay.ExtensionVsock}
+	names := []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionVsock}
 	if h.NoDiskAtFork {
 		return names[1:]
 	}

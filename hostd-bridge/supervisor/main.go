@@ -2,7 +2,6 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -12,20 +11,12 @@ import (
 )
 
 func main() {
-	show := flag.Bool("version", false, "print the version and end")
-	verbose := flag.Bool("v", false, "log debug records too")
-	flag.Parse()
-	if *show {
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
 		fmt.Println("cvm-supervisor", version.String())
 		return
 	}
-	level := slog.LevelInfo
-	if *verbose {
-		level = slog.LevelDebug
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	if err := supervisor.Run(os.Stdin, os.Stdout, log); err != nil {
-		log.Error("no machine", "err", err)
+	if err := supervisor.Run(os.Stdin, os.Stdout, os.Stderr); err != nil {
+		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
 		os.Exit(1)
 	}
 }

@@ -61,16 +61,21 @@ func call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrp
 	go func() { done <- invoke(context.WithoutCancel(ctx), req, resp) }()
 	select {
 	case err := <-done:
-		if _, isStatus := status.FromError(err); isStatus {
-			return err
+		st, isStatus := status.FromError(err)
+		switch {
+		case err == nil:
+			return nil
+		case isStatus:
+			return refusalOf(st.Code(), st.Message())
+		default:
+			return lost(err)
 		}
-		return lost(err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// Tether is the control plane. Errors carry gRPC status codes, or wrap ErrLost. A call whose context ends returns at
+// Tether is the control plane. Errors are *Refusal, or wrap ErrLost. A call whose context ends returns at
 // once; the tether goes on with it.
 func (c *Client) Tether() tetherv1.TetherService { return c.tether }
 

@@ -19,6 +19,7 @@ func describeSpec(c *codec, s *tetherv1.Spec) {
 	message(c, "process", &s.Process, describeProcess)
 	number(c, "stopGraceSeconds", &s.StopGraceSeconds)
 	number(c, "stopSignal", &s.StopSignal)
+	c.flag("forkPoint", &s.ForkPoint)
 }
 
 func describeHostEntry(c *codec, h *tetherv1.HostEntry) {

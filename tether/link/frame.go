@@ -121,7 +121,7 @@ func (r reply) err() error {
 	if r.code == codes.OK {
 		return nil
 	}
-	return status.Error(r.code, r.reason)
+	return refusalOf(r.code, r.reason)
 }
 
 // frameType says what a frame is. Frames follow the stream header on input and the reply on output.
@@ -214,7 +214,7 @@ func (f *frameReader) next() error {
 		return lost(err)
 	}
 	if t == frameError {
-		return status.Error(codes.Code(payload[0]), string(payload[1:]))
+		return refusalOf(codes.Code(payload[0]), string(payload[1:]))
 	}
 	return f.skip(binary.BigEndian.Uint64(payload))
 }

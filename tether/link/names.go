@@ -27,7 +27,7 @@ const (
 	KeyReceipt = "guestinfo.cvm.receipt"
 	// KeyRehearse is set by the host in a template's child that is made ahead of time, with a blank disk in its root slot: the child
 	// goes through the start of a container once, on that disk, before it waits to be someone. The host may take the disk out when
-	// KeyPhase is PhaseParked.
+	// KeyPhase is PhaseWarm.
 	KeyRehearse = "guestinfo.cvm.rehearse"
 	// KeyNever is never set: a guest that waits for it learns of its own fork, which ends the waiting.
 	KeyNever = "guestinfo.cvm.never"
@@ -38,8 +38,8 @@ const (
 // GateOpen is the value of KeyGate that lets the container's process start.
 const GateOpen = "open"
 
-// PhaseParked is the phase of a child that waits for its Spec, with nothing left that its wait could spare it later.
-const PhaseParked = "parked"
+// PhaseWarm is the phase of a child that has rehearsed and waits for its Spec. The rehearsal's disk is free then.
+const PhaseWarm = "warm"
 
 // MainSession is the session of the container's main process. It exists from the moment the process is started.
 const MainSession = "main"

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"github.com/hashicorp/yamux"
 	"google.golang.org/grpc/codes"
@@ -23,7 +24,7 @@ import (
 const helloTimeout = 30 * time.Second
 
 // Handler is what a tether does for its hosts. Methods are called by several goroutines, and each must return soon
-// after its context ended, which happens at the latest when the connection does. Errors should be gRPC statuses.
+// after its context ended, which happens at the latest when the connection does. Errors should be *Refusal.
 type Handler interface {
 	tetherv1.TetherService
 
@@ -126,7 +127,7 @@ func (s *server) survive(err *error) {
 	}
 	s.log.Error("the tether is broken", "panic", p, "stack", string(debug.Stack()))
 	if err != nil {
-		*err = status.Errorf(codes.Internal, "the tether is broken: %v", p)
+		*err = Refuse(errdefs.ErrInternal, "the tether is broken: %v", p)
 	}
 }
 
@@ -149,13 +150,13 @@ func (s *server) stream(ctx context.Context, stream *yamux.Stream) {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
 	default:
-		s.refuse(stream, status.Errorf(codes.ResourceExhausted, "the session has %d open streams, the limit", MaxStreams))
+		s.refuse(stream, Refuse(errdefs.ErrResourceExhausted, "the session has %d open streams, the limit", MaxStreams))
 		return
 	}
 	_ = stream.SetReadDeadline(time.Now().Add(helloTimeout))
 	h, err := readStreamHeader(stream)
 	if err != nil {
-		s.refuse(stream, status.Error(codes.InvalidArgument, err.Error()))
+		s.refuse(stream, Refuse(errdefs.ErrInvalidArgument, "%v", err))
 		return
 	}
 	_ = stream.SetReadDeadline(time.Time{})
@@ -293,7 +294,7 @@ func (s *server) control(ctx context.Context, stream *yamux.Stream) {
 func (s *server) count(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (_ any, err error) {
 	leave, ok := s.enter()
 	if !ok {
-		return nil, status.Error(codes.Unavailable, "the session is ending")
+		return nil, Refuse(errdefs.ErrUnavailable, "the session is ending")
 	}
 	defer leave()
 	defer s.survive(&err)

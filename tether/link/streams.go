@@ -80,8 +80,8 @@ func (s *InputStream) watch() {
 }
 
 // Write returns when the bytes are sent or in the tether's window. Its error is net.ErrClosed after Close or
-// CloseWrite, io.ErrClosedPipe when the process takes no more input, a gRPC status when the tether says why it takes
-// no more, else it wraps ErrLost.
+// CloseWrite, io.ErrClosedPipe when the process takes no more input, a *Refusal when the tether says why it takes no
+// more, else it wraps ErrLost.
 func (s *InputStream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

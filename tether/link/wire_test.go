@@ -85,7 +85,7 @@ func TestNames(t *testing.T) {
 		{"MACs key", KeyMACs, "guestinfo.cvm.macs"},
 		{"rehearsal key", KeyRehearse, "guestinfo.cvm.rehearse"},
 		{"key that is never set", KeyNever, "guestinfo.cvm.never"},
-		{"parked phase", PhaseParked, "parked"},
+		{"warm phase", PhaseWarm, "warm"},
 		{"seed length", SeedBytes, 64},
 		{"wait", Command{Name: CommandWait, Key: "k"}.String(), "cvm.wait k"},
 		{"seed", Command{Name: CommandSeed}.String(), "cvm.seed"},

@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/tether/link"
-	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // AttachOptions say what to attach.
@@ -102,8 +101,9 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 	off := make(chan struct{})
 	go func() {
 		defer close(off)
-		_, _ = a.s.host.Wait(ctx, a.Container.VM.Ref, runsProcess)
-		_, _ = a.s.host.Wait(ctx, a.Container.VM.Ref, isOff)
+		if c, err := await(ctx, a.s.host, a.Container, runs); err == nil {
+			_, _ = await(ctx, a.s.host, c, func(now *Container) bool { return isOff(now.VM) }) // gone is over too
+		}
 	}()
 	select {
 	case <-detached:
@@ -116,11 +116,10 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 // feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
 // so (StdinOnce), else its stdin stays open for the next one.
 func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
-	vm := a.Container.VM.Ref
-	if _, err := a.s.host.Wait(ctx, vm, runsProcess); err != nil {
+	if _, err := await(ctx, a.s.host, a.Container, runs); err != nil {
 		return err
 	}
-	l, err := a.s.host.Link(ctx, vm)
+	l, err := a.s.host.Link(ctx, a.Container.VM.Ref)
 	if err != nil {
 		return err
 	}
@@ -140,10 +139,7 @@ func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
 	return err
 }
 
-func runsProcess(vm vsphere.VM) bool {
-	st := statusOf(vm)
-	return vm.PowerState == vsphere.PoweredOn && st.GetState() == tetherv1.State_RUNNING
-}
+func runs(c *Container) bool { return c.phase() == phaseRunning }
 
 // copyRecords writes the wanted records of a log until its end.
 func copyRecords(out Sink, log io.Reader, want selection) error {
@@ -171,13 +167,5 @@ func (s *Service) Resize(ctx context.Context, ref string, rows, columns uint32) 
 	if err != nil {
 		return err
 	}
-	return s.resize(ctx, c, link.MainSession, rows, columns)
-}
-
-func (s *Service) resize(ctx context.Context, c Container, session string, rows, columns uint32) error {
-	err := s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
-		_, err := t.Resize(ctx, &tetherv1.ResizeRequest{Session: session, Window: &tetherv1.Window{Rows: rows, Columns: columns}})
-		return err
-	})
-	return linkError(err, "cannot resize the terminal of %s", &c)
+	return guest.Failed(s.calls.Resize(ctx, c.VM, link.MainSession, rows, columns), "cannot resize the terminal of %s", &c)
 }

@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -44,7 +46,7 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	marks := append(slices.Clone(p.marks), mark("cloneRequested", time.Now()))
+	marks := append(slices.Clone(p.marks), record.MarkAt("cloneRequested", time.Now()))
 	extra, err := childExtra(c, p, child, marks)
 	if err != nil {
 		return err
@@ -55,7 +57,7 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child)
 	if err != nil {
 		return err
 	}
-	s.clock.set(child.ID, append(marks, mark("cloneDone", time.Now())))
+	s.clock.set(child.ID, append(marks, record.MarkAt("cloneDone", time.Now())))
 	now, err := s.awaitChild(ctx, ref, child)
 	if err != nil {
 		s.discard(ref, child.ID)
@@ -69,20 +71,19 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child)
 func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child) (Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.times.Start)
 	defer cancel()
-	vm, err := s.host.Wait(ctx, ref, decided)
+	now, err := await(ctx, s.host, Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *Container) bool { return now.phase() != phaseStarting })
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Container{}, fmt.Errorf("its processes do not go on after %v; the tether is in phase %q%s",
-			s.times.Start, vm.Extra[link.KeyPhase], quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
+			s.times.Start, now.VM.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
 	}
 	if err != nil {
 		return Container{}, err
 	}
-	now, err := parse(vm)
-	if err == nil && !now.ran() {
+	if !now.ran() {
 		if now.Status.GetState() == tetherv1.State_FAILED {
 			err = errors.New(now.failure())
 		} else {
-			err = errors.New(endOf(vm))
+			err = errors.New(endOf(now.VM))
 		}
 		child.Receipt = receiptItems(now.receipt)
 	}
@@ -90,13 +91,13 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 }
 
 // childExtra says in extraConfig who a child is: its source with an ID, a name and a host name of its own.
-func childExtra(c Container, p point, child *Child, marks []Mark) (map[string]string, error) {
-	rec := c.record
+func childExtra(c Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
+	rec := c.Container
 	rec.Created = time.Now().UTC()
 	rec.Config.Hostname = childHostname(c, child)
 	text, err := json.Marshal(rec)
 	if err != nil {
-		return nil, fmt.Errorf("cannot encode %s: %w", keyRecord, err)
+		return nil, fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
 	}
 	tether, err := tetherSpec(child.ID, &rec)
 	if err != nil {
@@ -110,9 +111,9 @@ func childExtra(c Container, p point, child *Child, marks []Mark) (map[string]st
 	if err != nil {
 		return nil, err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
-		keyRole: roleContainer, keyName: child.Name, keyRecord: string(text), keyStart: encodeNote(startNote{Marks: marks}),
+		record.KeyRole: record.RoleContainer, record.KeyName: child.Name, record.KeyContainer: string(text), record.KeyStart: record.Start{Marks: marks}.Encode(),
 		link.KeySpec: spec, link.KeyFork: fork, link.KeyGate: link.GateOpen,
 	})
 	return extra, nil

@@ -3,6 +3,7 @@ package container
 import (
 	"sync"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -10,19 +11,19 @@ import (
 // that changes it anyway, and never by one of their own: what a controller that dies had not written is lost.
 type clock struct {
 	mu   sync.Mutex
-	byID map[string][]Mark
+	byID map[string][]record.Mark
 }
 
-func newClock() *clock { return &clock{byID: map[string][]Mark{}} }
+func newClock() *clock { return &clock{byID: map[string][]record.Mark{}} }
 
-func (c *clock) get(id string) []Mark {
+func (c *clock) get(id string) []record.Mark {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.byID[id]
 }
 
 // set replaces the marks of a container.
-func (c *clock) set(id string, marks []Mark) {
+func (c *clock) set(id string, marks []record.Mark) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.byID[id] = marks

@@ -1,117 +1,74 @@
 package container
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
-
-// Keys of extraConfig (DESIGN.md, "extraConfig keys of the controller").
-const (
-	keyRole   = "cvm.role"
-	keyName   = "cvm.name"
-	keyRecord = "cvm.container"
-	keyStart  = "cvm.start"
-	keyExit   = "cvm.host.exit"     // written by hostd-bridge
-	keyMarks  = "cvm.host.timeline" // written by hostd-bridge
-
-	roleContainer = "container"
-	// roleForkSource is the role of a copy of a running container, at the moment of its fork, while its children are made.
-	roleForkSource = "fork-source"
-)
-
-// Exit codes that Docker gives to containers whose process did not end by itself.
-const (
-	exitEngine        = 125 // Docker's own failure
-	exitNotExecutable = 126
-	exitNotFound      = 127
-	exitKilled        = 128 + 9 // as if by SIGKILL: the machine went away under the process
-	exitUnknown       = 255
-)
-
-// record is what a container was made with: the value of cvm.container.
-type record struct {
-	Created    time.Time
-	ImageID    digest.Digest
-	Config     container.Config // merged with the image's
-	HostConfig container.HostConfig
-}
 
 // Container is what is known of a container at one moment. It must not be changed.
 type Container struct {
 	ID   string // 64 hexadecimal digits, also the name of the VM
 	Name string // without a slash
-	record
+	record.Container
 	VM     vsphere.VM
-	Status *tetherv1.Status // what the tether said last in the present or last run; nil: nothing yet
-	Ended  *MachineExit     // how the last run of the machine ended; nil: never run, running, or not said
+	Run    hostapi.Run      // the present or last run, to which all below belongs; 0: it never ran, or its host counts no runs
+	Status *tetherv1.Status // what the tether said last; nil: nothing yet
+	Ended  *hostapi.Exit    // how the run ended; nil: it lasts, never was, or the host does not say
 
 	fork    *tetherv1.Fork    // which fork the machine was made as; nil: it was not, or has booted since
 	receipt *tetherv1.Receipt // what the fork did; nil: the machine of this run was booted, or has not said it yet
 	gate    bool              // a fork's process may start
-	start   startNote
-}
-
-// MachineExit says how a machine ended (hostd-bridge's extraConfig key cvm.host.exit).
-type MachineExit struct {
-	At          time.Time `json:"at"`
-	Orderly     bool      `json:"orderly"` // the guest powered itself off
-	Reason      string    `json:"reason"`
-	ConsoleTail string    `json:"consoleTail"`
+	start   record.Start
 }
 
 // parse reads a container from its VM.
 func parse(vm vsphere.VM) (Container, error) {
-	c := Container{ID: vm.Name, Name: vm.Extra[keyName], VM: vm}
-	if err := json.Unmarshal([]byte(vm.Extra[keyRecord]), &c.record); err != nil {
-		return c, fmt.Errorf("cannot decode %s of VM %s: %w", keyRecord, vm.Name, err)
+	c := Container{ID: vm.Name}
+	var err error
+	if c.Container, err = record.DecodeContainer(vm.Extra[record.KeyContainer]); err != nil {
+		return c, fmt.Errorf("cannot read VM %s: %w", vm.Name, err)
 	}
-	c.Status = statusOf(vm)
-	c.parseFork()
-	if text := vm.Extra[keyExit]; text != "" {
-		c.Ended = &MachineExit{}
-		if err := json.Unmarshal([]byte(text), c.Ended); err != nil {
-			c.Ended.Reason = fmt.Sprintf("the host's report cannot be decoded: %v", err)
-		}
-	}
-	return c, nil
+	return c.at(vm), nil
 }
 
-// statusOf decodes what the guest says of its process. What a guest sends may be anything: nonsense counts as nothing.
-func statusOf(vm vsphere.VM) *tetherv1.Status {
-	text := vm.Extra[link.KeyStatus]
-	if text == "" {
+// at is the container as a later picture of its VM shows it. What it was made with is decoded once. What a guest sends may be
+// anything: nonsense counts as nothing.
+func (c Container) at(vm vsphere.VM) Container {
+	c = Container{
+		ID: c.ID, Container: c.Container, VM: vm, Name: vm.Extra[record.KeyName], Run: hostapi.RunOf(vm.Extra),
+		gate: vm.Extra[link.KeyGate] == link.GateOpen, start: record.DecodeStart(vm.Extra[record.KeyStart]),
+	}
+	c.Status = said(vm, link.KeyStatus, link.DecodeStatus)
+	c.fork = said(vm, link.KeyFork, link.DecodeFork)
+	c.receipt = said(vm, link.KeyReceipt, link.DecodeReceipt)
+	if text := vm.Extra[hostapi.KeyExit]; text != "" {
+		var err error
+		if c.Ended, err = hostapi.DecodeExit(text); err != nil {
+			c.Ended = &hostapi.Exit{Reason: fmt.Sprintf("the host's report cannot be decoded: %v", err)}
+		}
+	}
+	return c
+}
+
+// said decodes a key of extraConfig; nil: it is not there, or nonsense.
+func said[T any](vm vsphere.VM, key string, decode func(string) (*T, error)) *T {
+	if vm.Extra[key] == "" {
 		return nil
 	}
-	st, err := link.DecodeStatus(text)
+	value, err := decode(vm.Extra[key])
 	if err != nil {
 		return nil
 	}
-	return st
-}
-
-// Running reports whether the container's machine is on, and not only parked.
-func (c *Container) Running() bool { return c.VM.PowerState == vsphere.PoweredOn && !c.parked() }
-
-// ran reports whether the process ran in the present or last run.
-func (c *Container) ran() bool {
-	return c.Status.GetState() == tetherv1.State_RUNNING || c.Status.GetState() == tetherv1.State_EXITED
-}
-
-// started reports whether the container was ever started, with success or without. What becomes of a fork before its gate
-// was opened is no start.
-func (c *Container) started() bool {
-	if c.shut() {
-		return c.ran()
-	}
-	return c.Status != nil || c.Ended != nil
+	return value
 }
 
 // State is the container's state in Docker's terms.
@@ -121,7 +78,7 @@ func (c *Container) State() container.ContainerState {
 		return container.StatePaused
 	case c.Running():
 		return container.StateRunning
-	case !c.started(), c.Status.GetState() == tetherv1.State_FAILED:
+	case !c.started(), c.phase() == phaseFailed:
 		return container.StateCreated // as Docker has it when the process could not be started
 	default:
 		return container.StateExited
@@ -133,23 +90,23 @@ func (c *Container) ExitCode() int {
 	switch {
 	case c.Running() || !c.started():
 		return 0
-	case c.Status.GetState() == tetherv1.State_EXITED:
+	case c.phase() == phaseExited:
 		return int(c.Status.GetExit().GetCode())
-	case c.Status.GetState() == tetherv1.State_FAILED:
-		return failureCode(c.Status.GetFailure())
-	case c.Status.GetState() == tetherv1.State_RUNNING:
-		return exitKilled
+	case c.phase() == phaseFailed:
+		return guest.ExitCode(c.Status.GetFailure())
+	case c.ran():
+		return guest.ExitKilled
 	default:
-		return exitUnknown
+		return guest.ExitUnknown
 	}
 }
 
 // Trouble says for people why the container is not as it should be; empty: nothing is wrong.
 func (c *Container) Trouble() string {
 	switch {
-	case c.Running() || !c.started() || c.Status.GetState() == tetherv1.State_EXITED:
+	case c.Running() || !c.started() || c.phase() == phaseExited:
 		return ""
-	case c.Status.GetState() == tetherv1.State_FAILED:
+	case c.phase() == phaseFailed:
 		return c.failure()
 	case c.Ended == nil:
 		return "the machine was powered off"
@@ -195,6 +152,3 @@ func unixTime(nano int64) time.Time {
 func (c *Container) args() []string {
 	return append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
 }
-
-// run identifies what the present or last run has said: it differs between any two runs that were seen to end.
-func run(vm vsphere.VM) string { return vm.Extra[link.KeyStatus] + "\x00" + vm.Extra[keyExit] }

@@ -2,6 +2,8 @@ package container
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +16,9 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -22,20 +26,27 @@ import (
 // vmWith is a container's VM as the host shows it.
 func vmWith(t *testing.T, power vsphere.PowerState, st *tetherv1.Status, exit string) vsphere.VM {
 	t.Helper()
-	rec, err := json.Marshal(record{Config: container.Config{Cmd: []string{"cmd"}}})
+	rec, err := json.Marshal(record.Container{Config: container.Config{Cmd: []string{"cmd"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	extra := map[string]string{keyRole: roleContainer, keyName: "n", keyRecord: string(rec)}
+	extra := map[string]string{record.KeyRole: record.RoleContainer, record.KeyName: "n", record.KeyContainer: string(rec)}
 	if st != nil {
 		if extra[link.KeyStatus], err = link.EncodeStatus(st); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if exit != "" {
-		extra[keyExit] = exit
+		extra[hostapi.KeyExit] = exit
 	}
 	return vsphere.VM{Ref: vsphere.Ref{Type: "VirtualMachine", Value: "vm-1"}, Name: strings.Repeat("ab", 32), PowerState: power, Extra: extra}
+}
+
+// inRun is a VM in its n-th run.
+func inRun(n int64, vm vsphere.VM) vsphere.VM {
+	vm.Extra = maps.Clone(vm.Extra)
+	vm.Extra[hostapi.KeyRun] = fmt.Sprint(n)
+	return vm
 }
 
 func TestState(t *testing.T) {
@@ -92,29 +103,6 @@ func TestParseHostile(t *testing.T) {
 	c, err := parse(vm)
 	if err != nil || c.Status != nil || !c.Running() {
 		t.Errorf("parse with a nonsensical status: %+v, %v", c.Status, err)
-	}
-}
-
-// TestFailurePhrases holds the sentences by which the docker command chooses its exit code.
-func TestFailurePhrases(t *testing.T) {
-	for _, c := range []struct {
-		reason     tetherv1.Failure_Reason
-		text, arg  string
-		code       int
-		has, lacks string
-	}{
-		{tetherv1.Failure_NOT_FOUND, "", "nosuch", 127, "executable file not found in $PATH", "permission denied"},
-		{tetherv1.Failure_NOT_FOUND, "gone", "/nosuch", 127, "no such file or directory", "permission denied"},
-		{tetherv1.Failure_NOT_EXECUTABLE, "is a directory", "/etc", 126, "permission denied", "no such file or directory"},
-		{tetherv1.Failure_ROOT_DISK, "cannot open /dev/vda: no such file or directory", "x", 125, "/dev/vda", "no such file or directory"},
-		{tetherv1.Failure_NETWORK, "permission denied", "x", 125, "", "permission denied"},
-		{tetherv1.Failure_NO_USER, "unable to find user x: no matching entries in passwd file", "x", 125, "no matching entries", "no such file"},
-	} {
-		f := &tetherv1.Failure{Reason: c.reason, Message: c.text}
-		got := failureText(f, []string{c.arg})
-		if !strings.Contains(got, c.has) || strings.Contains(got, c.lacks) || failureCode(f) != c.code {
-			t.Errorf("%v %q: %q, %d; want %q, %d", c.reason, c.text, got, failureCode(f), c.has, c.code)
-		}
 	}
 }
 
@@ -236,9 +224,10 @@ func FuzzHostEntries(f *testing.F) {
 func TestWaiter(t *testing.T) {
 	off, on := vmWith(t, vsphere.PoweredOff, nil, ""), vmWith(t, vsphere.PoweredOn, nil, "")
 	done := func(code int32, at int64) vsphere.VM {
-		return vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_EXITED, Exit: &tetherv1.Exit{Code: code, UnixNano: at}}, "")
+		return inRun(at, vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_EXITED, Exit: &tetherv1.Exit{Code: code, UnixNano: at}}, ""))
 	}
 	first, second := done(3, 1), done(4, 2)
+	offAgain, onAgain := inRun(2, off), inRun(2, on)
 	for _, c := range []struct {
 		name      string
 		condition container.WaitCondition
@@ -249,7 +238,7 @@ func TestWaiter(t *testing.T) {
 	}{
 		{"next exit", container.WaitConditionNextExit, off, []*vsphere.VM{&on, &first}, 2, 3},
 		{"a run too short to be seen", container.WaitConditionNextExit, first, []*vsphere.VM{&second}, 1, 4},
-		{"what an earlier run said vanishes at the start", container.WaitConditionNextExit, first, []*vsphere.VM{&off, &on, &second}, 3, 4},
+		{"what an earlier run said vanishes at the start", container.WaitConditionNextExit, first, []*vsphere.VM{&offAgain, &onAgain, &second}, 3, 4},
 		{"removed", container.WaitConditionRemoved, on, []*vsphere.VM{&first, nil}, 2, 3},
 		{"removed before its next exit", container.WaitConditionNextExit, on, []*vsphere.VM{nil}, 1, 0},
 	} {
@@ -257,15 +246,13 @@ func TestWaiter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &waiter{condition: c.condition, vm: c.from.Ref, last: from, was: from.Running(), run: run(c.from)}
+		w := &waiter{condition: c.condition, vm: c.from.Ref, last: from}
 		before := &c.from
 		for i, vm := range c.events {
 			if w.met {
 				t.Errorf("%s: met after %d events, want %d", c.name, i, c.met)
 			}
-			if err := w.see(vsphere.VMEvent{Before: before, After: vm}); err != nil {
-				t.Fatal(err)
-			}
+			w.see(vsphere.VMEvent{Before: before, After: vm})
 			before = vm
 		}
 		if !w.met || w.last.ExitCode() != c.code {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -56,7 +57,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 // plan is a container that is to be made. Its ID is that of the machine it gets, which may have one already.
 type plan struct {
 	name  string
-	rec   record
+	rec   record.Container
 	image image.Image
 	size  size
 	begun time.Time
@@ -75,7 +76,7 @@ func newPlan(name string, req Request, img image.Image, begun time.Time) *plan {
 	size := sizeOf(&req.HostConfig.Resources)
 	return &plan{
 		name: name, image: img, size: size, begun: begun,
-		rec: record{Created: begun.UTC(), ImageID: img.ID, Config: *req.Config, HostConfig: *req.HostConfig},
+		rec: record.Container{Created: begun.UTC(), ImageID: img.ID, Config: *req.Config, HostConfig: *req.HostConfig},
 	}
 }
 
@@ -88,8 +89,8 @@ func (p *plan) warnings() []string {
 }
 
 // note is the plan's value of cvm.start.
-func (p *plan) note(marks ...Mark) string {
-	return encodeNote(startNote{Why: p.why, Marks: append([]Mark{mark("api", p.begun)}, marks...)})
+func (p *plan) note(marks ...record.Mark) string {
+	return record.Start{Why: p.why, Marks: append([]record.Mark{record.MarkAt("api", p.begun)}, marks...)}.Encode()
 }
 
 // extra says in extraConfig who the machine with an ID is.
@@ -100,7 +101,7 @@ func (p *plan) extra(id string) (map[string]string, error) {
 	}
 	text, err := json.Marshal(rec)
 	if err != nil {
-		return nil, fmt.Errorf("cannot encode %s: %w", keyRecord, err)
+		return nil, fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
 	}
 	tether, err := tetherSpec(id, &rec)
 	if err != nil {
@@ -110,7 +111,7 @@ func (p *plan) extra(id string) (map[string]string, error) {
 	if err != nil {
 		return nil, invalid("%v", err) // too large: the client's command, environment or labels are
 	}
-	return map[string]string{keyRole: roleContainer, keyName: p.name, keyRecord: string(text), link.KeySpec: guest}, nil
+	return map[string]string{record.KeyRole: record.RoleContainer, record.KeyName: p.name, record.KeyContainer: string(text), link.KeySpec: guest}, nil
 }
 
 // boot makes a machine that is off.
@@ -120,15 +121,15 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	asked := mark("createRequested", time.Now())
-	extra[keyStart] = p.note(asked)
+	asked := record.MarkAt("createRequested", time.Now())
+	extra[record.KeyStart] = p.note(asked)
 	boot := s.host.Boot()
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
 		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, NoNetwork: !networked(&p.rec), ExtraConfig: extra,
 	})
 	if err == nil {
-		s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("createDone", time.Now())})
+		s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("createDone", time.Now())})
 	}
 	return id, err
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -31,7 +32,8 @@ func (s *Service) Events(ctx context.Context) <-chan events.Message {
 	return out
 }
 
-// eventsOf says what a change of a VM means in Docker's terms.
+// eventsOf says what a change of a VM means in Docker's terms. A start and a death belong to a run: each is told once for it, also
+// when the change holds the whole run.
 func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 	before, had := containerOf(change.Before)
 	after, has := containerOf(change.After)
@@ -49,12 +51,12 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 		if after.Name != before.Name {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
-		again := run(after.VM) != run(before.VM)
-		if after.ran() && again && (!before.ran() || before.StartedAt() != after.StartedAt()) {
+		same := after.Run == before.Run
+		if after.ran() && !(same && before.ran()) {
 			add(after, events.ActionStart, nil)
 		}
-		if !after.Running() && after.started() && (before.Running() || again && after.Ended != nil) {
-			if after.Status.GetExit().GetOomKilled() {
+		if after.gone() && !(same && before.gone()) {
+			if after.OOMKilled() {
 				add(after, events.ActionOOM, nil)
 			}
 			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode())})
@@ -64,7 +66,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 }
 
 func containerOf(vm *vsphere.VM) (Container, bool) {
-	if vm == nil || vm.Extra[keyRole] != roleContainer {
+	if vm == nil || vm.Extra[record.KeyRole] != record.RoleContainer {
 		return Container{}, false
 	}
 	c, err := parse(*vm)

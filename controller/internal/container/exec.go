@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -78,7 +79,7 @@ func (x *execs) observe(ev vsphere.VMEvent) {
 	defer x.mu.Unlock()
 	for _, e := range x.byID {
 		if e.vm == vm {
-			e.end(exitKilled)
+			e.end(guest.ExitKilled)
 		}
 	}
 }
@@ -154,7 +155,7 @@ func (s *Service) ExecResize(ctx context.Context, id string, rows, columns uint3
 	if err != nil {
 		return err
 	}
-	return s.resize(ctx, c, e.ID, rows, columns)
+	return guest.Failed(s.calls.Resize(ctx, c.VM, e.ID, rows, columns), "cannot resize the terminal of %s", &c)
 }
 
 // Execution is a session that runs and whose streams are open.
@@ -188,7 +189,7 @@ func (s *Service) ExecStart(ctx context.Context, id string, attach bool, console
 	defer cancel()
 	x, err := s.execStart(ctx, c, e, attach, consoleSize)
 	if err != nil {
-		s.execs.update(e, func(e *execution) { e.end(exitNotExecutable) })
+		s.execs.update(e, func(e *execution) { e.end(guest.ExitNotExecutable) })
 	}
 	return x, err
 }
@@ -204,11 +205,11 @@ func (s *Service) execStart(ctx context.Context, c Container, e *execution, atta
 		AttachStdout: attach && conf.AttachStdout, AttachStderr: attach && conf.AttachStderr,
 	})
 	if err != nil {
-		return nil, linkError(err, "cannot exec in %s", &c)
+		return nil, guest.Failed(err, "cannot exec in %s", &c)
 	}
 	if f := res.GetFailure(); f != nil {
-		s.execs.update(e, func(e *execution) { e.end(max(failureCode(f), exitNotExecutable)) })
-		return nil, startError(execPrefix, f, conf.Cmd)
+		s.execs.update(e, func(e *execution) { e.end(max(guest.ExitCode(f), guest.ExitNotExecutable)) })
+		return nil, guest.StartError(guest.ExecPrefix, f, conf.Cmd)
 	}
 	s.execs.update(e, func(e *execution) { e.Running, e.Pid = true, int(res.GetPid()) })
 	x := &Execution{s: s, e: e, done: make(chan struct{})}
@@ -216,7 +217,7 @@ func (s *Service) execStart(ctx context.Context, c Container, e *execution, atta
 	if attach {
 		if err := x.open(ctx, l); err != nil {
 			x.Close()
-			return nil, linkError(err, "cannot attach to the exec session")
+			return nil, guest.Failed(err, "cannot attach to the exec session")
 		}
 	}
 	return x, nil

@@ -2,18 +2,15 @@ package container
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
-	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -99,10 +96,10 @@ const relinkPause = 100 * time.Millisecond
 func (x *Execution) relink(err error) *link.Client {
 	ctx, cancel := context.WithTimeout(context.Background(), x.s.times.Link)
 	defer cancel()
-	code := exitUnknown
-	for lost(err) {
+	code := guest.ExitUnknown
+	for guest.Lost(err) {
 		if now, ok := x.s.host.Get(x.e.ContainerID); !ok || isOff(now) {
-			code = exitKilled
+			code = guest.ExitKilled
 			break
 		}
 		select {
@@ -118,14 +115,4 @@ func (x *Execution) relink(err error) *link.Client {
 	}
 	x.s.execs.update(x.e, func(e *execution) { e.end(code) })
 	return nil
-}
-
-// lost reports whether an error may be cured by a new link: it is not the tether's own answer, nor our own end.
-func lost(err error) bool {
-	switch status.Code(err) {
-	case codes.Unknown, codes.Canceled: // no status at all; a tether that stops serving
-		return !errors.Is(err, vsphere.ErrClosed) && !errors.Is(err, context.DeadlineExceeded)
-	default:
-		return false
-	}
 }

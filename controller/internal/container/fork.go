@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -46,7 +46,7 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 const templateSlack = 15 * time.Second
 
 // hold finds the template for a container; nil: it boots, and the plan says why.
-func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err error) {
+func (s *Service) hold(ctx context.Context, p *plan) (held *template.Lease, err error) {
 	size := template.Size{CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB}
 	switch {
 	case p.rec.HostConfig.Runtime == RuntimeBoot:
@@ -56,11 +56,11 @@ func (s *Service) hold(ctx context.Context, p *plan) (held *template.Held, err e
 	case p.rec.HostConfig.Runtime == RuntimeFork:
 		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
 		defer cancel()
-		if held, err = s.templates.Wait(ctx, size); err != nil {
+		if held, err = s.templates.AwaitLease(ctx, size); err != nil {
 			return nil, fmt.Errorf("cannot fork a container: %w", err)
 		}
 	default:
-		held, p.why = s.templates.Use(size)
+		held, p.why = s.templates.Lease(size)
 	}
 	return held, nil
 }
@@ -72,8 +72,8 @@ func mayBoot(err error) bool {
 }
 
 // fork gives a container a machine that is forked: one from the warm pool, or a new one. It waits at its gate.
-func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id string, err error) {
-	if m, ok := held.Warm(); ok {
+func (s *Service) fork(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
+	if m, ok := held.TakeWarm(); ok {
 		p.way = wayWarm
 		if id, err = s.become(ctx, held, m, p); err == nil || !mayBoot(err) {
 			return id, err
@@ -84,7 +84,7 @@ func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id st
 	if s.host.Has(vsphere.DiskAtFork) {
 		return s.clone(ctx, held, p)
 	}
-	m, err := held.Spawn(ctx, false)
+	m, err := held.Fork(ctx, false)
 	if err != nil {
 		return "", err
 	}
@@ -92,40 +92,35 @@ func (s *Service) fork(ctx context.Context, held *template.Held, p *plan) (id st
 }
 
 // clone forks a machine that is a container from its first moment.
-func (s *Service) clone(ctx context.Context, held *template.Held, p *plan) (id string, err error) {
+func (s *Service) clone(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
 	id = ident.New()
 	extra, err := p.extra(id)
 	if err != nil {
 		return "", err
 	}
-	asked := mark("cloneRequested", time.Now())
-	extra[keyStart] = p.note(asked)
+	asked := record.MarkAt("cloneRequested", time.Now())
+	extra[record.KeyStart] = p.note(asked)
 	if _, err := held.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
 		return "", err
 	}
-	s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("cloneDone", time.Now())})
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
 }
 
 // become tells a machine that was forked without a disk which container it is; it is removed when that fails.
-func (s *Service) become(ctx context.Context, held *template.Held, m template.Machine, p *plan) (id string, err error) {
-	defer m.Done()
+func (s *Service) become(ctx context.Context, held *template.Lease, m template.Child, p *plan) (id string, err error) {
+	defer m.Release()
 	id = m.VM.Name
 	ctx = context.WithoutCancel(ctx)
 	extra, err := p.extra(id)
-	asked := mark("cloneRequested", time.Now())
+	asked := record.MarkAt("cloneRequested", time.Now())
 	if err == nil {
-		extra[keyStart] = p.note(asked)
+		extra[record.KeyStart] = p.note(asked)
 		err = s.host.AttachRoot(ctx, m.VM.Ref, id, p.image.TopDisk, extra)
 	}
 	if err != nil {
 		return "", errors.Join(err, held.Discard(ctx, m))
 	}
-	s.clock.set(id, []Mark{mark("api", p.begun), asked, mark("cloneDone", time.Now())})
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
-}
-
-func encodeNote(n startNote) string {
-	text, _ := json.Marshal(n) // cannot fail: strings and numbers
-	return string(text)
 }

@@ -2,13 +2,13 @@ package container
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -18,20 +18,6 @@ const (
 	kindFork = "fork"
 	kindBoot = "boot"
 )
-
-// startNote says how the controller brought the machine of the present or last run up: the value of cvm.start.
-type startNote struct {
-	Why   string `json:"why,omitempty"` // it was booted, or not forked in the usual way
-	Marks []Mark `json:"marks,omitempty"`
-}
-
-// Mark is a point of a start-up timeline.
-type Mark struct {
-	Name     string `json:"name"`
-	UnixNano int64  `json:"unixNano"`
-}
-
-func mark(name string, at time.Time) Mark { return Mark{Name: name, UnixNano: at.UnixNano()} }
 
 // ReceiptItem is one thing that a fork did to become someone else.
 type ReceiptItem struct {
@@ -49,28 +35,7 @@ type ForkInfo struct {
 	Generation uint32
 	Index      uint32
 	Receipt    []ReceiptItem
-	Timeline   []Mark
-}
-
-// parseFork reads what the VM says of a fork. What a guest writes may be nonsense, which counts as nothing.
-func (c *Container) parseFork() {
-	extra := c.VM.Extra
-	if f, err := link.DecodeFork(extra[link.KeyFork]); err == nil && extra[link.KeyFork] != "" {
-		c.fork = f
-	}
-	if r, err := link.DecodeReceipt(extra[link.KeyReceipt]); err == nil && extra[link.KeyReceipt] != "" {
-		c.receipt = r
-	}
-	c.gate = extra[link.KeyGate] == link.GateOpen
-	_ = json.Unmarshal([]byte(extra[keyStart]), &c.start) // its absence changes nothing but what an inspection shows
-}
-
-// shut reports whether the machine was made as a fork whose process was never let go.
-func (c *Container) shut() bool { return c.fork != nil && !c.gate }
-
-// parked reports whether the machine is on but waits at its gate: the container is not started.
-func (c *Container) parked() bool {
-	return c.VM.PowerState == vsphere.PoweredOn && c.shut() && !c.ran()
+	Timeline   []record.Mark
 }
 
 // forked reports whether the machine of the present or last run is a fork, and not one that was booted from its disk since.
@@ -78,16 +43,16 @@ func (c *Container) forked() bool {
 	return c.fork != nil && (c.receipt != nil || !c.ran())
 }
 
-// forkFailed reports whether the machine ended because it could not become someone else.
+// forkFailed reports whether the machine ended because it could not become this container.
 func (c *Container) forkFailed() bool {
 	return c.Status.GetState() == tetherv1.State_FAILED && c.Status.GetFailure().GetReason() == tetherv1.Failure_FORK
 }
 
 // failure says why the process never ran; of a fork that failed, which item of its receipt.
 func (c *Container) failure() string {
-	text := failureText(c.Status.GetFailure(), c.args())
+	text := guest.FailureText(c.Status.GetFailure(), c.args())
 	if item := link.Failed(c.receipt); c.forkFailed() && item != nil {
-		return withoutPhrases(fmt.Sprintf("the fork could not become this container: %s: %s", item.Name, cmp.Or(item.Detail, text)))
+		return guest.WithoutPhrases(fmt.Sprintf("the fork could not become this container: %s: %s", item.Name, cmp.Or(item.Detail, text)))
 	}
 	return text
 }
@@ -115,22 +80,18 @@ func receiptItems(r *tetherv1.Receipt) []ReceiptItem {
 }
 
 // timeline joins the marks of the API, of the host and of the guest, in the order of time.
-func (s *Service) timeline(c Container) []Mark {
-	all := append([]Mark{}, c.start.Marks...)
+func (s *Service) timeline(c Container) []record.Mark {
+	all := append([]record.Mark{}, c.start.Marks...)
 	if own := s.clock.get(c.ID); own != nil {
-		all = append([]Mark{}, own...)
+		all = append([]record.Mark{}, own...)
 	}
-	var host []struct {
-		Name string
-		At   time.Time
-	}
-	_ = json.Unmarshal([]byte(c.VM.Extra[keyMarks]), &host) // a host that says nothing, or nonsense, has no marks
+	host, _ := hostapi.DecodeTimeline(c.VM.Extra[hostapi.KeyTimeline]) // a host that says nothing, or nonsense, has no marks
 	for _, m := range host {
-		all = append(all, mark(m.Name, m.At))
+		all = append(all, record.MarkAt(m.Name, m.At))
 	}
 	for _, m := range c.Status.GetMarks() {
-		all = append(all, Mark{Name: m.GetName(), UnixNano: m.GetUnixNano()})
+		all = append(all, record.Mark{Name: m.GetName(), UnixNano: m.GetUnixNano()})
 	}
-	slices.SortStableFunc(all, func(a, b Mark) int { return cmp.Compare(a.UnixNano, b.UnixNano) })
+	slices.SortStableFunc(all, func(a, b record.Mark) int { return cmp.Compare(a.UnixNano, b.UnixNano) })
 	return all
 }

@@ -5,7 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -81,8 +83,8 @@ func TestForkedState(t *testing.T) {
 // TestTimeline: marks of three sources are one list in the order of time; nonsense of the host is none.
 func TestTimeline(t *testing.T) {
 	vm := vmWith(t, vsphere.PoweredOn, &tetherv1.Status{State: tetherv1.State_RUNNING, Marks: []*tetherv1.Mark{{Name: "exec", UnixNano: 4}, {Name: "hello", UnixNano: 2}}}, "")
-	vm.Extra[keyStart] = encodeNote(startNote{Marks: []Mark{{"api", 1}, {"startRequested", 5}}})
-	vm.Extra[keyMarks] = `[{"name":"resumed","at":"1970-01-01T00:00:00.000000003Z"}]`
+	vm.Extra[record.KeyStart] = record.Start{Marks: []record.Mark{{Name: "api", UnixNano: 1}, {Name: "startRequested", UnixNano: 5}}}.Encode()
+	vm.Extra[hostapi.KeyTimeline] = `[{"name":"resumed","at":"1970-01-01T00:00:00.000000003Z"}]`
 	names := func(s *Service) string {
 		t.Helper()
 		c, err := parse(vm)
@@ -99,8 +101,8 @@ func TestTimeline(t *testing.T) {
 	if got := names(s); got != "api hello resumed exec startRequested" {
 		t.Errorf("timeline %q", got)
 	}
-	vm.Extra[keyMarks] = "nonsense"
-	s.clock.set(vm.Name, []Mark{{"api", 3}})
+	vm.Extra[hostapi.KeyTimeline] = "nonsense"
+	s.clock.set(vm.Name, []record.Mark{{Name: "api", UnixNano: 3}})
 	if got := names(s); got != "hello api exec" {
 		t.Errorf("timeline with marks of this controller %q", got)
 	}

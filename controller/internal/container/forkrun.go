@@ -12,7 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -73,14 +75,14 @@ func (s *Service) copyAlone(ctx context.Context, c Container, atPoint bool, begu
 		return point{}, fmt.Errorf("a start or another fork of it is under way: %w", err)
 	}
 	defer release()
-	p := point{name: newPointName(), generation: 1, marks: []Mark{mark("api", begun)}}
+	p := point{name: newPointName(), generation: 1, marks: []record.Mark{record.MarkAt("api", begun)}}
 	if c.forked() {
 		p.generation = c.fork.GetGeneration() + 1
 	}
 	if err := s.holdProcess(ctx, c, atPoint); err != nil {
 		return p, err
 	}
-	p.marks = append(p.marks, mark("held", time.Now()))
+	p.marks = append(p.marks, record.MarkAt("held", time.Now()))
 	err = s.copyHeld(ctx, c, &p)
 	return p, err
 }
@@ -141,8 +143,8 @@ func (s *Service) claimForkNames(base string, req ForkRequest) (names []string, 
 type point struct {
 	name       string
 	ref        vsphere.Ref
-	generation uint32 // of its children
-	marks      []Mark // of the API, on the way to it
+	generation uint32        // of its children
+	marks      []record.Mark // of the API, on the way to it
 }
 
 // copyHeld makes a copy of the machine of a container that is held, and waits until it stands still. The container goes on in
@@ -155,13 +157,13 @@ func (s *Service) copyHeld(ctx context.Context, c Container, p *point) error {
 		fork = nil
 	}
 	switch rerr := s.releaseProcess(ctx, c, fork); {
-	case errdefs.IsConflict(rerr): // held for longer than a tether bears; the copy is as good
+	case errdefs.IsFailedPrecondition(rerr): // held for longer than a tether bears; the copy is as good
 		s.log.Warn("a container went on before its fork was done", "container", c.ID, "error", rerr)
 	case rerr != nil:
 		err = errors.Join(err, rerr)
 	}
 	if err == nil {
-		p.marks = append(p.marks, mark("copied", time.Now()))
+		p.marks = append(p.marks, record.MarkAt("copied", time.Now()))
 		err = s.awaitPoint(ctx, *p)
 	}
 	if err != nil && p.ref != (vsphere.Ref{}) {
@@ -178,7 +180,7 @@ func newPointName() string {
 
 // copyMachine clones the container's machine. The clone freezes as soon as it runs: that is what its Spec says.
 func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *tetherv1.Fork) error {
-	spec, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE, Id: c.ID, Hostname: p.name})
+	spec, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_TEMPLATE, ForkPoint: true, Id: c.ID, Hostname: p.name})
 	if err != nil {
 		return err
 	}
@@ -186,9 +188,9 @@ func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *
 	if err != nil {
 		return err
 	}
-	extra := template.Own()
+	extra := template.ClearedKeys()
 	maps.Copy(extra, map[string]string{
-		keyRole: roleForkSource, keyRecord: c.VM.Extra[keyRecord], keyName: "", keyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
+		record.KeyRole: record.RoleForkSource, record.KeyContainer: c.VM.Extra[record.KeyContainer], record.KeyName: "", record.KeyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
 	})
 	p.ref, err = s.host.InstantClone(context.WithoutCancel(ctx), c.VM.Ref, vsphere.CloneSpec{
 		Name: p.name, UUID: ident.UUID(ident.New()), ExtraConfig: extra,
@@ -204,7 +206,7 @@ func (s *Service) awaitPoint(ctx context.Context, p point) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("its copy does not stand still after %v; its tether is in phase %q%s",
-			s.times.Start, vm.Extra[link.KeyPhase], quote(s.host.ConsoleTail(context.WithoutCancel(ctx), p.name)))
+			s.times.Start, vm.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), p.name)))
 	case err != nil:
 		return err
 	case isOff(vm):

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -36,7 +38,7 @@ func (s *Service) holdProcess(ctx context.Context, c Container, atPoint bool) er
 	}()
 	select {
 	case err := <-done:
-		return linkError(err, "cannot hold its processes")
+		return guest.Failed(err, "cannot hold its processes")
 	case <-ctx.Done():
 		go s.letGo(c, done)
 		return fmt.Errorf("its processes do not stand still: %w", ctx.Err())
@@ -46,7 +48,7 @@ func (s *Service) holdProcess(ctx context.Context, c Container, atPoint bool) er
 // letGo ends a hold that nobody waits for any more, now and when it comes to hold.
 func (s *Service) letGo(c Container, held <-chan error) {
 	release := func() {
-		if err := s.releaseProcess(context.Background(), c, nil); err != nil && !errdefs.IsConflict(err) {
+		if err := s.releaseProcess(context.Background(), c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
 			s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
 		}
 	}
@@ -58,18 +60,16 @@ func (s *Service) letGo(c Container, held <-chan error) {
 
 // releaseProcess lets the processes go on, also when the client has left. fork is the fork that was taken; nil: none.
 func (s *Service) releaseProcess(ctx context.Context, c Container, fork *tetherv1.Fork) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Link)
-	defer cancel()
-	l, err := s.host.Link(ctx, c.VM.Ref)
-	if err == nil {
-		_, err = l.Tether().Release(ctx, &tetherv1.ReleaseRequest{Fork: fork})
-	}
-	return linkError(err, "cannot let its processes go on")
+	err := s.calls.Call(context.WithoutCancel(ctx), c.VM.Ref, func(ctx context.Context, t tetherv1.TetherService) error {
+		_, err := t.Release(ctx, &tetherv1.ReleaseRequest{Fork: fork})
+		return err
+	})
+	return guest.Failed(err, "cannot let its processes go on")
 }
 
 // copies are the copies of containers that are being forked.
 func copies(vms []vsphere.VM) []vsphere.VM {
-	return slices.DeleteFunc(vms, func(vm vsphere.VM) bool { return vm.Extra[keyRole] != roleForkSource })
+	return slices.DeleteFunc(vms, func(vm vsphere.VM) bool { return vm.Extra[record.KeyRole] != record.RoleForkSource })
 }
 
 // sweepForks removes the copies that a controller left which died in a fork, and lets their containers go on.
@@ -78,7 +78,7 @@ func (s *Service) sweepForks(ctx context.Context, left []vsphere.VM) {
 		s.log.Warn("removing what is left of a fork that was not finished", "vm", vm.Name)
 		fork, _ := link.DecodeFork(vm.Extra[link.KeyFork])
 		if c, err := s.running(fork.GetSource()); err == nil {
-			if err := s.releaseProcess(ctx, c, nil); err != nil && !errdefs.IsConflict(err) {
+			if err := s.releaseProcess(ctx, c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
 				s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
 			}
 		}

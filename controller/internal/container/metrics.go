@@ -72,7 +72,7 @@ func (s *Service) Collect(r prometheus.Registerer) {
 func (s *Service) Parked() int {
 	n := 0
 	for _, c := range s.All() {
-		if c.parked() {
+		if c.phase() == phaseParked {
 			n++
 		}
 	}

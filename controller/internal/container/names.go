@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // validName is Docker's rule for names, but that one character is enough.
@@ -44,8 +46,8 @@ func (s *Service) names() map[string]string {
 		taken[name] = "being created"
 	}
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[keyRole] == roleContainer {
-			taken[vm.Extra[keyName]] = vm.Name
+		if vm.Extra[record.KeyRole] == record.RoleContainer {
+			taken[vm.Extra[record.KeyName]] = vm.Name
 		}
 	}
 	return taken

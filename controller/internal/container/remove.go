@@ -8,8 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/containervm/containervm/controller/internal/vsphere"
-	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // Remove destroys a container; one that runs only with force, which ends it at once.
@@ -52,8 +51,10 @@ func (s *Service) removeEnded(ctx context.Context, c Container) error {
 		return err
 	}
 	defer release()
-	if now, ok := s.host.Get(c.ID); ok && !isOff(now) && !isDone(now) {
-		return nil // started again meanwhile
+	if vm, ok := s.host.Get(c.ID); ok {
+		if c = c.at(vm); !c.over() {
+			return nil // started again meanwhile
+		}
 	}
 	return s.remove(ctx, c)
 }
@@ -99,7 +100,7 @@ func (s *Service) Run(ctx context.Context) {
 			}
 			s.execs.observe(e)
 			s.clock.observe(e)
-			if e.After == nil || e.After.Extra[keyRole] != roleContainer {
+			if e.After == nil || e.After.Extra[record.KeyRole] != record.RoleContainer {
 				continue
 			}
 			if c, err := parse(*e.After); err == nil {
@@ -111,9 +112,6 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// isDone reports whether the machine's process has ended and all of its output is in the log: the tether says so last.
-func isDone(vm vsphere.VM) bool { return statusOf(vm).GetState() == tetherv1.State_EXITED }
-
 // remover removes containers, each in a goroutine of its own.
 type remover struct {
 	s    *Service
@@ -123,7 +121,7 @@ type remover struct {
 
 // consider begins the removal of a container that has ended and wants it.
 func (r *remover) consider(ctx context.Context, c Container) {
-	if !c.HostConfig.AutoRemove || c.Running() && !isDone(c.VM) || !c.started() || r.busy[c.ID] {
+	if !c.HostConfig.AutoRemove || !c.over() || r.busy[c.ID] {
 		return
 	}
 	r.busy[c.ID] = true

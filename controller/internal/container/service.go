@@ -11,7 +11,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -71,6 +73,7 @@ type Service struct {
 	log       *slog.Logger
 	metrics   *Metrics
 	times     Timeouts
+	calls     guest.Caller
 	execs     *execs
 	starts    *starts
 	clock     *clock
@@ -83,8 +86,10 @@ type Service struct {
 
 // New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
 func New(host Host, images Images, templates *template.Store, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
+	times = times.withDefaults()
 	return &Service{
-		host: host, images: images, templates: templates, metrics: metrics, log: log, times: times.withDefaults(),
+		host: host, images: images, templates: templates, metrics: metrics, log: log,
+		times: times, calls: guest.Caller{Host: host, Within: times.Link},
 		left: copies(host.VMs()), execs: newExecs(), starts: newStarts(), clock: newClock(), naming: map[string]bool{},
 	}
 }
@@ -93,7 +98,7 @@ func New(host Host, images Images, templates *template.Store, metrics *Metrics, 
 func (s *Service) All() []Container {
 	var all []Container
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[keyRole] != roleContainer {
+		if vm.Extra[record.KeyRole] != record.RoleContainer {
 			continue
 		}
 		c, err := parse(vm)
@@ -109,7 +114,7 @@ func (s *Service) All() []Container {
 
 // Get finds a container by ID, name or unique prefix of its ID, in this order.
 func (s *Service) Get(ref string) (Container, error) {
-	if vm, ok := s.host.Get(ref); ok && vm.Extra[keyRole] == roleContainer {
+	if vm, ok := s.host.Get(ref); ok && vm.Extra[record.KeyRole] == record.RoleContainer {
 		return parse(vm)
 	}
 	name := strings.TrimPrefix(ref, "/")

@@ -8,6 +8,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/signal"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -27,7 +28,7 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 const defaultStopSeconds = 10
 
 // tetherSpec says what a container's tether is to do.
-func tetherSpec(id string, rec *record) (*tetherv1.Spec, error) {
+func tetherSpec(id string, rec *record.Container) (*tetherv1.Spec, error) {
 	c, h := &rec.Config, &rec.HostConfig
 	stop, err := stopSignal(c)
 	if err != nil {
@@ -61,7 +62,7 @@ func Interfaces() []*tetherv1.Interface {
 }
 
 // networked reports whether a container has a network card.
-func networked(rec *record) bool {
+func networked(rec *record.Container) bool {
 	return !rec.HostConfig.NetworkMode.IsNone() && !rec.Config.NetworkDisabled
 }
 

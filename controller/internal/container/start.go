@@ -1,22 +1,20 @@
 package container
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 
-	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/tether/link"
-	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
-
-// tailBytes is how much of a guest's console an error quotes.
-const tailBytes = 2 << 10
 
 // Start brings a container's process up and waits until it runs: the gate of a parked machine is opened, one that is off
 // is powered on. It goes on when the client leaves: a start is not left half done. The error of a container that runs already
@@ -85,68 +83,92 @@ func (x *starts) end(id string, mine chan struct{}) {
 	close(mine)
 }
 
-// start lets a container's process come up, waits for it, and says in which way.
+// start lets a container's process come up, waits for it, and says in which way. It goes by the run and its phase:
+//
+//	            run            phase                     what it does
+//	asked for   the last       parked, unfit             opens the gate: its process is to be this run's
+//	            the last       any other                 powers on: its process is to be the next run's
+//	gate open   the last       new, ended before it ran  powers on: the machine had ended at its gate
+//	            the last       any other                 waits
+//	waiting     an earlier     any                       waits
+//	            that or later  starting                  waits; ends the machine when it takes too long
+//	            that or later  failed                    fails, once the machine is off
+//	            that or later  new, ended before it ran  fails
+//	            that or later  any other                 has started
+//
+// A host that numbers no runs shows the new run when its power-on has ended, so there run 0 is the one that is waited for.
 func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind string, err error) {
-	kind = kindBoot
-	if c.shut() && (c.parked() || c.forkFailed()) {
-		kind = kindFork
-		err = s.openGate(ctx, c, begun)
-	} else {
-		err = s.bootOff(ctx, c, begun)
+	kind, run := kindBoot, c.Run+1
+	if p := c.phase(); p == phaseParked || p == phaseUnfit {
+		kind, run = kindFork, c.Run
+		c, err = s.openGate(ctx, c, begun)
+	}
+	if err == nil && (kind == kindBoot || c.endedBeforeItRan()) {
+		kind, run = kindBoot, c.Run+1
+		err = s.powerOn(ctx, c, begun)
 	}
 	if err != nil {
 		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
 	}
-	vm, err := s.host.Wait(ctx, c.VM.Ref, decided)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return kind, s.hung(c, vm)
-	}
-	if err != nil {
-		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
-	}
-	now, err := parse(vm)
+	c, err = await(ctx, s.host, c, func(now *Container) bool {
+		return (now.Run >= run || now.Run == 0) && now.phase() != phaseStarting
+	})
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return kind, s.hung(c)
 	case err != nil:
-		return kind, err
-	case now.ran():
-		return kind, nil
-	case now.Status.GetState() == tetherv1.State_FAILED:
+		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
+	case c.phase() == phaseFailed:
 		s.settleOff(c)
-		return kind, startFailure(&now)
-	case kind == kindFork && now.endedBefore(begun):
-		return s.start(ctx, now, begun) // it was parked when last seen, and is off: it boots
+		return kind, startFailure(&c)
+	case c.endedBeforeItRan():
+		return kind, fmt.Errorf("cannot start %s: %s%s", &c, cmp.Or(c.Trouble(), "the machine was powered off"), guest.Quote(c.consoleTail()))
 	default:
-		return kind, fmt.Errorf("cannot start %s: %s%s", &c, now.Trouble(), quote(now.consoleTail()))
+		return kind, nil
 	}
 }
 
-// openGate lets the process of a parked machine start. For one that could not be forked it notes that the start was tried.
-func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) error {
-	marks := append(append([]Mark{}, s.made(c)...), mark("startRequested", begun))
+// endedBeforeItRan reports whether the machine is off, and neither its process nor a reason against it was ever there.
+func (c *Container) endedBeforeItRan() bool {
+	p := c.phase()
+	return p == phaseNew || p == phaseEnded && !c.ran()
+}
+
+// openGate lets the process of a parked machine start, and returns the container as it was when its gate was open. For one that
+// could not be forked it notes that the start was tried.
+func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (Container, error) {
+	marks := append(slices.Clone(s.made(c)), record.MarkAt("startRequested", begun))
 	s.clock.set(c.ID, marks)
-	return s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
-		link.KeyGate: link.GateOpen, keyStart: encodeNote(startNote{Why: c.start.Why, Marks: marks}),
-	})
+	if err := s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
+		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(),
+	}); err != nil {
+		return c, err
+	}
+	if vm, ok := s.host.Get(c.ID); ok {
+		c = c.at(vm)
+	}
+	return c, nil
 }
 
 // made are the API's marks of a container's creation.
-func (s *Service) made(c Container) []Mark {
+func (s *Service) made(c Container) []record.Mark {
 	if own := s.clock.get(c.ID); own != nil {
 		return own
 	}
 	return c.start.Marks
 }
 
-// bootOff powers a machine on. What was forked once is a machine like any other from then on.
-func (s *Service) bootOff(ctx context.Context, c Container, begun time.Time) error {
-	marks := []Mark{mark("api", begun), mark("startRequested", begun)}
+// powerOn boots a machine from its disk. One that was forked is like any other from then on.
+func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) error {
+	asked := record.MarkAt("startRequested", begun)
+	marks := []record.Mark{record.MarkAt("api", begun), asked}
 	if !c.started() && c.fork == nil {
-		marks = append(append([]Mark{}, s.made(c)...), marks[1])
+		marks = append(slices.Clone(s.made(c)), asked)
 	}
 	s.clock.set(c.ID, marks)
 	if c.fork != nil {
 		if err := s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
-			link.KeyFork: "", link.KeyGate: "", keyStart: encodeNote(startNote{Why: whyOff, Marks: marks}),
+			link.KeyFork: "", link.KeyGate: "", record.KeyStart: record.Start{Why: whyOff, Marks: marks}.Encode(),
 		}); err != nil {
 			return err
 		}
@@ -154,26 +176,12 @@ func (s *Service) bootOff(ctx context.Context, c Container, begun time.Time) err
 	return s.host.PowerOn(ctx, c.VM.Ref)
 }
 
-// endedBefore reports whether the machine was off before a time, as far as the host says when it ended.
-func (c *Container) endedBefore(t time.Time) bool {
-	return isOff(c.VM) && c.Status == nil && (c.Ended == nil || c.Ended.At.Before(t))
-}
-
 // startFailure is the error of a start whose process never ran.
 func startFailure(c *Container) error {
 	if c.forkFailed() {
-		return errdefs.ErrInternal.WithMessage(startPrefix + c.failure())
+		return errdefs.ErrInternal.WithMessage(guest.StartPrefix + c.failure())
 	}
-	return startError(startPrefix, c.Status.GetFailure(), c.args())
-}
-
-// decided reports whether a start has succeeded or failed.
-func decided(vm vsphere.VM) bool {
-	if vm.PowerState != vsphere.PoweredOn {
-		return true
-	}
-	st := statusOf(vm)
-	return st != nil && st.State != tetherv1.State_STARTING
+	return guest.StartError(guest.StartPrefix, c.Status.GetFailure(), c.args())
 }
 
 // startFailed removes a container that is not to outlive its process.
@@ -193,8 +201,6 @@ func (s *Service) settleOff(c Container) {
 	}
 }
 
-func isOff(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn }
-
 // powerOff ends a machine whose guest does not.
 func (s *Service) powerOff(c Container) error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.times.Off)
@@ -208,15 +214,15 @@ func (s *Service) powerOff(c Container) error {
 }
 
 // hung ends a machine whose tether has not got its process running in time, and says how far it came.
-func (s *Service) hung(c Container, vm vsphere.VM) error {
-	phase := vm.Extra[link.KeyPhase]
+func (s *Service) hung(c Container) error {
+	phase := c.VM.Extra[link.KeyPhase]
 	if phase == "" {
 		phase = "before the tether's first (kernel or initramfs)"
 	}
 	tail := s.host.ConsoleTail(context.Background(), c.ID)
 	_ = s.powerOff(c)
 	return errdefs.ErrInternal.WithMessage(fmt.Sprintf(
-		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, quote(tail)))
+		"cannot start %s: its process does not run after %v; the tether hangs in phase %s%s", &c, s.times.Start, phase, guest.Quote(tail)))
 }
 
 func (c *Container) consoleTail() string {
@@ -224,14 +230,4 @@ func (c *Container) consoleTail() string {
 		return ""
 	}
 	return c.Ended.ConsoleTail
-}
-
-// quote sets a console's end under an error.
-func quote(tail string) string {
-	tail = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(tail, "\r", ""), "?"))
-	if tail == "" {
-		return ""
-	}
-	tail = tail[max(0, len(tail)-tailBytes):]
-	return "; the end of its console:\n" + withoutPhrases(tail)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/signal"
-	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -50,7 +50,7 @@ func (s *Service) stop(ctx context.Context, c Container, opt StopOptions) error 
 	}
 	req.NoGraceLimit = seconds < 0
 	req.GraceSeconds = uint32(max(0, seconds))
-	if err := s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
+	if err := s.calls.Tell(ctx, c.VM, func(ctx context.Context, t tetherv1.TetherService) error {
 		_, err := t.Stop(ctx, req)
 		return err
 	}); err != nil {
@@ -79,21 +79,6 @@ func (s *Service) awaitOff(ctx context.Context, c Container, graceSeconds int) e
 	}
 }
 
-// tell makes one call to a container's tether, which must answer within Timeouts.Link. A lost link is no error when the
-// machine is off by then.
-func (s *Service) tell(ctx context.Context, c Container, call func(context.Context, tetherv1.TetherService) error) error {
-	ctx, cancel := context.WithTimeout(ctx, s.times.Link)
-	defer cancel()
-	l, err := s.host.Link(ctx, c.VM.Ref)
-	if err == nil {
-		err = call(ctx, l.Tether())
-	}
-	if now, ok := s.host.Get(c.ID); err != nil && (!ok || now.PowerState != vsphere.PoweredOn) {
-		return nil
-	}
-	return err
-}
-
 // Kill sends a signal to the container's process. After SIGKILL it waits until the machine is off.
 func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 	if sig == "" {
@@ -111,12 +96,12 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 		return err
 	}
 	ctx = context.WithoutCancel(ctx)
-	err = s.tell(ctx, c, func(ctx context.Context, t tetherv1.TetherService) error {
+	err = s.calls.Tell(ctx, c.VM, func(ctx context.Context, t tetherv1.TetherService) error {
 		_, err := t.Signal(ctx, &tetherv1.SignalRequest{Session: link.MainSession, Signal: n})
 		return err
 	})
 	if n != int32(unix.SIGKILL) {
-		return linkError(err, "cannot kill container %s", ref)
+		return guest.Failed(err, "cannot kill container %s", ref)
 	}
 	if err != nil {
 		s.log.Warn("a tether does not take a kill, ending its machine", "container", c.ID, "error", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -28,15 +29,12 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	if err != nil {
 		return top, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.times.Link)
-	defer cancel()
-	l, err := s.host.Link(ctx, c.VM.Ref)
-	if err != nil {
-		return top, err
-	}
-	res, err := l.Tether().Processes(ctx, &tetherv1.ProcessesRequest{})
-	if err != nil {
-		return top, linkError(err, "cannot list the processes of %s", &c)
+	var res *tetherv1.ProcessesResponse
+	if err := s.calls.Call(ctx, c.VM.Ref, func(ctx context.Context, t tetherv1.TetherService) (err error) {
+		res, err = t.Processes(ctx, &tetherv1.ProcessesRequest{})
+		return err
+	}); err != nil {
+		return top, guest.Failed(err, "cannot list the processes of %s", &c)
 	}
 	top.Titles = topTitles
 	for _, p := range res.GetProcesses() {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // Rename gives a container another name.
@@ -24,7 +26,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	defer release()
-	return s.host.Resize(ctx, c.VM.Ref, 0, 0, map[string]string{keyName: name})
+	return s.host.Resize(ctx, c.VM.Ref, 0, 0, map[string]string{record.KeyName: name})
 }
 
 // Update changes the limits of a container that does not run. Zero fields stay as they are.
@@ -40,7 +42,7 @@ func (s *Service) Update(ctx context.Context, ref string, change container.Resou
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
 			"Cannot update container %s: it is running, and its machine's memory and CPUs cannot change then: stop the container first", c.ID))
 	}
-	rec := c.record
+	rec := c.Container
 	r := &rec.HostConfig.Resources
 	if change.Memory != 0 {
 		r.Memory, r.MemorySwap = change.Memory, change.MemorySwap
@@ -57,9 +59,9 @@ func (s *Service) Update(ctx context.Context, ref string, change container.Resou
 	size := sizeOf(r)
 	text, err := json.Marshal(rec)
 	if err != nil {
-		return fmt.Errorf("cannot encode %s: %w", keyRecord, err)
+		return fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
 	}
-	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{keyRecord: string(text)})
+	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{record.KeyContainer: string(text)})
 }
 
 // unpark ends a machine that waits at its gate. The container boots when it is started.
@@ -69,7 +71,7 @@ func (s *Service) unpark(ctx context.Context, c Container) error {
 		return err
 	}
 	defer release()
-	if c, err = s.Get(c.ID); err != nil || !c.parked() {
+	if c, err = s.Get(c.ID); err != nil || c.phase() != phaseParked {
 		return err
 	}
 	return s.powerOff(c)
@@ -79,7 +81,7 @@ func (s *Service) unpark(ctx context.Context, c Container) error {
 func (s *Service) Unpark(ctx context.Context) error {
 	var failed []error
 	for _, c := range s.All() {
-		if c.parked() {
+		if c.phase() == phaseParked {
 			failed = append(failed, s.unpark(ctx, c))
 		}
 	}

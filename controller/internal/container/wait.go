@@ -9,8 +9,8 @@ import (
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
-// Wait returns a function that blocks until a container meets a condition and returns the exit code of its last run. What happens after Wait has returned is not
-// missed, however short it lasts. stop must be called in the end.
+// Wait returns a function that blocks until a container meets a condition and returns the exit code of the run that met it. A run
+// that ends after Wait has returned is not missed, however short it is. stop must be called in the end.
 func (s *Service) Wait(ctx context.Context, ref string, condition container.WaitCondition) (wait func() (code int, err error), stop func(), err error) {
 	ctx, stop = context.WithCancel(ctx)
 	events := s.host.Subscribe(ctx)
@@ -19,7 +19,7 @@ func (s *Service) Wait(ctx context.Context, ref string, condition container.Wait
 		stop()
 		return nil, nil, err
 	}
-	w := &waiter{condition: condition, vm: c.VM.Ref, last: c, was: c.Running(), run: run(c.VM)}
+	w := &waiter{condition: condition, vm: c.VM.Ref, last: c}
 	switch condition {
 	case "", container.WaitConditionNotRunning:
 		w.met = !c.Running()
@@ -36,8 +36,6 @@ type waiter struct {
 	condition container.WaitCondition
 	vm        vsphere.Ref
 	last      Container // as seen last
-	was       bool      // it ran when seen last
-	run       string    // what the run seen last has said
 	met       bool
 }
 
@@ -47,28 +45,22 @@ func (w *waiter) wait(ctx context.Context, events <-chan vsphere.VMEvent) (code 
 		if !ok {
 			return 0, errors.Join(errors.New("cannot wait for the container any longer"), ctx.Err())
 		}
-		if err := w.see(e); err != nil {
-			return 0, err
-		}
+		w.see(e)
 	}
 	return w.last.ExitCode(), nil
 }
 
 // see applies an event. A container that is removed meets every condition with its last exit code.
-func (w *waiter) see(e vsphere.VMEvent) error {
+func (w *waiter) see(e vsphere.VMEvent) {
 	switch {
 	case e.After == nil && e.Before.Ref == w.vm:
 		w.met = true
-		return nil
+		return
 	case e.After == nil || e.After.Ref != w.vm:
-		return nil
+		return
 	}
-	now, err := parse(*e.After)
-	if err != nil {
-		return err
-	}
-	ended := !now.Running() && now.started() && (w.was || run(now.VM) != w.run)
-	w.last, w.was, w.run = now, now.Running(), run(now.VM)
+	now := w.last.at(*e.After)
+	ended := now.gone() && !(w.last.gone() && now.Run == w.last.Run)
+	w.last = now
 	w.met = ended && w.condition != container.WaitConditionRemoved
-	return nil
 }

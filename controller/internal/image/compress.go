@@ -36,7 +36,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
 		return gzip.NewReader(b)
-	case bytes.HasPrefix(head, magicZstd):
+	case bytes.HasPrefix(head, magicZstd), isSkippable(head):
 		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
@@ -46,6 +46,12 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		return nil, invalid("it is compressed by xz or bzip2; compress it by gzip or zstd, or not at all")
 	}
 	return io.NopCloser(b), nil
+}
+
+// isSkippable reports whether a zstd stream begins with a skippable frame, whose magic number is 0x184D2A50 to 0x184D2A5F in
+// little-endian order (RFC 8878, 3.1.2). pzstd puts one before each frame.
+func isSkippable(head []byte) bool {
+	return len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18})
 }
 
 // limitReader fails, rather than ends, when r holds more than left bytes.

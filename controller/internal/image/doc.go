@@ -2,9 +2,28 @@
 // inside virtual machines, and remembers them in an index on the datastore.
 //
 // The host side verifies digests and decompresses; it never looks into a layer. A layer becomes a disk: a delta of its
-// parent layer's disk (the blank file system for the first), attached to an unpacker VM whose tether extracts the tar,
-// detached, and frozen under its chain ID by a rename. What is on the datastore under a final name is therefore whole.
+// parent layer's disk (the blank file system for the first). It is attached to an unpacker VM whose tether extracts the tar,
+// detached, and gets its final name, the chain ID, by a rename. What is on the datastore under a final name is therefore
+// complete, and nothing writes to it any more.
 //
-// An unpacker lives for one chain of layers: all that it has extracted lies below what it extracts next. A layer that
-// takes over its unpacker can spoil only images that hold that layer.
+// An unpacker serves one chain of layers: what it has extracted is below what it extracts next. So a layer whose tar
+// subverts the tether can damage only images that have that layer.
+//
+// Each state has one owner:
+//
+//	indexFile    the index as the datastore has it, and the queue of its changes; several that wait share one upload
+//	pins         which layers and images must stay, and which a commit is deleting
+//	locks        which image is being installed, and which layer is being unpacked, or its file deleted
+//	Store.slots  how many unpacker VMs there are
+//	unpacker     one VM and the chain that it unpacks
+//	downloads    the temporary files of one pull
+//
+// The order of the locks: the lock of an image, a slot for an unpacker, the lock of a chain ID. A goroutine that holds one
+// waits only for those behind it, and for no second one of its kind. With any of them it may wait for its turn to write the
+// index, and in pin for the end of a deletion: both wait for nothing but uploads, as a change of the index only tries the
+// locks of chains. The mutexes inside indexFile, pins and locks are held only while memory is read or changed, and never two
+// of them at a time.
+//
+// What a create calls (Resolve, Acquire and its release) waits for no upload, but for one that deletes the layers of that very
+// image.
 package image

@@ -78,7 +78,8 @@ func (d *downloads) fetch(c content, blob opener, p Progress) (*os.File, error) 
 	return f, nil
 }
 
-// wait returns when no download runs any more, and lets the files go. The context must have ended, or all be fetched.
+// wait waits until no download runs any more, and closes the files. It returns only when the context of the downloads has ended
+// or all are fetched.
 func (d *downloads) wait() {
 	d.group.Wait()
 	for _, f := range d.files {

@@ -32,6 +32,9 @@ type fakeHost struct {
 	deleted []string // files, in order
 	fail    map[string]error
 	hold    chan struct{} // when set, AttachDelta waits until it is closed
+	uploads int           // begun ever
+	gate    chan struct{} // when set, Upload waits until it is closed
+	blocked chan struct{} // has an element for each Upload that began to wait
 }
 
 type fakeVM struct {
@@ -44,7 +47,7 @@ type fakeVM struct {
 func newFakeHost(t testing.TB) *fakeHost {
 	return &fakeHost{
 		t: t, files: map[string][]byte{"cvm/blank.vmdk": nil}, parents: map[string]string{},
-		vms: map[vsphere.Ref]*fakeVM{}, fail: map[string]error{},
+		vms: map[vsphere.Ref]*fakeVM{}, fail: map[string]error{}, blocked: make(chan struct{}, 100),
 	}
 }
 
@@ -67,6 +70,24 @@ func (h *fakeHost) setFailure(operation string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.fail[operation] = err
+}
+
+// blockUploads makes the uploads that begin from now on wait until let is called; each that begins to wait sends to h.blocked.
+func (h *fakeHost) blockUploads() (let func()) {
+	gate := make(chan struct{})
+	h.mu.Lock()
+	h.gate = gate
+	h.mu.Unlock()
+	let = sync.OnceFunc(func() {
+		h.mu.Lock()
+		if h.gate == gate {
+			h.gate = nil
+		}
+		h.mu.Unlock()
+		close(gate)
+	})
+	h.t.Cleanup(let)
+	return let
 }
 
 func (h *fakeHost) CreateVM(_ context.Context, spec vsphere.VMSpec) (vsphere.Ref, error) {
@@ -197,6 +218,14 @@ func (h *fakeHost) Boot() vsphere.BootFiles {
 
 func (h *fakeHost) Upload(_ context.Context, path string, r io.Reader) error {
 	data, readErr := io.ReadAll(r)
+	h.mu.Lock()
+	h.uploads++
+	gate := h.gate
+	h.mu.Unlock()
+	if gate != nil {
+		h.blocked <- struct{}{}
+		<-gate
+	}
 	leave, err := h.enter("Upload")
 	defer leave()
 	if err == nil && readErr == nil {
@@ -320,7 +349,7 @@ func (h *fakeHost) nothingLeft(s *Store) {
 			h.t.Errorf("%s is left", name)
 		}
 	}
-	if got, want := len(h.layers()), len(s.index.Load().Layers); got != want {
+	if got, want := len(h.layers()), len(s.index.read().Layers); got != want {
 		h.t.Errorf("%d disks of layers, but %d layers in the index", got, want)
 	}
 }

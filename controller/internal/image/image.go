@@ -34,7 +34,7 @@ type Image struct {
 
 // List returns all images, newest first.
 func (s *Store) List() []Image {
-	x := s.index.Load()
+	x := s.index.read()
 	out := make([]Image, 0, len(x.Images))
 	for id, r := range x.Images {
 		if !r.Removed {
@@ -53,7 +53,7 @@ func (s *Store) List() []Image {
 // Resolve finds an image by name (the tag defaults to latest), name and digest, ID or unique prefix of an ID. When
 // there is none, the error is of class errdefs.ErrNotFound and has Docker's words.
 func (s *Store) Resolve(ref string) (Image, error) {
-	x := s.index.Load()
+	x := s.index.read()
 	id, err := x.resolve(ref)
 	if err != nil {
 		return Image{}, err
@@ -62,21 +62,19 @@ func (s *Store) Resolve(ref string) (Image, error) {
 }
 
 // Acquire is Resolve for one who is about to make a disk of the image: until release is called, no removal deletes the
-// image's layers.
+// image's layers. It waits for no upload but that of a commit that deletes the very image; the error is then Resolve's.
 func (s *Store) Acquire(ref string) (img Image, release func(), err error) {
-	s.commitMu.Lock()
-	defer s.commitMu.Unlock()
-	img, err = s.Resolve(ref)
-	if err != nil {
-		return Image{}, nil, err
-	}
-	return img, s.pinLocked(append(slices.Clone(img.ChainIDs), img.ID)), nil
+	release, err = s.pins.pinFound(func() ([]digest.Digest, error) {
+		img, err = s.Resolve(ref)
+		return append(slices.Clone(img.ChainIDs), img.ID), err
+	})
+	return img, release, err
 }
 
 // SizeOf is the file content of an image's layers in bytes, also of an image that was removed and has containers still;
 // 0 when the store does not know it.
 func (s *Store) SizeOf(id digest.Digest) int64 {
-	x := s.index.Load()
+	x := s.index.read()
 	if _, ok := x.Images[id]; !ok {
 		return 0
 	}

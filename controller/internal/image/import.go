@@ -45,7 +45,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions, p Prog
 		return "", fmt.Errorf("cannot encode the image's configuration: %w", err)
 	}
 	src := source{id: digest.FromBytes(config), config: config, tags: tags}
-	if err := s.record(ctx, src, []digest.Digest{diffID}); err != nil {
+	if err := s.addImage(ctx, src, []digest.Digest{diffID}); err != nil {
 		return "", err
 	}
 	p.status("", src.id.String())
@@ -84,7 +84,7 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader, p Progress) (diffI
 	if err != nil {
 		return "", nil, err
 	}
-	release = s.pin([]digest.Digest{diffID})
+	release = s.pins.pin([]digest.Digest{diffID})
 	if err := s.keep(ctx, partial, diffID, size); err != nil {
 		release()
 		return "", nil, err
@@ -92,13 +92,13 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader, p Progress) (diffI
 	return diffID, release, nil
 }
 
-// keep freezes the disk of an import, or drops it when there is such a layer.
+// keep makes the disk of an import a layer, or drops it when there is such a layer.
 func (s *Store) keep(ctx context.Context, partial string, chain digest.Digest, size int64) error {
 	unlock, err := s.locks.lock(ctx, chain)
 	if err == nil {
 		defer unlock()
 		if s.lacks(chain) {
-			if err = s.freeze(ctx, partial, []digest.Digest{chain}, size); err == nil {
+			if err = s.addLayer(ctx, partial, []digest.Digest{chain}, size); err == nil {
 				return nil
 			}
 		}

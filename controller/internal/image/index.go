@@ -16,21 +16,21 @@ const indexVersion = 1
 // published is never changed again; changes are made to a clone.
 type index struct {
 	Version int                      `json:"version"`
-	Images  map[digest.Digest]record `json:"images"`
+	Images  map[digest.Digest]entry  `json:"images"`
 	Tags    map[string]digest.Digest `json:"tags"`    // "docker.io/library/busybox:demo" -> image ID
 	Digests map[string]digest.Digest `json:"digests"` // "docker.io/library/busybox@sha256:..." -> image ID
 	Layers  map[digest.Digest]layer  `json:"layers"`  // by chain ID
 }
 
-// record is an image; its key, the image ID, is the digest of Config.
-type record struct {
+// entry is an image; its key, the image ID, is the digest of Config.
+type entry struct {
 	Config []byte    `json:"config"` // exactly as it came, so that the digest holds
 	Loaded time.Time `json:"loaded"`
 	// Removed: no image to users any more, kept since disks of containers build on its layers.
 	Removed bool `json:"removed,omitempty"`
 }
 
-// layer is a frozen disk.
+// layer is a complete disk, which nothing writes to.
 type layer struct {
 	Parent digest.Digest `json:"parent,omitempty"` // chain ID; empty: the blank disk
 	Size   int64         `json:"size"`             // bytes of file content
@@ -39,7 +39,7 @@ type layer struct {
 func newIndex() *index {
 	return &index{
 		Version: indexVersion,
-		Images:  map[digest.Digest]record{},
+		Images:  map[digest.Digest]entry{},
 		Tags:    map[string]digest.Digest{},
 		Digests: map[string]digest.Digest{},
 		Layers:  map[digest.Digest]layer{},
@@ -73,7 +73,7 @@ func decodeIndex(data []byte) (*index, error) {
 		}
 	}
 	if x.Images == nil {
-		x.Images = map[digest.Digest]record{}
+		x.Images = map[digest.Digest]entry{}
 	}
 	if x.Layers == nil {
 		x.Layers = map[digest.Digest]layer{}

@@ -31,16 +31,16 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 		return err
 	}
 	defer unlock()
-	defer s.pin(chains)()
+	defer s.pins.pin(chains)()
 	if err := s.ensure(ctx, src.layers, chains, say, p); err != nil {
 		return err
 	}
-	return s.record(ctx, src, chains)
+	return s.addImage(ctx, src, chains)
 }
 
-// record makes src an image; its layers are there and pinned.
-func (s *Store) record(ctx context.Context, src source, chains []digest.Digest) error {
-	return s.commit(ctx, func(x *index) error {
+// addImage makes src an image; its layers are there and pinned.
+func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest) error {
+	return s.index.commit(ctx, func(x *index) error {
 		for _, c := range chains {
 			if _, ok := x.Layers[c]; !ok {
 				return errNoLayer
@@ -48,7 +48,7 @@ func (s *Store) record(ctx context.Context, src source, chains []digest.Digest) 
 		}
 		r, known := x.Images[src.id]
 		if !known {
-			r = record{Config: src.config, Loaded: time.Now().UTC()}
+			r = entry{Config: src.config, Loaded: time.Now().UTC()}
 		}
 		r.Removed = false
 		x.Images[src.id] = r
@@ -81,7 +81,7 @@ func (s *Store) ensure(ctx context.Context, layers []content, chains []digest.Di
 }
 
 func (s *Store) lacks(chain digest.Digest) bool {
-	_, ok := s.index.Load().Layers[chain]
+	_, ok := s.index.read().Layers[chain]
 	return !ok
 }
 
@@ -103,7 +103,7 @@ func (s *Store) ensureLayer(ctx context.Context, u *unpacker, c content, chains 
 	if err != nil {
 		return err
 	}
-	if err := s.freeze(ctx, partial, chains, size); err != nil {
+	if err := s.addLayer(ctx, partial, chains, size); err != nil {
 		s.drop(ctx, partial)
 		return err
 	}
@@ -128,16 +128,16 @@ func (s *Store) unpack(ctx context.Context, u *unpacker, parents []digest.Digest
 	return partial, int64(res.Bytes), nil
 }
 
-// freeze gives a whole disk its final name and makes it a layer. The caller holds the lock of the chain.
-func (s *Store) freeze(ctx context.Context, partial string, chains []digest.Digest, size int64) error {
+// addLayer gives a complete disk its final name and makes it a layer. The caller holds the lock of the chain.
+func (s *Store) addLayer(ctx context.Context, partial string, chains []digest.Digest, size int64) error {
 	chain, l := chains[len(chains)-1], layer{Size: size}
 	if len(chains) > 1 {
 		l.Parent = chains[len(chains)-2]
 	}
 	if err := s.host.MoveFile(ctx, partial, diskPath(chain)); err != nil {
-		return fmt.Errorf("cannot freeze the disk: %w", err)
+		return fmt.Errorf("cannot give the disk its final name: %w", err)
 	}
-	err := s.commit(ctx, func(x *index) error {
+	err := s.index.commit(ctx, func(x *index) error {
 		x.Layers[chain] = l
 		return nil
 	})
@@ -147,8 +147,8 @@ func (s *Store) freeze(ctx context.Context, partial string, chains []digest.Dige
 	return err
 }
 
-// drop deletes a disk that will not become a layer, also when ctx has ended. It may have gone with the unpacker that held
-// it.
+// drop deletes a disk that will not become a layer, also when ctx has ended. It may have been
+// destroyed with the unpacker that it was attached to.
 func (s *Store) drop(ctx context.Context, partial string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()

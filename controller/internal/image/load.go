@@ -11,7 +11,7 @@ import (
 
 // Load takes all images of an archive, a docker-archive or an OCI image layout as one tar, perhaps compressed by gzip
 // or zstd as a whole. It returns the names as Docker shows them, IDs for images without one. Errors that are the
-// archive's fault are of class errdefs.ErrInvalidArgument. The images that got whole before an error stay.
+// archive's fault are of class errdefs.ErrInvalidArgument. The images that were complete before an error stay.
 func (s *Store) Load(ctx context.Context, r io.Reader, p Progress) ([]string, error) {
 	plain, err := decompress(r)
 	if err != nil {
@@ -34,7 +34,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, p Progress) ([]string, er
 	return s.installAll(ctx, sources, p)
 }
 
-// images reads what the archive holds. Newer `docker save`s write both formats; manifest.json has the whole names.
+// images reads what the archive holds. Newer `docker save`s write both formats; manifest.json has the full names.
 func (a *archive) images() (sources []source, err error) {
 	switch {
 	case a.has(dockerManifest):

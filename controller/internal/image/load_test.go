@@ -67,6 +67,12 @@ func zstandard(data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
+// skippable is data compressed by zstd behind two skippable frames, as pzstd makes them (RFC 8878, 3.1.2).
+func skippable(data []byte) []byte {
+	frames := []byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4, 0x5f, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}
+	return append(frames, zstandard(data)...)
+}
+
 func TestLoadFormats(t *testing.T) {
 	img := demo("busybox:demo", "a", "b", "c")
 	compressed := func(c func([]byte) []byte, suffix string) testimage.Image {
@@ -79,9 +85,11 @@ func TestLoadFormats(t *testing.T) {
 		"OCI layout":       testimage.Archive(testimage.Layout(img)),
 		"OCI layout, gzip": testimage.Archive(testimage.Layout(compressed(gzipped, "+gzip"))),
 		"OCI layout, zstd": testimage.Archive(testimage.Layout(compressed(zstandard, "+zstd"))),
+		"OCI, skippable":   testimage.Archive(testimage.Layout(compressed(skippable, "+zstd"))),
 		"both":             testimage.Archive(testimage.Saved(img)),
 		"whole gzip":       gzipped(testimage.Archive(testimage.DockerArchive(img))),
 		"whole zstd":       zstandard(testimage.Archive(testimage.Layout(img))),
+		"whole, skippable": skippable(testimage.Archive(testimage.Layout(img))),
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newFakeHost(t)

@@ -7,9 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// locks is a set of mutual exclusions by digest: of a chain ID while its layer is unpacked or deleted, of an image ID
-// while the image is installed. An image's lock is before a slot for an unpacker, that before a chain's lock, and who holds one waits for no other of its kind: so
-// there is no circle.
+// locks are locks by digest: of a chain ID while its layer is unpacked or its file deleted, of an image ID while the image is
+// installed. The package comment has their order.
 type locks struct {
 	mu   sync.Mutex
 	held map[digest.Digest]chan struct{}

@@ -6,7 +6,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// annotationImageName is containerd's annotation for a whole name, beside ocispec.AnnotationRefName
+// annotationImageName is containerd's annotation for a full name, beside ocispec.AnnotationRefName
 // (containerd, images/annotations.go).
 const annotationImageName = "io.containerd.image.name"
 

@@ -36,7 +36,7 @@ func (s *Store) Pull(ctx context.Context, ref string, auth registry.AuthConfig, 
 	if err != nil {
 		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
 	}
-	before, _ := s.index.Load().byReference(named)
+	before, _ := s.index.read().byReference(named)
 	if err := s.fetch(ctx, r, src, p); err != nil {
 		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
 	}
@@ -57,7 +57,7 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 	if err != nil {
 		return err
 	}
-	defer s.pin(chains)()
+	defer s.pins.pin(chains)()
 	d := newDownloads(ctx)
 	defer d.wait()
 	defer cancel(nil)

@@ -28,7 +28,7 @@ type InUse func(id digest.Digest) []User
 // Collect finds the container gone.
 func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse InUse) ([]image.DeleteResponse, error) {
 	var out []image.DeleteResponse
-	err := s.commit(ctx, func(x *index) (err error) {
+	err := s.index.commit(ctx, func(x *index) (err error) {
 		out, err = x.remove(ref, force, inUse)
 		return err
 	})
@@ -65,7 +65,7 @@ func (x *index) remove(ref string, force bool, inUse InUse) ([]image.DeleteRespo
 		return x.untag(id, named), nil
 	}
 	out, err := x.drop(id, all, force, inUse)
-	if err != nil && force { // the name goes all the same, as in Docker: the image stays without one
+	if err != nil && force { // as in Docker, the name is removed all the same and the image stays without it
 		return x.untag(id, named), nil
 	}
 	return out, err
@@ -115,9 +115,9 @@ func (x *index) drop(id digest.Digest, all []string, force bool, inUse InUse) ([
 	}
 	dropNames(x.Tags, id)
 	dropNames(x.Digests, id)
-	r := x.Images[id]
-	r.Removed = true
-	x.Images[id] = r
+	e := x.Images[id]
+	e.Removed = true
+	x.Images[id] = e
 	return append(untagged(all), image.DeleteResponse{Deleted: id.String()}), nil
 }
 
@@ -159,7 +159,7 @@ func (s *Store) Prune(ctx context.Context, all bool, match func(Image) bool, inU
 		if (!all && len(img.RepoTags) > 0) || (match != nil && !match(img)) || len(inUse(img.ID)) > 0 {
 			continue
 		}
-		err := s.commit(ctx, func(x *index) error {
+		err := s.index.commit(ctx, func(x *index) error {
 			gone, err := x.drop(img.ID, append(names(x.Tags, img.ID), names(x.Digests, img.ID)...), false, inUse)
 			out = append(out, gone...)
 			return err
@@ -184,27 +184,24 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 			f()
 		}
 	}()
-	err = s.commit(ctx, func(x *index) error {
-		maps.DeleteFunc(x.Images, func(id digest.Digest, r record) bool {
-			return r.Removed && s.pins[id] == 0 && len(inUse(id)) == 0
-		})
+	d := s.pins.newDeletion()
+	err = s.index.commit(ctx, func(x *index) error {
+		x.forgetRemoved(d, inUse)
 		was := x.clone()
 		deleted = x.dropUnreferenced(func(chain digest.Digest) bool {
-			if s.pins[chain] > 0 {
-				return true
-			}
 			free, busy := s.locks.tryLock(chain)
 			if busy != nil {
 				return true
 			}
 			unlock = append(unlock, free)
-			return false
+			return !d.choose(chain)
 		})
 		for _, chain := range deleted {
 			freed += was.Layers[chain].Size
 		}
 		return nil
 	})
+	d.end() // before the files go: their chains are locked still
 	if err != nil {
 		return nil, 0, err
 	}
@@ -216,9 +213,25 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 	return deleted, freed, nil
 }
 
-// Released is told that a container on the image id is gone: when the image was removed before, its layers go now.
+// forgetRemoved makes the images part of d, and takes them out of the index, that were removed and that nobody uses. Each is
+// chosen before its users are counted: a create that held it until then shows its container.
+func (x *index) forgetRemoved(d *deletion, inUse InUse) {
+	maps.DeleteFunc(x.Images, func(id digest.Digest, e entry) bool {
+		if !e.Removed || !d.choose(id) {
+			return false
+		}
+		if len(inUse(id)) > 0 {
+			d.spare(id)
+			return false
+		}
+		return true
+	})
+}
+
+// Released is called when a container of the image id has been removed. If the image was removed before, it deletes the layers
+// that nothing needs any more.
 func (s *Store) Released(ctx context.Context, id digest.Digest, inUse InUse) error {
-	if r, ok := s.index.Load().Images[id]; !ok || !r.Removed {
+	if r, ok := s.index.read().Images[id]; !ok || !r.Removed {
 		return nil
 	}
 	_, _, err := s.Collect(ctx, inUse)

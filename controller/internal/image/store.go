@@ -1,20 +1,17 @@
 package image
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // Paths on the datastore.
@@ -25,28 +22,23 @@ const (
 	partialSuffix = ".partial.vmdk"
 )
 
-// commitTimeout bounds the write of the index; it goes on when the client who caused it has left.
-const commitTimeout = time.Minute
-
 // Store is the images of one datastore. It is the only writer of the index and of the layers. All methods may be
-// called by several goroutines.
+// called by several goroutines. The package comment says who owns which state, and the order of the locks.
 type Store struct {
 	host Host
 	log  *slog.Logger
 
-	index    atomic.Pointer[index] // what the datastore holds; replaced whole, by commit alone
-	commitMu sync.Mutex            // one commit at a time; guards pins
-	pins     map[digest.Digest]int // chain and image IDs that something in progress relies on
-
+	index *indexFile
+	pins  *pins
 	locks locks
 	slots chan struct{} // one element for each unpacker VM
 }
 
 // New opens the store of a host's datastore, and removes what an earlier controller left half done: unpacker VMs,
-// disks of layers that were never frozen, and layers of images that never got whole. It fails rather than begins anew
-// when there are layers without an index.
+// disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
+// index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
-	s := &Store{host: host, log: log, pins: map[digest.Digest]int{}, slots: make(chan struct{}, maxUnpackers)}
+	s := &Store{host: host, log: log, index: newIndexFile(host), pins: newPins(), slots: make(chan struct{}, maxUnpackers)}
 	if err := host.MakeDirectory(ctx, layerDir); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
 	}
@@ -60,14 +52,13 @@ func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	x, err := readIndex(ctx, s.host)
+	err := s.index.open(ctx)
 	if errdefs.IsNotFound(err) {
 		return s.create(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", indexPath, err)
 	}
-	s.index.Store(x)
 	return nil
 }
 
@@ -82,21 +73,7 @@ func (s *Store) create(ctx context.Context) error {
 			return fmt.Errorf("%s is missing, but there are layers in %s: restore it, or remove them if no container needs them", indexPath, layerDir)
 		}
 	}
-	s.index.Store(newIndex())
-	return s.commit(ctx, func(*index) error { return nil })
-}
-
-func readIndex(ctx context.Context, files Files) (*index, error) {
-	r, err := files.Download(ctx, indexPath)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	data, err := readAll(r, MaxIndexBytes)
-	if err != nil {
-		return nil, err
-	}
-	return decodeIndex(data)
+	return s.index.create(ctx)
 }
 
 // readAll reads all of r, which must not exceed limit bytes.
@@ -108,61 +85,10 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// commit changes the index: on the datastore first, then for readers. When change or the write fails nothing is
-// changed for readers.
-func (s *Store) commit(ctx context.Context, change func(*index) error) error {
-	s.commitMu.Lock()
-	defer s.commitMu.Unlock()
-	return s.commitLocked(ctx, change)
-}
-
-func (s *Store) commitLocked(ctx context.Context, change func(*index) error) error {
-	next := s.index.Load().clone()
-	if err := change(next); err != nil {
-		return err
-	}
-	data, err := json.Marshal(next)
-	if err != nil {
-		return fmt.Errorf("cannot encode the image index: %w", err)
-	}
-	if len(data) > MaxIndexBytes {
-		return fmt.Errorf("cannot write the image index: it would be larger than %d bytes; remove images", MaxIndexBytes)
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-	defer cancel()
-	if err := s.host.Upload(ctx, indexPath, bytes.NewReader(data)); err != nil {
-		return fmt.Errorf("cannot write the image index: %w", err)
-	}
-	s.index.Store(next)
-	return nil
-}
-
-// pin keeps layers and images from being deleted until release is called. It waits for a deletion that is decided.
-func (s *Store) pin(keys []digest.Digest) (release func()) {
-	s.commitMu.Lock()
-	defer s.commitMu.Unlock()
-	return s.pinLocked(keys)
-}
-
-func (s *Store) pinLocked(keys []digest.Digest) (release func()) {
-	for _, k := range keys {
-		s.pins[k]++
-	}
-	return sync.OnceFunc(func() {
-		s.commitMu.Lock()
-		defer s.commitMu.Unlock()
-		for _, k := range keys {
-			if s.pins[k]--; s.pins[k] == 0 {
-				delete(s.pins, k)
-			}
-		}
-	})
-}
-
 // sweep removes what no index entry names. It runs before anything is in progress.
 func (s *Store) sweep(ctx context.Context) error {
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[keyRole] == roleUnpacker {
+		if vm.Extra[record.KeyRole] == record.RoleUnpacker {
 			s.log.Info("removing an unpacker of an earlier run", "vm", vm.Name)
 			if err := s.destroy(ctx, vm.Ref); err != nil {
 				return err
@@ -172,7 +98,7 @@ func (s *Store) sweep(ctx context.Context) error {
 	if err := s.dropLost(ctx); err != nil {
 		return err
 	}
-	return s.commit(ctx, func(x *index) error {
+	return s.index.commit(ctx, func(x *index) error {
 		x.dropUnreferenced(func(digest.Digest) bool { return false })
 		return nil
 	})
@@ -184,7 +110,7 @@ func (s *Store) dropLost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keep := s.index.Load().clone()
+	keep := s.index.read().clone()
 	keep.dropUnreferenced(func(digest.Digest) bool { return false })
 	for _, f := range files {
 		chain := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(f.Name, diskSuffix))

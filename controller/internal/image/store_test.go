@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/internal/testimage"
 	"github.com/containervm/containervm/tether/link/linktest"
@@ -49,8 +50,8 @@ func TestStartSweeps(t *testing.T) {
 	loadInto(t, newStore(t, h), img)
 	stray := vsphere.Ref{Type: "VirtualMachine", Value: "stray"}
 	other := vsphere.Ref{Type: "VirtualMachine", Value: "other"}
-	h.vms[stray] = &fakeVM{VM: vsphere.VM{Ref: stray, Extra: map[string]string{keyRole: roleUnpacker}}, tether: linktest.NewTether(t)}
-	h.vms[other] = &fakeVM{VM: vsphere.VM{Ref: other, Extra: map[string]string{keyRole: "container"}}}
+	h.vms[stray] = &fakeVM{VM: vsphere.VM{Ref: stray, Extra: map[string]string{record.KeyRole: record.RoleUnpacker}}, tether: linktest.NewTether(t)}
+	h.vms[other] = &fakeVM{VM: vsphere.VM{Ref: other, Extra: map[string]string{record.KeyRole: record.RoleContainer}}}
 	lost := digest.FromString("a layer that was frozen, but never got into the index")
 	h.files["cvm/layers/cvm-unpacker-1-0.partial.vmdk"] = nil
 	h.files[diskPath(lost)] = nil

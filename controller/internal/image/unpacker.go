@@ -11,16 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 	"google.golang.org/grpc/status"
-)
-
-// The extraConfig key by which an unpacker is known, and its value.
-const (
-	keyRole      = "cvm.role"
-	roleUnpacker = "unpacker"
 )
 
 // Size of an unpacker VM. The memory holds the page cache of what is being written; with a second CPU a layer is received
@@ -75,12 +71,12 @@ func (u *unpacker) boot(ctx context.Context, id string) (err error) {
 		return err
 	}
 	host, files := u.s.host, u.s.host.Boot()
-	// A VM whose creation was given up half way would be nobody's.
+	// Without cancel: when ctx ended during the call, the VM would exist but its reference would be unknown here.
 	u.ref, err = host.CreateVM(context.WithoutCancel(ctx), vsphere.VMSpec{
 		Name: u.name, UUID: fmt.Sprintf("%s-%s-%s-%s-%s", id[:8], id[8:12], id[12:16], id[16:20], id[20:32]),
 		CPUs: unpackerCPUs, MemoryMiB: unpackerMemoryMiB, NoNetwork: true,
 		Kernel: files.Kernel, Initrd: files.Initrd,
-		ExtraConfig: map[string]string{keyRole: roleUnpacker, link.KeySpec: spec},
+		ExtraConfig: map[string]string{record.KeyRole: record.RoleUnpacker, link.KeySpec: spec},
 	})
 	if err != nil {
 		return err
@@ -109,7 +105,7 @@ func (u *unpacker) ready(ctx context.Context) error {
 	case st.GetState() == tetherv1.State_FAILED:
 		return errors.New(st.GetFailure().GetMessage())
 	case st.GetState() != tetherv1.State_RUNNING:
-		return fmt.Errorf("it ended in boot phase %q: %s", vm.Extra[link.KeyPhase], vm.Extra["cvm.host.exit"])
+		return fmt.Errorf("it ended in boot phase %q: %s", vm.Extra[link.KeyPhase], vm.Extra[hostapi.KeyExit])
 	}
 	return nil
 }

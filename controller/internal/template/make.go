@@ -8,15 +8,17 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// job is a template that is being made, or will be next.
+// job makes a template: it waits in Store.queue, then runs.
 type job struct {
 	in     inputs
-	cancel context.CancelFunc // set when it has begun
+	cancel context.CancelFunc // nil until it runs
 	done   chan struct{}      // closed when err is set
 	err    error
 }
@@ -34,44 +36,42 @@ const (
 	pauseMost  = 2 * time.Minute
 )
 
-// want begins to make a template unless it is being made, and returns what tells of its end; the caller holds mu.
-func (s *Store) want(in inputs) *job {
-	if j := s.jobs[in.name()]; j != nil {
-		return j
+// wantLocked has a template made unless it is being made already, and returns the job.
+func (s *Store) wantLocked(in inputs) *job {
+	st := s.stateLocked(in.name())
+	if st.job == nil {
+		st.job = &job{in: in, done: make(chan struct{})}
+		s.queue = append(s.queue, st.job)
+		s.notifyLocked()
 	}
-	j := &job{in: in, done: make(chan struct{})}
-	s.jobs[in.name()] = j
-	s.queue = append(s.queue, j)
-	s.notify()
-	return j
+	return st.job
 }
 
-// wantSoon is want for what nobody waits for: not soon after a failure. The caller holds mu.
-func (s *Store) wantSoon(in inputs) {
-	if f := s.failed[in.name()]; f == nil || time.Now().After(f.until) {
-		s.want(in)
+// wantSoonLocked is wantLocked for what nobody waits for: not soon after a failure.
+func (s *Store) wantSoonLocked(in inputs) {
+	if f := s.stateLocked(in.name()).failure; f == nil || time.Now().After(f.until) {
+		s.wantLocked(in)
 	}
 }
 
-// end notes how an attempt ended.
+// end ends a job, and tells those who wait for it.
 func (s *Store) end(j *job, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := j.in.name()
-	delete(s.jobs, name)
-	switch last := s.failed[name]; {
-	case err == nil:
-		delete(s.failed, name)
-		s.use(name).failures = 0
-	case last == nil:
-		s.failed[name] = &failure{err: err, pause: pauseFirst, until: time.Now().Add(pauseFirst)}
-	default:
-		pause := min(2*last.pause, pauseMost)
-		s.failed[name] = &failure{err: err, pause: pause, until: time.Now().Add(pause)}
+	st := s.stateLocked(j.in.name())
+	st.job = nil
+	if err == nil {
+		st.failure, st.failures = nil, 0
+	} else {
+		pause := pauseFirst
+		if st.failure != nil {
+			pause = min(2*st.failure.pause, pauseMost)
+		}
+		st.failure = &failure{err: err, pause: pause, until: time.Now().Add(pause)}
 	}
 	j.err = err
 	close(j.done)
-	s.notify()
+	s.notifyLocked()
 }
 
 // run makes a template, and removes others if there are too many then.
@@ -87,11 +87,14 @@ func (s *Store) run(ctx context.Context, j *job) {
 	s.makeRoom(ctx, s.opt.Most)
 }
 
-// build makes a template, or goes on with one that an earlier controller began. What became nothing is removed, but not
-// when ctx ends: the next controller goes on with it.
+// build makes a template, or goes on with one that an earlier controller began. One that fails is removed, but not when ctx
+// ends: the next controller goes on with it.
 func (s *Store) build(ctx context.Context, in inputs) error {
+	if err := s.awaitRemoval(ctx, in.name()); err != nil {
+		return err
+	}
 	vm, ok := s.host.Get(in.name())
-	if ok && (vm.PowerState != vsphere.PoweredOn || s.distrusted(in.name())) {
+	if ok && (vm.PowerState != vsphere.PoweredOn || s.unfit(in.name())) {
 		if err := s.destroy(ctx, vm.Ref); err != nil {
 			return err
 		}
@@ -105,25 +108,31 @@ func (s *Store) build(ctx context.Context, in inputs) error {
 			return err
 		}
 	}
-	err := s.frozen(ctx, in.name(), ref)
+	err := s.awaitFrozen(ctx, in.name(), ref)
 	if err != nil && ctx.Err() == nil {
 		err = errors.Join(err, s.destroy(context.WithoutCancel(ctx), ref))
 	}
 	return err
 }
 
-func (s *Store) distrusted(name string) bool {
+// unfit reports whether so many clones of a template failed that it is to be made anew.
+func (s *Store) unfit(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.use(name).failures >= distrustAfter
+	return s.stateLocked(name).failures >= unfitAfter
 }
 
-// create makes the machine and starts it. It is not given up half way: the machine would be nobody's.
+// awaitRemoval waits until a template is not being removed: it is frozen still, but there are no leases of it.
+func (s *Store) awaitRemoval(ctx context.Context, name string) error {
+	return s.await(ctx, func() bool { return !s.stateLocked(name).removing })
+}
+
+// create makes the VM and starts it, also when ctx ends meanwhile: else the VM might exist but its reference be unknown here.
 func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	ctx = context.WithoutCancel(ctx)
-	text, err := json.Marshal(record{inputs: in, Created: time.Now().UTC()})
+	text, err := json.Marshal(saved{inputs: in, Created: time.Now().UTC()})
 	if err != nil {
-		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", keyInputs, err)
+		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", record.KeyTemplate, err)
 	}
 	spec, err := link.EncodeSpec(&tetherv1.Spec{
 		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: s.opt.Interfaces,
@@ -133,7 +142,7 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	}
 	ref, err := s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd,
-		ExtraConfig: map[string]string{KeyRole: RoleTemplate, keyInputs: string(text), link.KeySpec: spec},
+		ExtraConfig: map[string]string{record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeySpec: spec},
 	})
 	if err != nil {
 		return ref, err
@@ -144,8 +153,8 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	return ref, nil
 }
 
-// frozen waits until a template stands at its fork point.
-func (s *Store) frozen(ctx context.Context, name string, ref vsphere.Ref) error {
+// awaitFrozen waits until a template stands at its fork point.
+func (s *Store) awaitFrozen(ctx context.Context, name string, ref vsphere.Ref) error {
 	wait, cancel := context.WithTimeout(ctx, s.opt.Timeout)
 	defer cancel()
 	vm, err := s.host.Wait(wait, ref, func(vm vsphere.VM) bool { return vm.Frozen || vm.PowerState != vsphere.PoweredOn })
@@ -172,8 +181,7 @@ func ending(vm vsphere.VM) string {
 	if st, err := link.DecodeStatus(vm.Extra[link.KeyStatus]); err == nil && st.GetFailure() != nil {
 		return st.GetFailure().GetMessage()
 	}
-	var exit struct{ Reason string }
-	if err := json.Unmarshal([]byte(vm.Extra[keyExit]), &exit); err == nil && exit.Reason != "" {
+	if exit, err := hostapi.DecodeExit(vm.Extra[hostapi.KeyExit]); err == nil && exit.Reason != "" {
 		return exit.Reason
 	}
 	return "the host does not say why"

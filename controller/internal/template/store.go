@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -33,7 +34,7 @@ type Host interface {
 type Options struct {
 	// Most is how many templates there may be; 0: none, every container boots.
 	Most int
-	// Warm is how many machines are kept forked ahead of time from the template that was used last.
+	// Warm is how many warm VMs are kept, of the template that was used last.
 	Warm int
 	// Interfaces are those that the containers will have: a template is configured for them.
 	Interfaces []*tetherv1.Interface
@@ -51,39 +52,39 @@ const DefaultMost = 4
 const defaultTimeout = 2 * time.Minute
 
 // Store is the templates of one host. Its methods may be called by several goroutines; Run must run for any template to be
-// made.
+// made. What exists is in the host's inventory; the package comment says what is here.
 type Store struct {
 	host Host
 	opt  Options
 	log  *slog.Logger
 
-	mu      sync.Mutex
-	uses    map[string]*use      // by template name
-	jobs    map[string]*job      // templates being made, by name
-	queue   []*job               // of jobs, those that Run has not begun
-	failed  map[string]*failure  // why a template could not be made last, by name
-	claimed map[string]bool      // warm machines that a create has in hand, by name
-	since   map[string]time.Time // when a warm machine was first seen that is not ready yet, by name
-	busy    int                  // creates and starts under way
-	closed  bool                 // no more templates: see Quiesce
-	changed chan struct{}        // closed and replaced when any of this has changed, or the host's templates have
+	mu        sync.Mutex           // guards all below; nobody waits for the host while it is held
+	templates map[string]*state    // by name; also of templates that are only wanted, or that were removed while a clone went on
+	queue     []*job               // the jobs that Run has not begun
+	claimed   map[string]bool      // children that a create, or the pool itself, is at work on: by name
+	unready   map[string]time.Time // when a warm VM was first seen that has not rehearsed yet: by name
+	busy      int                  // creates and starts in flight
+	closed    bool                 // no more templates: see Quiesce
+	changed   chan struct{}        // closed and replaced when any of this has changed, or the host's templates have
 }
 
-// use is who uses a template, and since when.
-type use struct {
-	clones   int       // being taken at this moment
-	failures int       // clones in a row that failed, perhaps by the template's fault
-	leaving  bool      // it is being removed
-	last     time.Time // when a clone was last begun
-	index    uint32    // of the latest child; 0: not known
+// state is what the store knows of a template beside the host's inventory.
+type state struct {
+	leases    int       // not released yet
+	failures  int       // clones in a row that failed, perhaps by the template's fault
+	removing  bool      // no leases any more
+	lastUse   time.Time // when a lease was last taken for a container
+	lastIndex uint32    // of the latest child; 0: not known
+	job       *job      // nil: it is not being made
+	failure   *failure  // of the last attempt to make it; nil: that succeeded, or there was none
 }
 
 // New returns the templates of a host.
 func New(host Host, opt Options, log *slog.Logger) *Store {
 	opt.Timeout = cmp.Or(opt.Timeout, defaultTimeout)
 	return &Store{
-		host: host, opt: opt, log: log, uses: map[string]*use{}, jobs: map[string]*job{}, failed: map[string]*failure{},
-		claimed: map[string]bool{}, since: map[string]time.Time{}, changed: make(chan struct{}),
+		host: host, opt: opt, log: log, templates: map[string]*state{},
+		claimed: map[string]bool{}, unready: map[string]time.Time{}, changed: make(chan struct{}),
 	}
 }
 
@@ -93,31 +94,45 @@ func (s *Store) inputsOf(size Size) inputs {
 	return inputs{Kernel: boot.Kernel, Initrd: boot.Initrd, MemoryMiB: size.MemoryMiB, CPUs: size.CPUs}
 }
 
-// use returns the note on a template; the caller holds mu.
-func (s *Store) use(name string) *use {
-	u := s.uses[name]
-	if u == nil {
-		u = &use{}
-		s.uses[name] = u
+// stateLocked returns the state of a template, which the caller may change.
+func (s *Store) stateLocked(name string) *state {
+	t := s.templates[name]
+	if t == nil {
+		t = &state{}
+		s.templates[name] = t
 	}
-	return u
+	return t
 }
 
-// notify tells all who wait for a change; the caller holds mu.
-func (s *Store) notify() {
+// forgetLocked drops what is known of a template that does not exist, but for what its making needs.
+func (s *Store) forgetLocked(name string) {
+	t := s.templates[name]
+	switch {
+	case t == nil || t.leases > 0:
+	case t.job == nil && t.failure == nil:
+		delete(s.templates, name)
+	default:
+		*t = state{job: t.job, failure: t.failure}
+	}
+}
+
+// notifyLocked tells all who wait for a change.
+func (s *Store) notifyLocked() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
 // List returns all templates, also those that are only being made, the one used last first.
 func (s *Store) List() []Template {
-	forks := s.forks()
+	children := s.children()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []Template
 	planned := map[string]inputs{}
-	for name, j := range s.jobs {
-		planned[name] = j.in
+	for name, st := range s.templates {
+		if st.job != nil {
+			planned[name] = st.job.in
+		}
 	}
 	for _, vm := range s.host.VMs() {
 		t, _ := parse(vm)
@@ -125,10 +140,10 @@ func (s *Store) List() []Template {
 			continue
 		}
 		delete(planned, t.Name)
-		f := forks[t.Name]
-		t.Children, t.Warm, t.Forks = f.children, f.warm, f.refs
-		if u := s.uses[t.Name]; u != nil {
-			t.Used = u.last
+		c := children[t.Name]
+		t.Children, t.Warm, t.Forks = c.containers, c.warm, c.refs
+		if st := s.templates[t.Name]; st != nil {
+			t.Used = st.lastUse
 		}
 		t.Used = later(t.Used, t.Created)
 		all = append(all, t)
@@ -140,33 +155,33 @@ func (s *Store) List() []Template {
 	return all
 }
 
-// offspring is what was forked from a template and exists: containers, and machines without a container.
-type offspring struct {
-	children, warm int
-	refs           []vsphere.Ref
+// children are the VMs that were forked from a template and exist.
+type children struct {
+	containers, warm int
+	refs             []vsphere.Ref
 }
 
-// forks returns the offspring of each template, by its name.
-func (s *Store) forks() map[string]offspring {
-	all := map[string]offspring{}
+// children returns the children of each template, by its name.
+func (s *Store) children() map[string]children {
+	all := map[string]children{}
 	for _, vm := range s.host.VMs() {
-		source, role := Source(vm), vm.Extra[KeyRole]
-		if source == "" || role == RoleTemplate {
+		source, role := Source(vm), vm.Extra[record.KeyRole]
+		if source == "" || role == record.RoleTemplate {
 			continue
 		}
-		o := all[source]
-		if role == RoleWarm {
-			o.warm++
+		c := all[source]
+		if role == record.RoleWarm {
+			c.warm++
 		} else {
-			o.children++
+			c.containers++
 		}
-		o.refs = append(o.refs, vm.Ref)
-		all[source] = o
+		c.refs = append(c.refs, vm.Ref)
+		all[source] = c
 	}
 	return all
 }
 
-// Busy says that a container is being made or started, until done is called: work ahead of time waits.
+// Busy says that a container is being made or started, until done is called: warm VMs are not made meanwhile.
 func (s *Store) Busy() (done func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,13 +190,13 @@ func (s *Store) Busy() (done func()) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.busy--; s.busy == 0 {
-			s.notify()
+			s.notifyLocked()
 		}
 	}
 }
 
-// lastIndex finds the highest index among the children of a template that exist.
-func (s *Store) lastIndex(name string) uint32 {
+// highestIndex is the highest index among the children of a template that exist.
+func (s *Store) highestIndex(name string) uint32 {
 	var last uint32
 	for _, vm := range s.host.VMs() {
 		if vm.Extra[link.KeyFork] == "" {

@@ -7,18 +7,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
-)
-
-// Keys of extraConfig and roles (DESIGN.md, "Forks").
-const (
-	KeyRole      = "cvm.role"
-	RoleTemplate = "template"
-	RoleWarm     = "warm"
-
-	keyInputs = "cvm.template"
-	keyExit   = "cvm.host.exit" // written by hostd-bridge
 )
 
 // namePrefix begins the names of templates.
@@ -58,8 +49,8 @@ func (in inputs) uuid() string {
 
 func (in inputs) size() Size { return Size{CPUs: in.CPUs, MemoryMiB: in.MemoryMiB} }
 
-// record is the value of cvm.template.
-type record struct {
+// saved is the value of record.KeyTemplate.
+type saved struct {
 	inputs
 	Created time.Time `json:"created"`
 }
@@ -88,12 +79,12 @@ type Template struct {
 
 // parse reads a template from its VM; false: the VM is none, or its record is damaged.
 func parse(vm vsphere.VM) (Template, bool) {
-	if vm.Extra[KeyRole] != RoleTemplate {
+	if vm.Extra[record.KeyRole] != record.RoleTemplate {
 		return Template{}, false
 	}
 	t := Template{Name: vm.Name, VM: vm, State: stateOf(vm), Version: vm.Extra[link.KeyVersion]}
-	var rec record
-	err := json.Unmarshal([]byte(vm.Extra[keyInputs]), &rec)
+	var rec saved
+	err := json.Unmarshal([]byte(vm.Extra[record.KeyTemplate]), &rec)
 	t.Size, t.Kernel, t.Initrd, t.Created = rec.size(), rec.Kernel, rec.Initrd, rec.Created
 	return t, err == nil && rec.name() == vm.Name
 }

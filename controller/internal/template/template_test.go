@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -56,12 +57,12 @@ func TestName(t *testing.T) {
 // templateVM is a template as the host shows it.
 func templateVM(t *testing.T, in inputs) vsphere.VM {
 	t.Helper()
-	text, err := json.Marshal(record{inputs: in, Created: time.Unix(5, 0).UTC()})
+	text, err := json.Marshal(saved{inputs: in, Created: time.Unix(5, 0).UTC()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return vsphere.VM{Name: in.name(), PowerState: vsphere.PoweredOn, Frozen: true, Extra: map[string]string{
-		KeyRole: RoleTemplate, keyInputs: string(text), link.KeyVersion: "v1",
+		record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeyVersion: "v1",
 	}}
 }
 
@@ -73,10 +74,12 @@ func TestParse(t *testing.T) {
 		t.Errorf("parsed %+v, %v", got, sound)
 	}
 	for name, change := range map[string]func(*vsphere.VM){
-		"not a template":         func(vm *vsphere.VM) { vm.Extra[KeyRole] = RoleWarm },
-		"damaged record":         func(vm *vsphere.VM) { vm.Extra[keyInputs] = "{" },
-		"another one's name":     func(vm *vsphere.VM) { vm.Name = "cvm-template-0" },
-		"a record of other size": func(vm *vsphere.VM) { vm.Extra[keyInputs] = strings.Replace(vm.Extra[keyInputs], "512", "513", 1) },
+		"not a template":     func(vm *vsphere.VM) { vm.Extra[record.KeyRole] = record.RoleWarm },
+		"damaged record":     func(vm *vsphere.VM) { vm.Extra[record.KeyTemplate] = "{" },
+		"another one's name": func(vm *vsphere.VM) { vm.Name = "cvm-template-0" },
+		"a record of other size": func(vm *vsphere.VM) {
+			vm.Extra[record.KeyTemplate] = strings.Replace(vm.Extra[record.KeyTemplate], "512", "513", 1)
+		},
 	} {
 		vm := templateVM(t, in)
 		change(&vm)
@@ -115,28 +118,28 @@ func TestPauses(t *testing.T) {
 	in := inputs{MemoryMiB: 1}
 	for _, want := range []time.Duration{pauseFirst, 2 * pauseFirst, 4 * pauseFirst} {
 		s.mu.Lock()
-		j := s.want(in)
+		j := s.wantLocked(in)
 		s.mu.Unlock()
 		s.end(j, errStopped)
-		if got := s.failed[in.name()]; got.pause != want || time.Until(got.until) > want {
+		if got := s.templates[in.name()].failure; got.pause != want || time.Until(got.until) > want {
 			t.Errorf("pause %v until %v, want %v", got.pause, got.until, want)
 		}
 		s.mu.Lock()
-		s.wantSoon(in)
-		soon := len(s.jobs)
+		s.wantSoonLocked(in)
+		soon := s.templates[in.name()].job
 		s.mu.Unlock()
-		if soon != 0 {
+		if soon != nil {
 			t.Error("it is tried again at once")
 		}
 	}
 	for range 20 {
-		s.end(s.want(in), errStopped)
+		s.end(s.wantLocked(in), errStopped)
 	}
-	if got := s.failed[in.name()].pause; got != pauseMost {
+	if got := s.templates[in.name()].failure.pause; got != pauseMost {
 		t.Errorf("pause %v, want at most %v", got, pauseMost)
 	}
-	s.end(s.want(in), nil)
-	if s.failed[in.name()] != nil {
+	s.end(s.wantLocked(in), nil)
+	if s.templates[in.name()].failure != nil {
 		t.Error("a failure is remembered after a success")
 	}
 }

@@ -4,18 +4,19 @@ import (
 	"context"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
 
-// fillRetry is the pause after a warm machine could not be made or removed.
-const fillRetry = 5 * time.Second
+// warmRetry is the pause after a warm VM could not be made or removed.
+const warmRetry = 5 * time.Second
 
-// fill keeps the warm machines until ctx ends: as many as wanted of the template that was used last, none of others. It
-// does one thing at a time, and nothing while a container is being made or started.
-func (s *Store) fill(ctx context.Context) {
+// keepWarm keeps the warm pool until ctx ends: as many warm VMs as wanted of the template that was used last, none of others.
+// It makes or removes one at a time, and none while a container is being made or started.
+func (s *Store) keepWarm(ctx context.Context) {
 	for ctx.Err() == nil {
-		do, changed := s.chore()
+		do, changed := s.nextStep()
 		if do == nil {
 			select {
 			case <-changed:
@@ -24,31 +25,30 @@ func (s *Store) fill(ctx context.Context) {
 			continue
 		}
 		if err := do(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("cannot keep machines warm", "error", err)
+			s.log.Warn("cannot keep the warm pool", "error", err)
 			select {
-			case <-time.After(fillRetry):
+			case <-time.After(warmRetry):
 			case <-ctx.Done():
 			}
 		}
 	}
 }
 
-// chore chooses what is to be done next; nil: nothing until changed is closed.
-func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}) {
+// nextStep chooses what is to be done next; nil: nothing until changed is closed.
+func (s *Store) nextStep() (do func(context.Context) error, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy > 0 || s.closed {
 		return nil, s.changed
 	}
-	latest := s.latest()
+	latest := s.latestLocked()
 	kept := 0
-	for _, vm := range s.warm() {
-		if vm.PowerState == vsphere.PoweredOn && Source(vm) == latest && kept < s.opt.Warm && !s.late(vm) {
+	for _, vm := range s.warmLocked() {
+		if vm.PowerState == vsphere.PoweredOn && Source(vm) == latest && kept < s.opt.Warm && !s.overdueLocked(vm) {
 			kept++
 			continue
 		}
 		done := s.claimLocked(vm.Name)
-		delete(s.since, vm.Name)
 		return func(ctx context.Context) error {
 			defer done()
 			return s.destroy(ctx, vm.Ref)
@@ -57,63 +57,60 @@ func (s *Store) chore() (do func(context.Context) error, changed <-chan struct{}
 	if latest == "" || kept >= s.opt.Warm {
 		return nil, s.changed
 	}
-	h := s.holdFor(latest)
-	if h == nil {
+	l := s.leaseAheadLocked(latest)
+	if l == nil {
 		return nil, s.changed
 	}
 	return func(ctx context.Context) error {
-		defer h.Release()
-		m, err := h.Spawn(ctx, true)
+		defer l.Release()
+		child, err := l.Fork(ctx, true)
 		if err == nil {
-			m.Done()
+			child.Release()
 		}
 		return err
 	}, s.changed
 }
 
-// late reports whether a warm machine should have been ready to be a container long ago; the caller holds mu.
-func (s *Store) late(vm vsphere.VM) bool {
+// overdueLocked reports whether a warm VM should have rehearsed long ago.
+func (s *Store) overdueLocked(vm vsphere.VM) bool {
 	if ready(vm) {
-		delete(s.since, vm.Name)
+		delete(s.unready, vm.Name)
 		return false
 	}
-	if s.since[vm.Name].IsZero() {
-		s.since[vm.Name] = time.Now()
+	if s.unready[vm.Name].IsZero() {
+		s.unready[vm.Name] = time.Now()
 	}
-	return time.Since(s.since[vm.Name]) > s.opt.Timeout
+	return time.Since(s.unready[vm.Name]) > s.opt.Timeout
 }
 
-// holdFor is hold for work ahead of time, which is no use of the template; the caller holds mu.
-func (s *Store) holdFor(name string) *Held {
-	last := s.use(name).last
-	h := s.hold(name)
-	s.use(name).last = last
-	return h
+// leaseAheadLocked is leaseLocked for a warm VM, which does not count as a use of the template.
+func (s *Store) leaseAheadLocked(name string) *Lease {
+	lastUse := s.stateLocked(name).lastUse
+	l := s.leaseLocked(name)
+	s.stateLocked(name).lastUse = lastUse
+	return l
 }
 
-// warm are the warm machines that no one has in hand; the caller holds mu.
-func (s *Store) warm() []vsphere.VM {
+// warmLocked are the warm VMs that nobody is at work on.
+func (s *Store) warmLocked() []vsphere.VM {
 	var all []vsphere.VM
 	for _, vm := range s.host.VMs() {
-		if vm.Extra[KeyRole] == RoleWarm && !s.claimed[vm.Name] {
+		if vm.Extra[record.KeyRole] == record.RoleWarm && !s.claimed[vm.Name] {
 			all = append(all, vm)
 		}
 	}
 	return all
 }
 
-// latest is the name of the template that was used last, of those that are ready; the caller holds mu.
-func (s *Store) latest() string {
+// latestLocked is the name of the template that was used last, of those that are frozen and made of the present boot files.
+func (s *Store) latestLocked() string {
 	name, used := "", time.Time{}
 	for _, vm := range s.host.VMs() {
 		t, sound := parse(vm)
 		if !sound || t.State != StateFrozen || !s.current(t) {
 			continue
 		}
-		at := t.Created
-		if u := s.uses[t.Name]; u != nil {
-			at = later(at, u.last)
-		}
+		at := later(t.Created, s.stateLocked(t.Name).lastUse)
 		if name == "" || at.After(used) {
 			name, used = t.Name, at
 		}
@@ -121,15 +118,15 @@ func (s *Store) latest() string {
 	return name
 }
 
-// Limits are how many templates and warm machines there may be.
+// Limits are how many templates and warm VMs there may be.
 func (s *Store) Limits() (templates, warm int) { return s.opt.Most, s.opt.Warm }
 
-// Warm counts the warm machines that are ready to be a container.
+// Warm counts the warm VMs that have rehearsed and nobody is at work on.
 func (s *Store) Warm() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for _, vm := range s.warm() {
+	for _, vm := range s.warmLocked() {
 		if ready(vm) {
 			n++
 		}
@@ -137,7 +134,7 @@ func (s *Store) Warm() int {
 	return n
 }
 
-// ready reports whether a warm machine has rehearsed and waits to be told who it is.
+// ready reports whether a warm VM has rehearsed and waits for its Spec.
 func ready(vm vsphere.VM) bool {
-	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseParked
+	return vm.PowerState == vsphere.PoweredOn && vm.Extra[link.KeyPhase] == link.PhaseWarm
 }

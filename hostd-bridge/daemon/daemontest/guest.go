@@ -72,7 +72,7 @@ func identity(ctx context.Context, m *Machine) (*tetherv1.Spec, error) {
 		return link.DecodeSpec(m.Get(link.KeySpec))
 	}
 	if m.Get(link.KeyRehearse) != "" {
-		m.Set(link.KeyPhase, link.PhaseParked)
+		m.Set(link.KeyPhase, link.PhaseWarm)
 	}
 	spec, err := link.DecodeSpec(m.Wait(ctx, link.KeySpec))
 	if err != nil {

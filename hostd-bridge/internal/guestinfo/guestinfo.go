@@ -1,5 +1,5 @@
-// Package guestinfo is the host's side of the asynchronous plane: what a guest reads and writes by VMware's RPCI text
-// commands (package link, rpci.go).
+// Package guestinfo is the host's side of guestinfo: keys that a guest reads and sets by VMware's RPCI text commands (package
+// link, rpci.go).
 package guestinfo
 
 import (
@@ -15,11 +15,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
-
-// Prefix begins every key that a guest may read or set.
-const Prefix = "guestinfo."
 
 // Bounds on what a guest may set.
 const (
@@ -34,7 +32,7 @@ type Value struct{ Key, Value string }
 type Hooks struct {
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
-	// Freeze answers instantclone.freeze: nil when the machine is frozen, and then the guest gets no answer any more.
+	// Freeze answers instantclone.freeze. It returns nil when the machine is frozen: then the guest gets no answer.
 	Freeze func() error
 	// Set sees a key before it is set, and may refuse it; nil: none is.
 	Set func(key, value string) error
@@ -64,18 +62,18 @@ type Store struct {
 	changes int
 	bytes   int
 	changed chan struct{} // closed at the guest's next change
-	given   chan struct{} // closed at the host's next change
+	hostSet chan struct{} // closed at the host's next change
 }
 
 // New returns a store in which the guest finds values.
 func New(values map[string]string, h Hooks) *Store {
 	s := &Store{hooks: h.withDefaults(), done: make(chan struct{}), values: map[string]string{}, guest: map[string]int{},
-		changed: make(chan struct{}), given: make(chan struct{})}
+		changed: make(chan struct{}), hostSet: make(chan struct{})}
 	maps.Copy(s.values, values)
 	return s
 }
 
-// Close ends all that guests wait for. It is called once.
+// Close ends every cvm.wait. It is called once.
 func (s *Store) Close() { close(s.done) }
 
 // Set changes what the guest reads; an empty value removes the key.
@@ -85,7 +83,7 @@ func (s *Store) Set(kv map[string]string) {
 	for k, v := range kv {
 		if _, ok := s.guest[k]; ok {
 			s.bytes -= len(k) + len(s.values[k])
-			delete(s.guest, k) // the host's now
+			delete(s.guest, k) // now it is the host's
 		}
 		if v == "" {
 			delete(s.values, k)
@@ -93,8 +91,8 @@ func (s *Store) Set(kv map[string]string) {
 			s.values[k] = v
 		}
 	}
-	close(s.given)
-	s.given = make(chan struct{})
+	close(s.hostSet)
+	s.hostSet = make(chan struct{})
 }
 
 // Guest is all that the guest has set.
@@ -202,28 +200,28 @@ func (s *Store) await(conn Conn, key string) (string, error) {
 	if value, err := s.get(key); err == nil {
 		return value, nil
 	}
-	hung := make(chan struct{})
+	hungUp := make(chan struct{})
 	go func() {
-		defer close(hung)
+		defer close(hungUp)
 		_, _ = conn.Read(make([]byte, 1)) // a byte is as wrong as an end
 	}()
 	for {
 		s.mu.Lock()
-		given := s.given
+		hostSet := s.hostSet
 		s.mu.Unlock()
 		value, err := s.get(key)
 		if err == nil {
 			_ = conn.SetReadDeadline(time.Unix(1, 0))
-			<-hung
+			<-hungUp
 			return value, conn.SetReadDeadline(time.Time{})
 		}
 		select {
-		case <-given:
-		case <-hung:
+		case <-hostSet:
+		case <-hungUp:
 			return "", errNoAnswer
 		case <-s.done:
 			_ = conn.SetReadDeadline(time.Unix(1, 0))
-			<-hung
+			<-hungUp
 			return "", errNoAnswer
 		}
 	}
@@ -233,15 +231,15 @@ func (s *Store) get(key string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok := s.values[key]
-	if !ok || !strings.HasPrefix(key, Prefix) {
+	if !ok || !strings.HasPrefix(key, hostapi.GuestPrefix) {
 		return "", link.ErrNoValue
 	}
 	return v, nil
 }
 
 func (s *Store) set(key, value string) error {
-	if !strings.HasPrefix(key, Prefix) {
-		return fmt.Errorf("cannot set %s: a key begins with %s", key, Prefix)
+	if !strings.HasPrefix(key, hostapi.GuestPrefix) {
+		return fmt.Errorf("cannot set %s: a key begins with %s", key, hostapi.GuestPrefix)
 	}
 	if err := s.hooks.Set(key, value); err != nil {
 		return fmt.Errorf("cannot set %s: %w", key, err)

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 )
 
 // Metrics is what is counted of one host.
@@ -50,7 +51,7 @@ func New() *Metrics {
 	return m
 }
 
-// Observe counts a start; it is vm.Options.Observe.
+// Observe counts a start; it is vmhost.Options.Observe.
 func (m *Metrics) Observe(o vm.Outcome) {
 	kind := kindBoot
 	if o.Fork {
@@ -63,7 +64,7 @@ func (m *Metrics) Observe(o vm.Outcome) {
 	m.starts.WithLabelValues(kind).Inc()
 	if o.Fork {
 		prestarted := "no"
-		if o.Prepared {
+		if o.Prestarted {
 			prestarted = "yes"
 		}
 		m.clones.WithLabelValues(prestarted).Observe(o.Took.Seconds())
@@ -71,13 +72,13 @@ func (m *Metrics) Observe(o vm.Outcome) {
 }
 
 // Watch adds what is read of an inventory whenever someone asks.
-func (m *Metrics) Watch(inventory *vm.Inventory) {
+func (m *Metrics) Watch(inventory *vmhost.Host) {
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "containervm_prestarted", Help: "Children whose QEMU was started ahead of time and waits.",
 		}, func() (n float64) {
-			for _, p := range inventory.Prestarted() {
-				n += float64(p.Ready)
+			for _, p := range inventory.Prestart.Status() {
+				n += float64(p.Prestarted)
 			}
 			return n
 		}),

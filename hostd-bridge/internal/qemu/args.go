@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
-
-// DiskBytes is the virtual size of every disk and of the placeholder in an empty root slot.
-const DiskBytes = 64 << 30
 
 // Accelerators.
 const (
@@ -33,13 +31,13 @@ type platform struct {
 
 func platformOf(machine string) (platform, error) {
 	switch machine {
-	case "", vm.MachineMicroVM:
+	case "", hostapi.MachineMicroVM:
 		// ACPI hangs in TSC calibration under TCG, and is not needed: the command line tells the kernel its devices.
 		return platform{machine: "microvm,acpi=off,rtc=on", bus: "device", cmdline: "pci=off acpi=off"}, nil
-	case vm.MachineQ35:
+	case hostapi.MachineQ35:
 		return platform{machine: "q35,i8042=off,hpet=off,sata=off,smbus=off,vmport=off", bus: "pci", extra: ",romfile="}, nil
 	}
-	return platform{}, fmt.Errorf("cannot build machine type %q: it is %s or %s", machine, vm.MachineMicroVM, vm.MachineQ35)
+	return platform{}, fmt.Errorf("cannot build machine type %q: it is %s or %s", machine, hostapi.MachineMicroVM, hostapi.MachineQ35)
 }
 
 // host is what the arguments depend on beside the machine.
@@ -51,10 +49,10 @@ type host struct {
 	debugGuest  bool   // see Config.DebugGuest
 }
 
-// shape is what a machine's QEMU has to know when it starts: all but who the machine is.
+// shape is what a machine's QEMU has to know when it starts: all but the machine's identity.
 type shape struct {
 	cpus, memoryMiB int
-	machine         string // vm.MachineMicroVM (also when empty) or vm.MachineQ35
+	machine         string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
 	cid             uint32
 	nics            []vm.NIC
 	name, uuid      string // for people; a child has none yet
@@ -144,13 +142,13 @@ func smp(cpus int, accel string) string {
 }
 
 // timing are the words of the kernel's command line that spare an emulated guest to find out what its timers are; its
-// tests of them fail on a busy host, and without a known TSC its clock loses time. KVM tells it by kvm-clock.
+// tests of them fail on a busy host, and without a known TSC its clock loses time. Under KVM the guest has kvm-clock.
 func timing(s shape, h host) string {
 	if h.accel != accelTCG {
 		return ""
 	}
-	// Go's runtime takes a goroutine for stuck that has run for 10 ms, and signals its thread: emulated code runs that long where
-	// it is executed for the first time.
+	// Go's runtime signals a thread whose goroutine has run for 10 ms. Emulated code that is executed for the first time takes
+	// that long.
 	words := "no_timer_check GODEBUG=asyncpreemptoff=1"
 	if s.cpus <= 1 {
 		words += " noreplace-smp nolapic_timer"
@@ -167,7 +165,7 @@ const rootNode = "slot0"
 // rootArgs are the root slot: a raw node, which QMP can reopen on another file while the guest runs, on a placeholder.
 func rootArgs(p platform) []string {
 	return []string{
-		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, DiskBytes)),
+		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, hostapi.DiskBytes)),
 		"-blockdev", blockdev(supervisor.SlotOptions(rootNode)),
 		"-device", "virtio-blk-" + p.bus + ",drive=" + supervisor.RootSlot + ",serial=root" + p.extra,
 	}

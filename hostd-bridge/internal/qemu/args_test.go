@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -32,7 +33,7 @@ func TestArguments(t *testing.T) {
 		"microvm-child": {with(func(s *shape) { s.boot, s.cpus = nil, 1 }), host{accel: accelTCG, tscKHz: 2445434}},
 		"capture":       {with(func(s *shape) { s.boot = nil }), host{accel: accelTCG, capture: true}},
 		"debug-guest":   {base, host{accel: accelTCG, debugGuest: true}},
-		"q35":           {with(func(s *shape) { s.machine = vm.MachineQ35 }), host{accel: accelTCG}},
+		"q35":           {with(func(s *shape) { s.machine = hostapi.MachineQ35 }), host{accel: accelTCG}},
 		"kvm-vhost":     {with(func(s *shape) { s.nics, s.cpus = nil, 0 }), host{accel: accelKVM, kernelVsock: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +105,7 @@ func TestTrialGuestRuns(t *testing.T) {
 }
 
 func FuzzParseDisk(f *testing.F) {
-	image, _, err := emptyImage(DiskBytes, "../base")
+	image, _, err := emptyImage(hostapi.DiskBytes, "../base")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // makeDisk makes a disk that begins with content.
@@ -15,7 +17,7 @@ func makeDisk(t *testing.T, path string, content []byte) {
 	if err := os.WriteFile(raw, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(raw, DiskBytes); err != nil {
+	if err := os.Truncate(raw, hostapi.DiskBytes); err != nil {
 		t.Fatal(err)
 	}
 	qemuImg(t, "convert", "-O", "qcow2", raw, path)
@@ -59,7 +61,7 @@ func TestCreateDisk(t *testing.T) {
 		t.Errorf("check after a write: %s", out)
 	}
 	got, err := h.DiskInfo(t.Context(), delta)
-	if err != nil || got.VirtualBytes != DiskBytes || got.Parent != base || got.ActualBytes < 1<<20 || got.ActualBytes > 4<<20 {
+	if err != nil || got.VirtualBytes != hostapi.DiskBytes || got.Parent != base || got.ActualBytes < 1<<20 || got.ActualBytes > 4<<20 {
 		t.Errorf("info %+v, %v", got, err)
 	}
 }

@@ -58,11 +58,11 @@ func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.Template, e
 	return &template{ram: ram, state: state}, nil
 }
 
-// child is a QEMU that waits for its template's state.
+// child is a prestarted machine: a QEMU that waits for its template's state.
 type child struct {
-	h       *Hypervisor
-	pending *supervisor.Pending
-	runDir  string
+	h          *Hypervisor
+	prestarted *supervisor.Prestarted
+	runDir     string
 }
 
 var _ vm.Child = (*child)(nil)
@@ -81,13 +81,13 @@ func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSp
 	}
 	s := shape{cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID}
 	for i := range spec.NICs {
-		s.nics = append(s.nics, vm.NIC{MAC: placeholderMAC(i), Connected: true}) // the guest sets its own, when it knows it
+		s.nics = append(s.nics, vm.NIC{MAC: placeholderMAC(i), Connected: true}) // the guest sets its own address later
 	}
-	p, err := h.prepare(ctx, s, spec.RunDir, of.ram, of.state)
+	p, err := h.prestart(ctx, s, spec.RunDir, of.ram, of.state)
 	if err != nil {
 		return nil, err
 	}
-	return &child{h: h, pending: p, runDir: spec.RunDir}, nil
+	return &child{h: h, prestarted: p, runDir: spec.RunDir}, nil
 }
 
 // placeholderMAC is a locally administered address (IEEE 802, 8.4) that no frame ever carries: the loaded state replaces it.
@@ -107,8 +107,8 @@ func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, err
 		info[link.KeyMACs] = strings.Join(macs, ",")
 		spec.Guestinfo = info
 	}
-	return c.h.begin(ctx, c.pending, spec)
+	return c.h.begin(ctx, c.prestarted, spec)
 }
 
 // Close implements vm.Child.
-func (c *child) Close() error { return errors.Join(c.pending.Close(), os.RemoveAll(c.runDir)) }
+func (c *child) Close() error { return errors.Join(c.prestarted.Close(), os.RemoveAll(c.runDir)) }

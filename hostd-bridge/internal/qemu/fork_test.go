@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -137,7 +138,7 @@ func TestForksOfATemplate(t *testing.T) {
 // TestMemory: a machine that was booted has all of its memory for itself, a frozen one shares it, and a child has little.
 func TestMemory(t *testing.T) {
 	g := startGuest(t, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })
-	measure := func(g *guest) vm.Memory {
+	measure := func(g *guest) hostapi.Memory {
 		t.Helper()
 		m, err := g.Memory(t.Context())
 		if err != nil {

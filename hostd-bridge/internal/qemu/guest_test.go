@@ -20,6 +20,9 @@ import (
 // patience is how long a test waits for a guest; it only bounds a failure.
 const patience = 2 * time.Minute
 
+// testRun is the number of the runs of this package's tests.
+const testRun = 3
+
 // guest is a running VM with testdata/echoinit as its init.
 type guest struct {
 	vm.Machine
@@ -66,7 +69,7 @@ func guestSpec(t testing.TB) vm.MachineSpec {
 	t.Helper()
 	dir := t.TempDir()
 	s := vm.MachineSpec{
-		Ref: "vm-1", Name: "test, with a comma", UUID: "564d0000-0000-4000-8000-000000000001",
+		Ref: "vm-1", Run: testRun, Name: "test, with a comma", UUID: "564d0000-0000-4000-8000-000000000001",
 		RunDir: filepath.Join(dir, "run"), HomeDir: filepath.Join(dir, "home, too"), CPUs: 1, MemoryMiB: 256, CID: 77,
 		Machine: os.Getenv("CVM_TEST_MACHINE"), Kernel: os.Getenv("CVM_TEST_KERNEL"), Initrd: os.Getenv("CVM_TEST_INITRD"),
 		Cmdline:   os.Getenv("CVM_TEST_CMDLINE"),

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -130,33 +131,35 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 		cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID, nics: spec.NICs, name: spec.Name, uuid: spec.UUID,
 		boot: &boot{kernel: spec.Kernel, initrd: spec.Initrd, cmdline: spec.Cmdline},
 	}
-	p, err := h.prepare(ctx, s, spec.RunDir)
+	p, err := h.prestart(ctx, s, spec.RunDir)
 	if err != nil {
 		return nil, err
 	}
 	return h.begin(ctx, p, spec)
 }
 
-// prepare starts a machine's QEMU.
-func (h *Hypervisor) prepare(ctx context.Context, s shape, runDir string, files ...*os.File) (*supervisor.Pending, error) {
+// prestart starts a machine's QEMU. Its supervisor writes debug records when this process does.
+func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, files ...*os.File) (*supervisor.Prestarted, error) {
 	args, err := arguments(s, h.host)
 	if err != nil {
 		return nil, err
 	}
 	cfg := supervisor.Config{
 		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
-		MemoryMiB: s.memoryMiB, Child: s.boot == nil, RootNode: rootNode, EmptySize: DiskBytes,
+		MemoryMiB: s.memoryMiB, Child: s.boot == nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
 		Debug: h.config.DebugSupervisor,
 	}
 	for i := range s.nics {
 		cfg.Cards = append(cfg.Cards, cardID(i))
 	}
-	return supervisor.Prepare(ctx, h.config.Supervisor, cfg, files...)
+	return supervisor.Prestart(ctx, h.config.Supervisor, cfg, files...)
 }
 
-// begin makes a machine someone.
-func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Pending, spec vm.MachineSpec) (vm.Machine, error) {
-	id := supervisor.Identity{RunDir: spec.RunDir, HomeDir: spec.HomeDir, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo}
+// begin gives a prestarted machine its identity and lets it run.
+func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec vm.MachineSpec) (vm.Machine, error) {
+	id := supervisor.Identity{
+		RunDir: spec.RunDir, HomeDir: spec.HomeDir, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
+	}
 	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
 		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")
 		if err := createDelta(id.Rehearsal, spec.Blank); err != nil {
@@ -170,7 +173,7 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Pending, spec vm.M
 	return newMachine(ctx, c, spec.RunDir, h.config.Log)
 }
 
-// check refuses what QEMU would refuse in words that nobody understands.
+// check refuses a machine that QEMU would refuse with an error that does not say what is wrong.
 func check(s vm.MachineSpec) error {
 	if s.MemoryMiB < 1 {
 		return fmt.Errorf("cannot start a machine with %d MiB of memory", s.MemoryMiB)
@@ -214,6 +217,9 @@ func lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
 	if err != nil {
 		return nil, err
 	}
-	exit := vm.Exit(*x)
-	return &exit, nil
+	return exitOf(x), nil
+}
+
+func exitOf(x *supervisor.Exit) *vm.Exit {
+	return &vm.Exit{Run: x.Run, At: x.At, Orderly: x.Orderly, Reason: x.Reason, ConsoleTail: x.ConsoleTail, Guestinfo: x.Guestinfo}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
@@ -33,7 +34,7 @@ func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *s
 		return nil, err
 	}
 	m := &machine{Client: c, runDir: runDir, log: log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
-	m.close = sync.OnceValue(m.letGo)
+	m.close = sync.OnceValue(m.release)
 	go m.follow()
 	return m, nil
 }
@@ -41,14 +42,13 @@ func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *s
 // Events implements vm.Machine.
 func (m *machine) Events() <-chan vm.Event { return m.events }
 
-// follow passes on events until the last. When the supervisor goes away without one it says so itself.
+// follow passes on events until the last. When the supervisor ends without a last event, follow makes one.
 func (m *machine) follow() {
 	defer close(m.events)
 	exited := false
 	err := supervisor.Events(m.stream, func(e supervisor.Event) {
 		if e.Exit != nil {
-			x := vm.Exit(*e.Exit)
-			exited = m.emit(vm.Event{Exit: &x})
+			exited = m.emit(vm.Event{Exit: exitOf(e.Exit)})
 			return
 		}
 		m.emit(eventOf(e))
@@ -79,7 +79,7 @@ func eventOf(e supervisor.Event) vm.Event {
 	case e.Frozen:
 		return vm.Event{Frozen: true}
 	case e.Mark != nil:
-		mark := vm.Mark(*e.Mark)
+		mark := hostapi.Mark(*e.Mark)
 		return vm.Event{Mark: &mark}
 	default:
 		return vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}}
@@ -124,9 +124,9 @@ func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadClos
 }
 
 // Memory implements vm.Machine.
-func (m *machine) Memory(ctx context.Context) (vm.Memory, error) {
+func (m *machine) Memory(ctx context.Context) (hostapi.Memory, error) {
 	taken, err := m.Client.Memory(ctx)
-	return vm.Memory(taken), err
+	return hostapi.Memory(taken), err
 }
 
 // AttachDisk implements vm.Machine.
@@ -138,7 +138,7 @@ func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
 // Close implements vm.Machine.
 func (m *machine) Close() error { return m.close() }
 
-func (m *machine) letGo() error {
+func (m *machine) release() error {
 	close(m.closed)
 	m.stream.Close()
 	return m.Client.Close()

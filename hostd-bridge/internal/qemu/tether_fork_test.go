@@ -168,14 +168,14 @@ func (g *guest) checkClock(c *link.Client) {
 	}
 }
 
-func (g *guest) staysParked(d time.Duration) {
+func (g *guest) staysWarm(d time.Duration) {
 	g.t.Helper()
 	end := time.After(d)
 	for {
 		select {
 		case e := <-g.Events():
-			if e.Guestinfo != nil && e.Guestinfo.Key == link.KeyPhase && e.Guestinfo.Value != link.PhaseParked {
-				g.t.Errorf("a parked machine says that it is in phase %q", e.Guestinfo.Value)
+			if e.Guestinfo != nil && e.Guestinfo.Key == link.KeyPhase && e.Guestinfo.Value != link.PhaseWarm {
+				g.t.Errorf("a warm machine says that it is in phase %q", e.Guestinfo.Value)
 			}
 		case <-end:
 			return
@@ -190,9 +190,9 @@ func TestTetherWarmFork(t *testing.T) {
 	c := g.child(g.template(), 1, func(s *vm.MachineSpec) {
 		s.Guestinfo, s.Blank = map[string]string{link.KeyRehearse: "yes"}, blank
 	})
-	for c.awaitKey(link.KeyPhase) != link.PhaseParked {
+	for c.awaitKey(link.KeyPhase) != link.PhaseWarm {
 	}
-	c.staysParked(2 * time.Second) // a fork tells a phase that it has been in for a second
+	c.staysWarm(2 * time.Second) // a fork tells a phase that it has been in for a second
 	if _, text := readRecords(t, c.log()); text != "" {
 		t.Errorf("the rehearsal is in the log: %q", text)
 	}

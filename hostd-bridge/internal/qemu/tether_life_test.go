@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
@@ -38,9 +39,9 @@ func TestTetherRuns(t *testing.T) {
 		{name: "read-only", script: "touch /x; echo root=$?; touch /dev/shm/x; echo shm=$?", stdout: "root=1\nshm=0\n",
 			stderr: "Read-only file system", spec: func(s *tetherv1.Spec) { s.ReadOnlyRoot = true }},
 		{name: "q35", script: "ls /sys/firmware/acpi/tables/DSDT", stdout: "/sys/firmware/acpi/tables/DSDT\n",
-			change: func(s *vm.MachineSpec) { s.Machine = vm.MachineQ35 }},
+			change: func(s *vm.MachineSpec) { s.Machine = hostapi.MachineQ35 }},
 		{name: "q35, several CPUs", script: "nproc", stdout: "3\n",
-			change: func(s *vm.MachineSpec) { s.Machine, s.CPUs = vm.MachineQ35, 3 }},
+			change: func(s *vm.MachineSpec) { s.Machine, s.CPUs = hostapi.MachineQ35, 3 }},
 		{name: "IPv4 alone", script: "ip -6 addr show dev eth0 | wc -l", stdout: "0\n"},
 		{name: "IPv6", script: "ip -6 addr show dev eth0 | grep -cE 'fd00::15|fe80'; ip -6 addr show dev eth0 | grep -c tentative; true", stdout: "2\n0\n",
 			spec: func(s *tetherv1.Spec) {

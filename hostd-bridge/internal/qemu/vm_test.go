@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -26,14 +27,14 @@ func TestLifeOfAMachine(t *testing.T) {
 	}
 	g.quit()
 	x := g.awaitExit()
-	if !x.Orderly || x.Guestinfo[link.KeyPhase] != "up" {
+	if !x.Orderly || x.Guestinfo[link.KeyPhase] != "up" || x.Run != testRun {
 		t.Errorf("exit %+v", x)
 	}
 	if streams, text := readRecords(t, follower); streams != "run stdout " || text != "hello" {
 		t.Errorf("log: %s: %q", streams, text)
 	}
 	m, exit, err := g.h.Adopt(t.Context(), g.spec.RunDir)
-	if err != nil || m != nil || exit.Reason != x.Reason || !exit.At.Equal(x.At) {
+	if err != nil || m != nil || exit.Reason != x.Reason || !exit.At.Equal(x.At) || exit.Run != x.Run {
 		t.Errorf("adopted %v, %+v, %v", m, exit, err)
 	}
 	if left := processesNaming(t, g.spec.RunDir); left != "" {
@@ -41,6 +42,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	}
 }
 
+// readRecords reads a log whose runs all have the number that guestSpec gives. text is what the guests have written.
 func readRecords(t *testing.T, r io.Reader) (streams, text string) {
 	t.Helper()
 	records := link.NewRecordReader(r)
@@ -53,6 +55,12 @@ func readRecords(t *testing.T, r io.Reader) (streams, text string) {
 			t.Fatal(err)
 		}
 		streams += rec.Stream.String() + " "
+		if rec.Stream == link.StreamRun {
+			if m, err := hostapi.ParseMarker(string(rec.Payload)); err != nil || m.Run != testRun {
+				t.Errorf("run marker %q: %v", rec.Payload, err)
+			}
+			continue
+		}
 		text += string(rec.Payload)
 	}
 }
@@ -72,7 +80,7 @@ func processesNaming(t testing.TB, dir string) (found string) {
 	return found
 }
 
-// supervisorPID finds the processes of a machine: the supervisor, and QEMU, its child.
+// machinePIDs finds the processes of a machine: the supervisor, and QEMU, its child.
 func machinePIDs(t testing.TB, runDir string) (supervisor, qemu int) {
 	t.Helper()
 	for p := range strings.FieldsSeq(processesNaming(t, runDir)) {

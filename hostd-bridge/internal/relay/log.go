@@ -11,41 +11,32 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
 )
 
-const (
-	// OffsetHeader is the header of an answer that holds the offset in the log of its first byte.
-	OffsetHeader = "Cvm-Log-Offset"
-	logName      = "stdio.log"
-)
-
-// serveLog streams a VM's log from an offset. With wait=1 and a VM that is off, it goes on with the next run; with
-// follow=1 it ends when the machine does.
+// serveLog streams a VM's log from an offset. Its header is sent before the run that it waits for begins, so that the client
+// knows from where on it misses nothing.
 func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
 	ref := req.PathValue("moref")
 	v, ok := r.inventory.Get(ref)
 	if !ok {
 		return &vm.NotFoundError{Ref: ref}
 	}
-	from, err := r.offset(v, req.FormValue("from"))
+	from, err := r.offset(v, req.FormValue(hostapi.ParamFrom))
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set(OffsetHeader, strconv.FormatInt(from, 10))
+	w.Header().Set(hostapi.HeaderLogOffset, strconv.FormatInt(from, 10))
+	w.Header().Set(hostapi.HeaderLogRun, present(v).String())
 	w.WriteHeader(http.StatusOK)
 	out := &flusher{w: w, c: http.NewResponseController(w)}
 	if err := out.c.Flush(); err != nil {
 		return nil // the client is gone
 	}
-	follow := req.FormValue("follow") == "1"
-	log, err := r.open(req.Context(), v, from, follow, req.FormValue("wait") == "1")
-	if err == nil {
-		_, err = io.Copy(out, log)
-		err = errors.Join(err, log.Close())
-	}
+	err = r.stream(req.Context(), out, v, from, isSet(req, hostapi.ParamFollow), isSet(req, hostapi.ParamWait))
 	if err != nil && req.Context().Err() == nil {
 		r.log.Warn("log stream broken off", "vm", v.Name, "err", err)
 		panic(http.ErrAbortHandler) // the only way to tell the client that the stream is not whole
@@ -53,12 +44,32 @@ func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
 	return nil
 }
 
-// open opens the log of the present run, or with wait of the next one if the VM is off. What no machine serves is read
-// from the file.
+func isSet(req *http.Request, param string) bool { return req.FormValue(param) == hostapi.Yes }
+
+// present returns the number of the run of a VM that is on, and 0 of one that is off.
+func present(v *vm.VM) hostapi.Run {
+	if v.Power != vm.PoweredOn {
+		return 0
+	}
+	return v.Run
+}
+
+// stream copies the log from an offset to its end.
+func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, from int64, follow, wait bool) error {
+	log, err := r.open(ctx, v, from, follow, wait)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, log)
+	return errors.Join(err, log.Close())
+}
+
+// open opens the log of the run that v is in, or with wait of the next one if v is off. What no machine serves is read from the
+// file: the run of v may have ended since.
 func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait bool) (io.ReadCloser, error) {
 	m, err := r.inventory.Machine(v.Ref)
-	if err != nil && wait {
-		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Runs); err != nil {
+	if err != nil && wait && present(v) == 0 {
+		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Run); err != nil {
 			return nil, err
 		}
 	}
@@ -75,7 +86,7 @@ func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait boo
 }
 
 func (r *Relay) openFile(v *vm.VM, from int64) (io.ReadCloser, error) {
-	f, err := r.store.Open(path.Join(v.Home, logName))
+	f, err := r.store.Open(path.Join(v.Home, hostapi.LogFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return io.NopCloser(&io.LimitedReader{}), nil // nothing was ever written
 	}
@@ -88,12 +99,12 @@ func (r *Relay) openFile(v *vm.VM, from int64) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// offset returns the offset that a request names: a number, or "end".
+// offset returns the offset that the value of ParamFrom stands for.
 func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
 	switch from {
 	case "":
 		return 0, nil
-	case "end":
+	case hostapi.FromEnd:
 		return r.end(v)
 	}
 	n, err := strconv.ParseInt(from, 10, 64)
@@ -106,7 +117,7 @@ func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
 // end returns the end of a log: that of its last whole record, because a torn or damaged tail is cut off when the machine starts. It
 // reads what came since it was asked last: a border between records stays one.
 func (r *Relay) end(v *vm.VM) (int64, error) {
-	f, err := r.store.Open(path.Join(v.Home, logName))
+	f, err := r.store.Open(path.Join(v.Home, hostapi.LogFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -121,7 +132,7 @@ func (r *Relay) end(v *vm.VM) (int64, error) {
 	if _, err := f.Seek(border, io.SeekStart); err != nil {
 		return 0, err
 	}
-	good, _ := link.ScanRecords(f) // whatever is wrong behind that is cut off by the next start
+	good, _ := link.ScanRecords(f) // what is wrong behind that is cut off by the next start
 	r.borders.set(v.Ref, border+good, func(ref string) bool { _, ok := r.inventory.Get(ref); return ok })
 	return border + good, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -18,16 +19,10 @@ const (
 	measuredAtOnce = 4
 )
 
-// usage is a line of the answer to GET /cvm/memory.
-type usage struct {
-	VM string `json:"vm"` // moref value
-	vm.Memory
-}
-
 // serveMemory measures all machines, oldest first. One that cannot be measured, or ends meanwhile, is left out.
 func (r *Relay) serveMemory(w http.ResponseWriter, req *http.Request) error {
 	vms := r.inventory.List()
-	measured := make([]*usage, len(vms))
+	measured := make([]*hostapi.MachineMemory, len(vms))
 	var g errgroup.Group
 	g.SetLimit(measuredAtOnce)
 	for i, v := range vms {
@@ -37,17 +32,18 @@ func (r *Relay) serveMemory(w http.ResponseWriter, req *http.Request) error {
 		})
 	}
 	_ = g.Wait() // none has an error
-	machines := []usage{}
-	for _, u := range measured {
-		if u != nil {
-			machines = append(machines, *u)
+	machines := []hostapi.MachineMemory{}
+	for _, m := range measured {
+		if m != nil {
+			machines = append(machines, *m)
 		}
 	}
-	return answer(w, map[string][]usage{"machines": machines})
+	answer(w, http.StatusOK, hostapi.Machines{Machines: machines})
+	return nil
 }
 
-// measure returns nil for a VM that is off.
-func (r *Relay) measure(ctx context.Context, v *vm.VM) *usage {
+// measure returns nil for a VM that is off, or that cannot be measured.
+func (r *Relay) measure(ctx context.Context, v *vm.VM) *hostapi.MachineMemory {
 	m, err := r.inventory.Machine(v.Ref)
 	if err != nil {
 		return nil
@@ -56,7 +52,7 @@ func (r *Relay) measure(ctx context.Context, v *vm.VM) *usage {
 	defer cancel()
 	memory, err := m.Memory(ctx)
 	if err == nil {
-		return &usage{VM: v.Ref, Memory: memory}
+		return &hostapi.MachineMemory{VM: v.Ref, Memory: memory}
 	}
 	if now, ok := r.inventory.Get(v.Ref); ok && now.Power == vm.PoweredOn && !errors.Is(err, context.Canceled) {
 		r.log.Warn("cannot measure the memory of a machine", "vm", v.Name, "err", err)

@@ -1,40 +1,45 @@
-// Package relay serves a host's extensions of the vSphere API: byte streams to vsock ports of VMs, the logs of VMs, and what
-// the host can do and keeps ready. It does not ask who calls: package vim's Authorize does.
+// Package relay serves what a host offers beside vSphere (package hostapi): byte streams to vsock ports of VMs, the logs of VMs,
+// what machines take of the memory, the pre-start pools, and the names of the extensions. It does not check who calls: package
+// vim's Authorize does.
 package relay
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 )
 
-// Relay connects clients with machines.
+// Relay answers requests about the machines of an inventory.
 type Relay struct {
-	inventory  *vm.Inventory
+	inventory  *vmhost.Host
 	store      *datastore.Store
 	log        *slog.Logger
 	borders    borders
-	extensions []string
+	extensions []string // those that the host has
 }
 
-// New returns a relay to the machines of an inventory; extensions are those that it names.
-func New(inventory *vm.Inventory, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
+// New returns a relay to the machines of an inventory. extensions are the names of those that the host has.
+func New(inventory *vmhost.Host, store *datastore.Store, log *slog.Logger, extensions ...string) *Relay {
 	return &Relay{inventory: inventory, store: store, log: log, borders: borders{byRef: map[string]int64{}}, extensions: extensions}
 }
 
-// Handler serves GET /cvm/vsock/<moref>/<port>, /cvm/log/<moref>, /cvm/extensions, /cvm/pools and
-// /cvm/memory.
+// Handler serves all routes of package hostapi but RouteMetrics.
 func (r *Relay) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /cvm/vsock/{moref}/{port}", answering(r.serveVsock))
-	mux.HandleFunc("GET /cvm/log/{moref}", answering(r.serveLog))
-	mux.HandleFunc("GET /cvm/extensions", answering(r.serveExtensions))
-	mux.HandleFunc("GET /cvm/pools", answering(r.servePools))
-	mux.HandleFunc("GET /cvm/memory", answering(r.serveMemory))
+	for route, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+		hostapi.RouteVsock + "/{moref}/{port}": r.serveVsock,
+		hostapi.RouteLog + "/{moref}":          r.serveLog,
+		hostapi.RouteExtensions:                r.serveExtensions,
+		hostapi.RoutePools:                     r.servePools,
+		hostapi.RouteMemory:                    r.serveMemory,
+	} {
+		mux.HandleFunc("GET "+route, refusing(serve))
+	}
 	return mux
 }
 
@@ -43,16 +48,12 @@ type badRequest string
 
 func (e badRequest) Error() string { return string(e) }
 
-// answering writes the error of f, if it has one, as JSON: {"message": "..."}.
-func answering(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+// refusing answers an error of f, which has not answered then, with a hostapi.Error.
+func refusing(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		err := f(w, r)
-		if err == nil {
-			return
+		if err := f(w, r); err != nil {
+			answer(w, statusOf(err), hostapi.Error{Message: err.Error()})
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(statusOf(err))
-		_ = json.NewEncoder(w).Encode(map[string]string{"message": err.Error()}) // fails when the client is gone
 	}
 }
 

@@ -15,19 +15,22 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/relay"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 	"github.com/containervm/containervm/tether/link"
 )
 
 // host is a relay in front of one VM, vm-1, that is off.
 type host struct {
-	*vm.Inventory
+	*vmhost.Host
 	t       *testing.T
 	hv      *vmtest.Hypervisor
+	relay   *relay.Relay
 	logFile string
 	url     string
 }
@@ -49,7 +52,7 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 		t.Fatal(err)
 	}
 	hv := vmtest.New(guest)
-	inventory, err := vm.Open(t.Context(), vm.Options{
+	inventory, err := vmhost.Open(t.Context(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: hv, Disks: hv, RunDir: filepath.Join(dir, "run"),
 		HostMemoryMiB: 1000, HostCPUs: 2, Log: slog.New(slog.DiscardHandler),
 	})
@@ -57,11 +60,12 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 		t.Fatal(err)
 	}
 	if _, err := inventory.Create(t.Context(), vm.Config{
-		Name: "one", Pool: vm.RootPool, CPUs: 1, MemoryMiB: 64, Extra: map[string]string{vm.KeyKernel: "[local] boot", vm.KeyInitrd: "[local] boot"},
+		Name: "one", Pool: vm.RootPool, CPUs: 1, MemoryMiB: 64, Extra: map[string]string{hostapi.KeyKernel: "[local] boot", hostapi.KeyInitrd: "[local] boot"},
 	}, nil); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(relay.New(inventory, store, slog.New(slog.DiscardHandler)).Handler())
+	r := relay.New(inventory, store, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(r.Handler())
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()
@@ -69,7 +73,7 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 			t.Error(err)
 		}
 	})
-	return &host{inventory, t, hv, store.HostPath("one/stdio.log"), server.URL}
+	return &host{inventory, t, hv, r, store.HostPath("one/" + hostapi.LogFile), server.URL}
 }
 
 // get asks for the log and returns the answer, whose body the test's end closes.
@@ -95,7 +99,7 @@ func (h *host) read(query string) (data, offset string) {
 	if err != nil {
 		h.t.Error(err)
 	}
-	return string(body), res.Header.Get(relay.OffsetHeader)
+	return string(body), res.Header.Get(hostapi.HeaderLogOffset)
 }
 
 func (h *host) append(data []byte) {
@@ -208,6 +212,55 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestLogOfAnEndedRun: a reader that came while a run was on does not wait for the next one, although the run has ended before its
+// log could be opened.
+func TestLogOfAnEndedRun(t *testing.T) {
+	h := newHost(t, func(ctx context.Context, m *vmtest.Machine) {
+		if err := m.Log(record("all of it")); err != nil {
+			t.Error(err)
+		}
+		m.Set("guestinfo.ready", "1")
+		<-ctx.Done()
+	})
+	if res := h.get("from=end"); res.Header.Get(hostapi.HeaderLogRun) != "0" {
+		t.Errorf("a VM that never ran is in run %s", res.Header.Get(hostapi.HeaderLogRun))
+	}
+	if err := h.PowerOn(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitReady()
+	if res := h.get("from=end"); res.Header.Get(hostapi.HeaderLogRun) != "1" {
+		t.Errorf("the first run is %s", res.Header.Get(hostapi.HeaderLogRun))
+	}
+	on, _ := h.Get(ref)
+	if err := h.PowerOff(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if res := h.get("from=end"); res.Header.Get(hostapi.HeaderLogRun) != "0" {
+		t.Errorf("a VM that is off is in run %s", res.Header.Get(hostapi.HeaderLogRun))
+	}
+	log, err := relay.Open(h.relay, t.Context(), on, 0, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	if all, err := io.ReadAll(log); err != nil || string(all) != string(record("all of it")) {
+		t.Errorf("%q, %v", all, err)
+	}
+}
+
+// awaitReady waits until the guest has said that it is ready.
+func (h *host) awaitReady() {
+	h.t.Helper()
+	for {
+		changed := h.Signal().Changed()
+		if v, _ := h.Get(ref); v.Guest["guestinfo.ready"] == "1" {
+			return
+		}
+		<-changed
+	}
+}
+
 // upgrade asks for a vsock port and returns the connection behind the answer.
 func (h *host) upgrade(path, upgrade string) (net.Conn, *bufio.Reader, int) {
 	h.t.Helper()
@@ -236,30 +289,24 @@ func TestVsock(t *testing.T) {
 		m.Set("guestinfo.ready", "1")
 		<-ctx.Done()
 	})
-	if _, _, status := h.upgrade(ref+"/5", relay.Protocol); status != http.StatusConflict {
+	if _, _, status := h.upgrade(ref+"/5", hostapi.UpgradeVsock); status != http.StatusConflict {
 		t.Errorf("a VM that is off: status %d", status)
 	}
 	if err := h.PowerOn(t.Context(), ref); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		changed := h.Signal().Changed()
-		if v, _ := h.Get(ref); v.Guest["guestinfo.ready"] == "1" {
-			break
-		}
-		<-changed
-	}
+	h.awaitReady()
 	for path, want := range map[string]int{
 		"vm-9/5": http.StatusNotFound, ref + "/x": http.StatusBadRequest, ref + "/4294967296": http.StatusBadRequest, ref + "/6": http.StatusBadGateway,
 	} {
-		if _, _, status := h.upgrade(path, relay.Protocol); status != want {
+		if _, _, status := h.upgrade(path, hostapi.UpgradeVsock); status != want {
 			t.Errorf("%s: status %d, want %d", path, status, want)
 		}
 	}
 	if _, _, status := h.upgrade(ref+"/5", "websocket"); status != http.StatusBadRequest {
 		t.Errorf("another protocol: status %d", status)
 	}
-	conn, r, status := h.upgrade(ref+"/5", relay.Protocol)
+	conn, r, status := h.upgrade(ref+"/5", hostapi.UpgradeVsock)
 	if status != http.StatusSwitchingProtocols {
 		t.Fatalf("status %d", status)
 	}

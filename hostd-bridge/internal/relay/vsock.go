@@ -8,10 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-)
 
-// Protocol is the name of the protocol to which a vsock request upgrades.
-const Protocol = "cvm-vsock"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
 
 // serveVsock connects the client with a vsock port of a running VM: after the answer 101 the connection carries the
 // port's bytes, both ways, until both sides have closed theirs.
@@ -20,8 +19,8 @@ func (r *Relay) serveVsock(w http.ResponseWriter, req *http.Request) error {
 	if err != nil {
 		return badRequest("invalid vsock port: " + err.Error())
 	}
-	if !strings.EqualFold(req.Header.Get("Upgrade"), Protocol) {
-		return badRequest("this needs the headers \"Connection: Upgrade\" and \"Upgrade: " + Protocol + "\"")
+	if !strings.EqualFold(req.Header.Get("Upgrade"), hostapi.UpgradeVsock) {
+		return badRequest("this needs the headers \"Connection: Upgrade\" and \"Upgrade: " + hostapi.UpgradeVsock + "\"")
 	}
 	m, err := r.inventory.Live(req.PathValue("moref"))
 	if err != nil {
@@ -48,7 +47,7 @@ func upgrade(w http.ResponseWriter) (client net.Conn, early io.Reader, err error
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot take over the connection (HTTP/1.1 is needed): %w", err)
 	}
-	_, err = io.WriteString(client, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+Protocol+"\r\n\r\n")
+	_, err = io.WriteString(client, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+hostapi.UpgradeVsock+"\r\n\r\n")
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot answer: %w", err)
 	}

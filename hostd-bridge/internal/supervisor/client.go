@@ -9,10 +9,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Client speaks with the supervisor of one machine. Each operation has a connection of its own.
@@ -21,29 +22,26 @@ type Client struct {
 	pidfd  *os.File // the supervisor
 }
 
-// Pending is a supervisor whose machine is nobody yet.
-type Pending struct {
+// Prestarted is a supervisor whose QEMU is there and whose machine has no identity yet.
+type Prestarted struct {
 	process *exec.Cmd
 	in      io.WriteCloser
 	out     io.ReadCloser
 	results *json.Decoder
-	diary   string
+	runDir  string
 }
 
-// Prepare starts program as the supervisor of a machine and returns when its QEMU is there. The supervisor is of a session of
+// Prestart starts program as the supervisor of a machine and returns when its QEMU is there. The supervisor is of a session of
 // its own; once it has an Identity it outlives the caller, and without one it ends with it. files are a template's, for a
 // child.
-func Prepare(ctx context.Context, program string, cfg Config, files ...*os.File) (_ *Pending, err error) {
-	p := &Pending{process: exec.Command(program), diary: filepath.Join(cfg.RunDir, "supervisor.log")}
-	if cfg.Debug {
-		p.process.Args = append(p.process.Args, "-v")
-	}
-	diary, err := os.Create(p.diary)
+func Prestart(ctx context.Context, program string, cfg Config, files ...*os.File) (_ *Prestarted, err error) {
+	p := &Prestarted{process: exec.Command(program), runDir: cfg.RunDir}
+	log, err := os.Create(ownLogPath(cfg.RunDir))
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
-	defer diary.Close()
-	p.process.Dir, p.process.Stderr = cfg.RunDir, diary
+	defer log.Close()
+	p.process.Dir, p.process.Stderr = cfg.RunDir, log
 	p.process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	p.process.ExtraFiles = files
 	if p.in, err = p.process.StdinPipe(); err == nil {
@@ -62,9 +60,9 @@ func Prepare(ctx context.Context, program string, cfg Config, files ...*os.File)
 	return p, nil
 }
 
-// Begin gives the machine its identity and returns when it runs. It ends the Pending.
-func (p *Pending) Begin(ctx context.Context, id Identity) (*Client, error) {
-	p.diary = filepath.Join(id.RunDir, filepath.Base(p.diary)) // where it moves to
+// Begin gives the machine its identity and returns when it runs. It ends the Prestarted, also when it fails.
+func (p *Prestarted) Begin(ctx context.Context, id Identity) (*Client, error) {
+	p.runDir = id.RunDir // where it moves to
 	if err := p.tell(ctx, id); err != nil {
 		p.Close()
 		return nil, err
@@ -75,17 +73,17 @@ func (p *Pending) Begin(ctx context.Context, id Identity) (*Client, error) {
 	return Connect(ctx, id.RunDir)
 }
 
-// Close gives the machine up: its processes are gone when it returns. Not after Begin.
-func (p *Pending) Close() error {
+// Close abandons the machine: its processes are gone when it returns. Not after Begin.
+func (p *Prestarted) Close() error {
 	p.in.Close()
 	p.process.Process.Kill() // QEMU dies with it
 	p.out.Close()
 	_ = p.process.Wait() // the kill is its error
-	return AwaitEnd(context.Background(), filepath.Dir(p.diary))
+	return AwaitEnd(context.Background(), p.runDir)
 }
 
 // tell sends a document and takes the Result.
-func (p *Pending) tell(ctx context.Context, document any) error {
+func (p *Prestarted) tell(ctx context.Context, document any) error {
 	stop := context.AfterFunc(ctx, func() { p.process.Process.Kill() })
 	defer stop()
 	var r Result
@@ -97,7 +95,7 @@ func (p *Pending) tell(ctx context.Context, document any) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot start the machine: %w", context.Cause(ctx))
 	case err != nil:
-		return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(p.diary, 2048))
+		return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(ownLogPath(p.runDir), 2048))
 	case r.Error != "":
 		return errors.New(r.Error)
 	}
@@ -124,7 +122,7 @@ func Connect(ctx context.Context, runDir string) (*Client, error) {
 	return c, nil
 }
 
-// Close lets go of the supervisor.
+// Close forgets the supervisor, which goes on.
 func (c *Client) Close() error { return c.pidfd.Close() }
 
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
@@ -205,7 +203,7 @@ func (c *Client) Log(ctx context.Context, from int64, follow bool) (*net.UnixCon
 	return c.open(ctx, request{Op: opLog, From: from, Follow: follow})
 }
 
-// Attach puts a disk into the empty root slot; Detach empties it.
+// Attach puts a disk into the empty root slot.
 func (c *Client) Attach(ctx context.Context, path string) error {
 	return c.do(ctx, request{Op: opAttach, Path: path})
 }
@@ -238,15 +236,15 @@ func (c *Client) Template(ctx context.Context, newDisk string) (ram, state *os.F
 }
 
 // Memory measures what the machine takes now.
-func (c *Client) Memory(ctx context.Context) (Memory, error) {
+func (c *Client) Memory(ctx context.Context) (hostapi.Memory, error) {
 	conn, err := c.open(ctx, request{Op: opMemory})
 	if err != nil {
-		return Memory{}, err
+		return hostapi.Memory{}, err
 	}
 	defer conn.Close()
-	var m Memory
+	var m hostapi.Memory
 	if err := readFrame(conn, &m); err != nil {
-		return Memory{}, fmt.Errorf("cannot measure the machine's memory: %w", err)
+		return hostapi.Memory{}, fmt.Errorf("cannot measure the machine's memory: %w", err)
 	}
 	return m, nil
 }

@@ -1,20 +1,41 @@
-// Package supervisor is the process that stands behind one virtual machine: QEMU's parent, player of its vsock, keeper
-// of its guestinfo and of its log. It outlives the daemon, which finds it again by its socket. It is lean because it
-// exists once per machine: it knows nothing of vSphere, and it imports nothing that does.
+// Package supervisor is the process behind one virtual machine: it is QEMU's parent, plays the machine's vsock device, and keeps its
+// guestinfo and its log. It outlives the daemon, which finds it again by its socket. It exists once per machine, so it is small:
+// it knows nothing of vSphere, and it imports nothing that does.
 //
 // When it ends QEMU ends too, by the parent-death signal; when QEMU ends it writes a last report, exit.json, and ends.
+//
+// # States of a machine
+//
+//	              begin               pause
+//	prestarted ----------> running <----------> paused
+//	    |                    |  ^    resume      |  ^
+//	    |                    v  | fork point     v  | fork point
+//	    |                   +----------------------------+
+//	    |                   |          copying           |
+//	    |                   +----------------------------+
+//	    |                     | freeze
+//	    | abandon             v
+//	    |                   frozen     from running, paused, copying: the end of QEMU
+//	    |                     | kill    |
+//	    v                     v         v
+//	  ending ------------- ending --- ending
+//
+// One goroutine owns the state, the memory files and the root slot: that of Run, which starts the machine and then executes
+// operations one after the other (machine.own). So nothing lets the CPUs run while their memory is copied, and a freeze and a snapshot
+// wait for each other. A kill waits for nobody: it kills QEMU, which makes the operation in flight fail.
 package supervisor
 
 import (
 	"path/filepath"
-	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Descriptors that QEMU inherits; its arguments name them.
 const (
 	QMPFD     = 3 // socket of the control connection
 	VhostFD   = 4 // stands for /dev/vhost-vsock: see package vsock
-	lockFD    = 5 // nobody reads it: it keeps the lock that says that QEMU lives
+	lockFD    = 5 // the lock that is taken while QEMU lives; nobody reads it
 	ConsoleFD = 6 // socket of the serial console
 	RAMFD     = 7 // the guest's memory
 	StateFD   = 8 // a child's device state
@@ -26,7 +47,7 @@ const (
 	templateState = 4
 )
 
-// Config is what a supervisor is told first, as JSON on its standard input: all that QEMU needs to start.
+// Config is the first JSON document on a supervisor's standard input: all that QEMU needs to start.
 type Config struct {
 	RunDir    string   `json:"runDir"` // lock, qemu.log, supervisor.log; moved to Identity.RunDir
 	QEMU      string   `json:"qemu"`   // path of the program
@@ -38,15 +59,15 @@ type Config struct {
 	Cards     []string `json:"cards"`     // network cards by QEMU's IDs
 	RootNode  string   `json:"rootNode"`  // block node of the placeholder
 	EmptySize int64    `json:"emptySize"` // bytes of the placeholder
-	Debug     bool     `json:"-"`         // supervisor.log has debug records; told by the flag -v, since the log comes before the Config
+	Debug     bool     `json:"debug"`     // write debug records to supervisor.log
 }
 
-// Identity is what a supervisor is told second, also as JSON on its standard input: who the machine is. If there is none
-// the machine is not wanted.
+// Identity is the second JSON document: which machine this is. A supervisor whose input ends without one ends too.
 type Identity struct {
-	RunDir   string `json:"runDir"`  // exists; empty unless it is the Config's
-	HomeDir  string `json:"homeDir"` // stdio.log, console.log
-	RootDisk string `json:"rootDisk"`
+	RunDir   string      `json:"runDir"`  // exists; empty unless it is the Config's
+	HomeDir  string      `json:"homeDir"` // stdio.log, console.log
+	Run      hostapi.Run `json:"run"`     // the number of the run that begins
+	RootDisk string      `json:"rootDisk"`
 	// Rehearsal is a disk for the root slot that counts as none: a RootDisk may take its place at any time. It is removed as soon
 	// as QEMU has it open.
 	Rehearsal string            `json:"rehearsal"`
@@ -59,13 +80,11 @@ type Result struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Exit says how a machine ended: exit.json. Its fields are those of vm.Exit.
+// Exit says how a machine ended: exit.json.
 type Exit struct {
-	At          time.Time         `json:"at"`
-	Orderly     bool              `json:"orderly"`
-	Reason      string            `json:"reason"`
-	ConsoleTail string            `json:"consoleTail,omitempty"`
-	Guestinfo   map[string]string `json:"guestinfo,omitempty"`
+	hostapi.Exit
+	// Guestinfo is all that the guest had set when it ended.
+	Guestinfo map[string]string `json:"guestinfo,omitempty"`
 }
 
 // Event is something that happened: exactly one field is set.
@@ -73,38 +92,18 @@ type Event struct {
 	Key   string `json:"key,omitempty"`
 	Value string `json:"value,omitempty"`
 	// Frozen: the guest has called instantclone.freeze.
-	Frozen bool  `json:"frozen,omitempty"`
-	Mark   *Mark `json:"mark,omitempty"`
-	Exit   *Exit `json:"exit,omitempty"`
+	Frozen bool          `json:"frozen,omitempty"`
+	Mark   *hostapi.Mark `json:"mark,omitempty"`
+	Exit   *Exit         `json:"exit,omitempty"`
 }
-
-// Mark is a point of the machine's start: fields and names are those of vm.Mark.
-type Mark struct {
-	Name string    `json:"name"`
-	At   time.Time `json:"at"`
-}
-
-// Memory is what a machine takes of its host's memory now, in KiB: fields and names are those of vm.Memory.
-type Memory struct {
-	SharedKiB       int64 `json:"sharedKiB"`
-	GuestPrivateKiB int64 `json:"guestPrivateKiB"`
-	OverheadKiB     int64 `json:"overheadKiB"`
-}
-
-// Names of marks.
-const (
-	markPrepared  = "prepared"
-	markLoaded    = "loaded"
-	markResumed   = "resumed"
-	markHello     = "hello"
-	markLinked    = "linked"
-	markFirstByte = "firstByte"
-)
 
 // Files of a machine.
-func socketPath(runDir string) string   { return filepath.Join(runDir, "supervisor.sock") }
-func lockPath(runDir string) string     { return filepath.Join(runDir, "lock") }
-func exitPath(runDir string) string     { return filepath.Join(runDir, "exit.json") }
-func qemuLogPath(runDir string) string  { return filepath.Join(runDir, "qemu.log") }
-func logPath(homeDir string) string     { return filepath.Join(homeDir, "stdio.log") }
-func ConsolePath(homeDir string) string { return filepath.Join(homeDir, "console.log") }
+func socketPath(runDir string) string  { return filepath.Join(runDir, "supervisor.sock") }
+func lockPath(runDir string) string    { return filepath.Join(runDir, "lock") }
+func exitPath(runDir string) string    { return filepath.Join(runDir, "exit.json") }
+func qemuLogPath(runDir string) string { return filepath.Join(runDir, "qemu.log") }
+func ownLogPath(runDir string) string  { return filepath.Join(runDir, "supervisor.log") }
+func stdioPath(homeDir string) string  { return filepath.Join(homeDir, hostapi.LogFile) }
+
+// ConsolePath is the file that keeps the end of the console's output.
+func ConsolePath(homeDir string) string { return filepath.Join(homeDir, hostapi.ConsoleFile) }

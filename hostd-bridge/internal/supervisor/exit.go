@@ -11,9 +11,10 @@ import (
 	"syscall"
 
 	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// Bounds of what is read back of a machine's last words, in bytes.
+// Bounds of what is read back when a machine has ended, in bytes.
 const (
 	consoleTail = 4 << 10  // kept in Exit
 	panicSearch = 64 << 10 // looked through for a kernel panic
@@ -37,7 +38,8 @@ type ending struct {
 
 // exit judges how the machine ended.
 func (e ending) exit() Exit {
-	x := Exit{Guestinfo: e.guest, ConsoleTail: string(e.console[max(0, len(e.console)-consoleTail):])}
+	x := Exit{Guestinfo: e.guest}
+	x.ConsoleTail = string(e.console[max(0, len(e.console)-consoleTail):])
 	panicked := findPanic(e.console)
 	switch {
 	case e.killed:
@@ -54,7 +56,7 @@ func (e ending) exit() Exit {
 	return x
 }
 
-// died says how QEMU went down by itself.
+// died says how QEMU ended by itself.
 func (e ending) died() string {
 	why := "QEMU ended without a reason"
 	var status *exec.ExitError
@@ -73,10 +75,10 @@ func (e ending) died() string {
 	return why
 }
 
-// finished reports whether the tether had said that the container's process is over.
+// finished reports whether the tether had said that the container's process has ended or could not run.
 func finished(guest map[string]string) bool {
 	s, err := link.DecodeStatus(guest[link.KeyStatus])
-	return err == nil && isOver(s)
+	return err == nil && (s.State == tetherv1.State_EXITED || s.State == tetherv1.State_FAILED)
 }
 
 // findPanic is the message of the last kernel panic on a console, or "" (kernel/panic.c: "Kernel panic - not syncing: %s").

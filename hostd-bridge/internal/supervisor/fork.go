@@ -8,33 +8,29 @@ import (
 	"os"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
 // forkTimeout is how long QEMU may take to write or to load its state.
 const forkTimeout = 30 * time.Second
 
-// errFrozen answers what needs a machine that runs.
-var errFrozen = errors.New("the machine is frozen: it only serves as a template")
-
-// errNotLoaded is what a child dies of whose template's state is none; QEMU's own words follow it.
+// errNotLoaded ends a child whose template's state QEMU does not accept; QEMU's own words follow it.
 var errNotLoaded = errors.New("QEMU cannot load the template's state")
 
 // runMarker is the text of the run marker in the log: a fork says which it is.
-func runMarker(info map[string]string) string {
-	text, forked := info[link.KeyFork]
-	if !forked {
-		return ""
+func runMarker(id Identity) string {
+	marker := hostapi.Marker{Run: id.Run}
+	if text, forked := id.Guestinfo[link.KeyFork]; forked {
+		if f, err := link.DecodeFork(text); err == nil { // else the guest says what is wrong, and ends
+			marker.Fork = &hostapi.ForkMarker{Generation: f.Generation, Index: f.Index}
+		}
 	}
-	f, err := link.DecodeFork(text)
-	if err != nil {
-		return "fork"
-	}
-	return fmt.Sprintf("fork %d %d", f.Generation, f.Index)
+	return marker.String()
 }
 
-// readyToLoad has QEMU tell by MIGRATION events how the loading of its state goes, and send nothing when it is loaded: it would tell the
-// network by RARP whose card this is, before that is known (qapi/migration.json).
+// readyToLoad has QEMU report by MIGRATION events how the loading of its state goes, and announce no network card once it is
+// loaded: the announcement (RARP) would carry an address that is not the child's (qapi/migration.json).
 func (m *machine) readyToLoad(ctx context.Context) error {
 	quiet := map[string]any{"announce-rounds": 0}
 	if err := m.qmp.Execute(ctx, "migrate-set-parameters", quiet, nil); err != nil {
@@ -44,8 +40,8 @@ func (m *machine) readyToLoad(ctx context.Context) error {
 	return m.qmp.Execute(ctx, "migrate-set-capabilities", capabilities, nil)
 }
 
-// migration takes a MIGRATION event; the caller holds mu.
-func (m *machine) migration(data json.RawMessage) {
+// migration takes a MIGRATION event.
+func (q *qemuEvents) migration(data json.RawMessage) {
 	var e struct{ Status string }
 	if json.Unmarshal(data, &e) != nil {
 		return
@@ -59,20 +55,20 @@ func (m *machine) migration(data json.RawMessage) {
 		return
 	}
 	select {
-	case m.loaded <- err:
+	case q.loaded <- err:
 	default:
 	}
 }
 
-// load puts a child where its template stands: memory is mapped already, this is the devices. The child's network cards get
-// their link when the guest has become someone else.
+// load brings a child to the point where its template stands: memory is mapped already, this loads the devices. The network
+// cards stay unplugged until the guest has taken on its own identity.
 func (m *machine) load(ctx context.Context) error {
 	uri := map[string]string{"uri": fmt.Sprintf("fd:%d", StateFD)}
 	if err := m.qmp.Execute(ctx, "migrate-incoming", uri, nil); err != nil {
 		return err
 	}
 	select {
-	case err := <-m.loaded:
+	case err := <-m.events.loaded:
 		if err != nil {
 			return err
 		}
@@ -81,7 +77,7 @@ func (m *machine) load(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("cannot load the template's state: %w", context.Cause(ctx))
 	}
-	m.mark(markLoaded)
+	m.marks.mark(hostapi.MarkLoaded)
 	return m.setLinks(ctx, false)
 }
 
@@ -95,7 +91,7 @@ func (m *machine) setLinks(ctx context.Context, up bool) error {
 	return nil
 }
 
-// guestSet sees what the guest sets. A fork's receipt without a failure gives it its link, before the guest has its answer.
+// guestSet sees what the guest sets. A fork's receipt without a failure plugs its network in before the guest has its answer.
 func (m *machine) guestSet(key, value string) error {
 	if key != link.KeyReceipt || !m.cfg.Child {
 		return nil
@@ -112,40 +108,62 @@ func (m *machine) guestSet(key, value string) error {
 	if err := m.setLinks(ctx, true); err != nil {
 		return fmt.Errorf("cannot plug in the network: %w", err)
 	}
-	m.mark(markLinked)
+	m.marks.mark(hostapi.MarkLinked)
 	return nil
 }
 
-// freeze makes the machine a template, when its guest calls instantclone.freeze: nothing runs any more from then on. It
-// returns only if that failed, in words for the guest.
+// freeze makes the machine a template, when its guest calls instantclone.freeze: its CPUs never run again. It returns when that is done
+// or has failed; the error is for the guest.
 func (m *machine) freeze() error {
-	err := errors.New("the machine is being frozen already")
-	m.freezing.Do(func() { err = m.freezeOnce() })
-	return err
+	return m.exec(m.qemu.ended, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), forkTimeout)
+		defer cancel()
+		return m.freezeNow(ctx)
+	})
 }
 
-func (m *machine) freezeOnce() error {
-	ctx, cancel := context.WithTimeout(context.Background(), forkTimeout)
-	defer cancel()
-	state, err := m.saveState(ctx)
-	ram := m.ram
+// freezeNow is the owner's part of freeze.
+func (m *machine) freezeNow(ctx context.Context) error {
+	before := m.state
+	if err := m.enter(stateCopying); err != nil {
+		return err
+	}
+	saved, err := m.saveState(ctx)
+	ram := m.ram // of a machine that was booted it holds all
 	if err == nil && m.cfg.Child {
-		ram, err = m.copyRAM()
+		ram, err = m.copyRAM(ctx)
 	}
 	if err != nil {
 		m.log.Error("cannot freeze the machine", "err", err)
-		return errors.Join(err, m.resume(ctx))
+		closeAll([]*os.File{saved})
+		return errors.Join(err, m.goOn(ctx, before))
 	}
-	m.mu.Lock()
-	m.ram, m.state = ram, state
-	m.mu.Unlock()
-	m.qemu.kill() // watch goes on with keep
-	return nil
+	m.qemu.kill()
+	if ram != m.ram {
+		m.ram.Close()
+	}
+	m.ram, m.saved = ram, saved
+	for _, f := range []*os.File{ram, saved} {
+		if err := seal(f); err != nil { // children can use it, but others could change it
+			m.log.Error("the template is not protected", "err", err)
+		}
+	}
+	return m.enter(stateFrozen)
+}
+
+// goOn ends stateCopying: CPUs that ran before it run again.
+func (m *machine) goOn(ctx context.Context, before runState) error {
+	if before == stateRunning {
+		if err := m.qmp.Execute(context.WithoutCancel(ctx), "cont", nil, nil); err != nil {
+			return errors.Join(err, m.enter(statePaused))
+		}
+	}
+	return m.enter(before)
 }
 
 // saveState stops the CPUs and takes the state of all devices, without the memory.
 func (m *machine) saveState(ctx context.Context) (*os.File, error) {
-	if err := m.pause(ctx); err != nil {
+	if err := m.qmp.Execute(ctx, "stop", nil, nil); err != nil {
 		return nil, err
 	}
 	state, err := newMemory("state", 0)
@@ -162,7 +180,7 @@ func (m *machine) saveState(ctx context.Context) (*os.File, error) {
 }
 
 // copyRAM is what the guest's memory holds while it stands still, as a file of its own.
-func (m *machine) copyRAM() (*os.File, error) {
+func (m *machine) copyRAM(ctx context.Context) (*os.File, error) {
 	st, err := m.ram.Stat()
 	if err != nil {
 		return nil, err
@@ -171,25 +189,65 @@ func (m *machine) copyRAM() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := copyMemory(ram, m.ram, m.qemu.cmd.Process.Pid); err != nil {
+	if err := copyMemory(ctx, ram, m.ram, m.qemu.cmd.Process.Pid); err != nil {
 		ram.Close()
 		return nil, err
 	}
 	return ram, nil
 }
 
-// keep holds the files of a frozen machine until it is not wanted any more.
-func (m *machine) keep() {
-	for _, f := range []*os.File{m.ram, m.state} {
-		if err := seal(f); err != nil { // still of use, but no longer safe from others
-			m.log.Error("the template is not protected", "err", err)
+// forkPoint is the fork point of a machine: memory and device state. A machine that runs goes on, with newDisk over its disk unless
+// that is empty; the caller closes the files then, which release does. Those of a frozen machine stay the machine's.
+func (m *machine) forkPoint(ctx context.Context, newDisk string) (ram, saved *os.File, release func(), err error) {
+	err = m.exec(m.ended, func() (err error) {
+		if m.state == stateFrozen {
+			ram, saved, release = m.ram, m.saved, func() {}
+			return nil
 		}
-	}
-	close(m.frozen)
-	<-m.unwanted
+		ram, saved, err = m.snapshot(ctx, newDisk)
+		release = func() { closeAll([]*os.File{ram, saved}) }
+		return err
+	})
+	return ram, saved, release, err
 }
 
-// isFrozen reports whether the machine stands still for good.
+// snapshot takes the fork point of a machine that runs. It is the owner's.
+func (m *machine) snapshot(ctx context.Context, newDisk string) (ram, saved *os.File, err error) {
+	ctx, cancel := context.WithTimeout(ctx, forkTimeout)
+	defer cancel()
+	before := m.state
+	if err := m.enter(stateCopying); err != nil {
+		return nil, nil, err
+	}
+	saved, ram, err = m.copyAll(ctx, newDisk)
+	if goOn := m.goOn(ctx, before); err == nil {
+		err = goOn
+	}
+	if err == nil {
+		err = seal(ram)
+	}
+	if err == nil {
+		err = seal(saved)
+	}
+	if err != nil {
+		closeAll([]*os.File{ram, saved})
+		return nil, nil, fmt.Errorf("cannot take the machine's fork point: %w", err)
+	}
+	return ram, saved, nil
+}
+
+// copyAll stops the CPUs and takes device state, memory and disk, as far as it comes.
+func (m *machine) copyAll(ctx context.Context, newDisk string) (saved, ram *os.File, err error) {
+	if saved, err = m.saveState(ctx); err != nil {
+		return nil, nil, err
+	}
+	if ram, err = m.copyRAM(ctx); err != nil || newDisk == "" {
+		return saved, ram, err
+	}
+	return saved, ram, m.slot.fork(ctx, m.qmp, newDisk)
+}
+
+// isFrozen reports whether the machine's fork point can be had, and nothing else of it.
 func (m *machine) isFrozen() bool {
 	select {
 	case <-m.frozen:
@@ -197,30 +255,4 @@ func (m *machine) isFrozen() bool {
 	default:
 		return false
 	}
-}
-
-// snapshot takes the fork point of a machine that runs, and lets it go on, with newDisk over its disk.
-func (m *machine) snapshot(ctx context.Context, newDisk string) (ram, state *os.File, err error) {
-	ctx, cancel := context.WithTimeout(ctx, forkTimeout)
-	defer cancel()
-	state, err = m.saveState(ctx)
-	if err == nil {
-		ram, err = m.copyRAM()
-	}
-	if err == nil && newDisk != "" {
-		err = m.slot.fork(ctx, m.qmp, newDisk)
-	}
-	err = errors.Join(err, m.resume(context.WithoutCancel(ctx)))
-	if err == nil {
-		err = errors.Join(seal(ram), seal(state))
-	}
-	if err != nil {
-		for _, f := range []*os.File{ram, state} {
-			if f != nil {
-				f.Close()
-			}
-		}
-		return nil, nil, fmt.Errorf("cannot take the machine's fork point: %w", err)
-	}
-	return ram, state, nil
 }

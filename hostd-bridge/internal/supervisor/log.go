@@ -98,8 +98,8 @@ func (l *logFile) copyTo(ctx context.Context, w io.Writer, from int64, follow bo
 	}
 }
 
-// receive appends the records of a guest's connection until it ends. The time is that of arrival: one clock for all
-// guests.
+// receive appends the records of a guest's connection until the guest has ended its half: when it returns nil all of them are in the
+// file, and the end of the connection may tell the guest so. The time is that of arrival: one clock for all guests.
 func (l *logFile) receive(r io.Reader, now func() time.Time) error {
 	records := link.NewRecordReader(r)
 	var b []byte

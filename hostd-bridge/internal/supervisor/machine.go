@@ -3,18 +3,17 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/guestinfo"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -26,64 +25,81 @@ const startTimeout = 30 * time.Second
 
 // machine is the virtual machine of this process.
 type machine struct {
-	cfg   Config
-	id    Identity
-	log   *slog.Logger
-	info  *guestinfo.Store
-	out   *logFile
-	con   *console
-	vsock vsock.Transport
-	ram   *os.File // the guest's memory; of a child its template's, which it has private pages over
-	qemu  *qemuProcess
-	qmp   *qmp.Client
-	slot  slot
+	cfg    Config
+	id     Identity
+	dir    string // the run directory: the Config's, then the Identity's
+	log    *slog.Logger
+	qemu   *qemuProcess
+	qmp    *qmp.Client
+	events qemuEvents
+	vsock  vsock.Transport
+	marks  *timeline
 
+	// What the guest talks to, from begin on.
+	info    *guestinfo.Store
+	out     *logFile
+	con     *console
 	serving sync.WaitGroup // connections of the guest
 
-	mu       sync.Mutex
-	shutdown *shutdown
-	killed   bool
-	unwanted chan struct{} // closed with killed
-	reset    chan struct{} // closed at the next RESET of QEMU
-	loaded   chan error    // takes how the loading of a child's state has ended
-	state    *os.File      // of a frozen machine: its device state
-	frozen   chan struct{} // closed when state is set
-	freezing sync.Once
-	marks    []Mark
-	marked   chan struct{} // closed at the next mark
+	// Only the owner touches these: first the goroutine that starts the machine, which then calls own.
+	state runState
+	ram   *os.File // the guest's memory; of a child its template's, over which QEMU has private pages
+	saved *os.File // of a frozen machine: its device state
+	slot  slot
 
-	ended chan struct{} // closed when exit is set
-	exit  Exit
+	operations chan operation // for the owner
+	unwanted   chan struct{}  // closed by giveUp
+	giveUp     func()
+	frozen     chan struct{} // closed when the fork point of a frozen machine can be had
+	ended      chan struct{} // closed when exit is set and written
+	exit       Exit
 }
 
-// prepare starts QEMU; its CPUs do not run.
-func prepare(ctx context.Context, cfg Config, lock *os.File, log *slog.Logger) (_ *machine, err error) {
-	m := &machine{cfg: cfg, log: log, ended: make(chan struct{}), reset: make(chan struct{}), loaded: make(chan error, 1),
-		frozen: make(chan struct{}), unwanted: make(chan struct{}), marked: make(chan struct{}), slot: newSlot(cfg)}
-	var state *os.File
-	if cfg.Child {
-		m.ram, state = os.NewFile(templateRAM, ramName), os.NewFile(templateState, "state")
-		defer state.Close()
-		unix.CloseOnExec(templateRAM)
-		unix.CloseOnExec(templateState)
-		// Its own place in the file, not that of its brothers.
-		if state, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", templateState)); err != nil {
-			return nil, fmt.Errorf("cannot open the template's state: %w", err)
-		}
-		defer state.Close()
-	} else if m.ram, err = newMemory(ramName, int64(cfg.MemoryMiB)<<20); err != nil {
+// startMachine starts QEMU; its CPUs do not run. A machine that it returns is handed to own in the end, or to abandon.
+func startMachine(cfg Config, lock *os.File, log *slog.Logger) (*machine, error) {
+	m := &machine{
+		cfg: cfg, dir: cfg.RunDir, log: log, events: newQEMUEvents(), marks: newTimeline(), slot: newSlot(cfg),
+		operations: make(chan operation), unwanted: make(chan struct{}), frozen: make(chan struct{}), ended: make(chan struct{}),
+	}
+	m.giveUp = sync.OnceFunc(func() { close(m.unwanted) })
+	state, err := m.openMemory()
+	if err != nil {
 		return nil, err
+	}
+	if state != nil {
+		defer state.Close()
 	}
 	if m.qemu, err = startQEMU(cfg, lock, m.ram, state); err != nil {
 		return nil, err
 	}
-	if err := m.greet(ctx); err != nil {
-		m.qemu.kill()
-		m.vsock.Close()
-		return nil, withStderr(err, cfg.RunDir)
+	if cfg.Kernel {
+		m.vsock = vsock.NewKernel(cfg.CID)
+	} else { // QEMU asks for the device while it starts
+		dev := vsock.NewDevice(cfg.Child, log)
+		m.vsock = dev
+		go m.intercept(dev) // ends with QEMU
 	}
-	m.mark(markPrepared)
+	m.qmp = qmp.New(m.qemu.control, m.events.take)
 	return m, nil
+}
+
+// openMemory makes the memory of a machine that boots, or opens the inherited files of a child's template. state is nil for a
+// machine that boots.
+func (m *machine) openMemory() (state *os.File, err error) {
+	if !m.cfg.Child {
+		m.ram, err = newMemory(ramName, int64(m.cfg.MemoryMiB)<<20)
+		return nil, err
+	}
+	unix.CloseOnExec(templateRAM)
+	unix.CloseOnExec(templateState)
+	m.ram = os.NewFile(templateRAM, ramName)
+	inherited := os.NewFile(templateState, "state")
+	defer inherited.Close()
+	// All children of the template share the inherited file's offset: this one needs an offset of its own.
+	if state, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", templateState)); err != nil {
+		return nil, fmt.Errorf("cannot open the template's state: %w", err)
+	}
+	return state, nil
 }
 
 // withStderr adds what QEMU said.
@@ -94,50 +110,39 @@ func withStderr(err error, runDir string) error {
 	return err
 }
 
-// greet plays the vsock device, which QEMU asks for while it starts, and waits for QEMU.
-func (m *machine) greet(ctx context.Context) error {
-	if m.cfg.Kernel {
-		m.vsock = vsock.NewKernel(m.cfg.CID)
-	} else {
-		dev := vsock.NewDevice(m.cfg.Child, m.log)
-		m.vsock = dev
-		go m.intercept(dev)
-	}
-	m.qmp = qmp.New(m.qemu.control, m.event)
+// handshake waits for QEMU.
+func (m *machine) handshake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := m.qmp.Handshake(ctx); err != nil {
 		return fmt.Errorf("cannot bring up QEMU: %w", err)
 	}
-	if !m.cfg.Child {
-		return nil
+	if m.cfg.Child {
+		if err := m.readyToLoad(ctx); err != nil {
+			return err
+		}
 	}
-	return m.readyToLoad(ctx)
+	m.marks.mark(hostapi.MarkPrepared)
+	return nil
 }
 
-// begin gives the machine its identity and lets its CPUs run.
-func (m *machine) begin(ctx context.Context, id Identity) error {
+// assume gives the machine its identity: it moves to the machine's own directory and makes its socket there.
+func (m *machine) assume(id Identity) (*net.UnixListener, error) {
 	m.id = id
-	err := m.bringUp(ctx)
-	if err == nil {
-		m.mark(markResumed)
-		go m.watch()
-		return nil
+	if id.RunDir != m.dir {
+		if err := unix.Rename(m.dir, id.RunDir); err != nil { // os.Rename takes no empty directory's place
+			return nil, fmt.Errorf("cannot move into the machine's directory: %w", err)
+		}
+		m.dir = id.RunDir
 	}
-	m.qemu.kill()
-	m.vsock.Close()
-	return withStderr(err, id.RunDir)
+	return listen(m.dir)
 }
 
-func (m *machine) bringUp(ctx context.Context) (err error) {
-	if m.con, err = copyConsole(ConsolePath(m.id.HomeDir), m.qemu.console); err != nil {
+// begin lets the CPUs run.
+func (m *machine) begin(ctx context.Context) error {
+	if err := m.check(stateRunning); err != nil {
 		return err
 	}
-	if m.out, err = openLog(logPath(m.id.HomeDir), runMarker(m.id.Guestinfo), time.Now()); err != nil {
-		return err
-	}
-	m.out.first = func() { m.mark(markFirstByte) }
-	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Freeze: m.freeze, Set: m.guestSet})
 	if err := m.serveGuest(); err != nil {
 		return err
 	}
@@ -149,7 +154,7 @@ func (m *machine) bringUp(ctx context.Context) (err error) {
 		}
 	}
 	if m.id.Rehearsal != "" {
-		if err := m.slot.lend(ctx, m.qmp, m.id.Rehearsal); err != nil {
+		if err := m.slot.attachRehearsal(ctx, m.qmp, m.id.Rehearsal); err != nil {
 			return err
 		}
 	}
@@ -158,36 +163,32 @@ func (m *machine) bringUp(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return m.resume(ctx)
+	if err := m.resume(ctx); err != nil {
+		return err
+	}
+	m.marks.mark(hostapi.MarkResumed)
+	return nil
 }
 
-// serveGuest listens for the guest's guestinfo and log connections.
-func (m *machine) serveGuest() error {
-	hello := sync.OnceFunc(func() { m.mark(markHello) })
-	err := m.serve(link.ServiceGuestinfo, func(c net.Conn) error {
+// serveGuest opens the files that the guest's output goes to, and listens for its guestinfo and log connections.
+func (m *machine) serveGuest() (err error) {
+	if m.con, err = copyConsole(ConsolePath(m.id.HomeDir), m.qemu.console); err != nil {
+		return err
+	}
+	if m.out, err = openLog(stdioPath(m.id.HomeDir), runMarker(m.id), time.Now()); err != nil {
+		return err
+	}
+	m.out.first = func() { m.marks.mark(hostapi.MarkFirstByte) }
+	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Freeze: m.freeze, Set: m.guestSet})
+	hello := sync.OnceFunc(func() { m.marks.mark(hostapi.MarkHello) })
+	err = m.listen(link.ServiceGuestinfo, func(c net.Conn) error {
 		hello()
 		return m.info.Serve(c)
 	})
 	if err != nil {
 		return err
 	}
-	return m.serve(link.ServiceLog, func(c net.Conn) error { return m.out.receive(c, time.Now) })
-}
-
-// mark notes a point of the machine's start.
-func (m *machine) mark(name string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.marks = append(m.marks, Mark{Name: name, At: time.Now().UTC()})
-	close(m.marked)
-	m.marked = make(chan struct{})
-}
-
-// marksSince returns the marks after the first n, and a channel that is closed at the next one.
-func (m *machine) marksSince(n int) ([]Mark, <-chan struct{}) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Clone(m.marks[n:]), m.marked
+	return m.listen(link.ServiceLog, func(c net.Conn) error { return m.out.receive(c, time.Now) })
 }
 
 func (m *machine) intercept(dev *vsock.Device) {
@@ -196,52 +197,65 @@ func (m *machine) intercept(dev *vsock.Device) {
 	}
 }
 
-// serve accepts the guest's connections to a service. A connection that ended is closed: a guest that has shut down its
-// side and then reads end of file knows that all it sent was taken.
-func (m *machine) serve(s link.Service, handle func(net.Conn) error) error {
+// listen accepts the guest's connections to a service.
+func (m *machine) listen(s link.Service, handle func(net.Conn) error) error {
 	l, err := m.vsock.Listen(link.HostPort(m.cfg.CID, s))
 	if err != nil {
 		return err
 	}
-	m.serving.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			m.serving.Go(func() {
-				defer c.Close()
-				if err := handle(c); err != nil {
-					m.log.Warn("connection of the guest failed", "service", s, "err", err)
-				}
-			})
-		}
-	})
+	m.serving.Go(func() { m.accept(l, s, handle) })
 	return nil
 }
 
-// event takes what QEMU reports.
-func (m *machine) event(e qmp.Event) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch e.Name {
-	case "SHUTDOWN":
-		s := new(shutdown)
-		if err := json.Unmarshal(e.Data, s); err == nil && m.shutdown == nil {
-			m.shutdown = s
+// accept handles connections until the listener ends. A connection is closed when it was handled to its end: a guest that has
+// ended its half and then reads end of file knows that all it sent was taken.
+func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) error) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
 		}
-	case "RESET":
-		close(m.reset)
-		m.reset = make(chan struct{})
-	case "MIGRATION":
-		m.migration(e.Data)
+		m.serving.Go(func() {
+			defer c.Close()
+			if err := handle(c); err != nil {
+				m.log.Warn("connection of the guest failed", "service", s, "err", err)
+			}
+		})
 	}
 }
 
-// watch waits for QEMU's end and writes the last report.
-func (m *machine) watch() {
-	<-m.qemu.ended
-	m.qmp.Close()
+// qemuEvents are what QEMU reports by itself.
+type qemuEvents struct {
+	shutdown *shutdown     // the first of them; may be read when the connection of QMP is done
+	resets   chan struct{} // holds a RESET that nobody has taken yet
+	loaded   chan error    // how the loading of a child's state has ended
+}
+
+func newQEMUEvents() qemuEvents {
+	return qemuEvents{resets: make(chan struct{}, 1), loaded: make(chan error, 1)}
+}
+
+// take is called by the goroutine that reads QMP.
+func (q *qemuEvents) take(e qmp.Event) {
+	switch e.Name {
+	case "SHUTDOWN":
+		s := new(shutdown)
+		if err := json.Unmarshal(e.Data, s); err == nil && q.shutdown == nil {
+			q.shutdown = s
+		}
+	case "RESET":
+		select {
+		case q.resets <- struct{}{}:
+		default:
+		}
+	case "MIGRATION":
+		q.migration(e.Data)
+	}
+}
+
+// drain takes all that a QEMU has left behind that has ended.
+func (m *machine) drain() {
+	<-m.qmp.Done()
 	m.vsock.Close()
 	m.info.Close()
 	m.serving.Wait() // what the guest sent is in the log and in guestinfo
@@ -249,23 +263,32 @@ func (m *machine) watch() {
 	if m.con.err != nil {
 		m.log.Error("the console's file is not complete", "err", m.con.err)
 	}
-	m.mu.Lock()
-	stands := m.state != nil
-	e := ending{killed: m.killed, shutdown: m.shutdown, waitErr: m.qemu.err, guest: m.info.Guest(),
+}
+
+// report writes how the machine ended, and lets followers of its log come to their end.
+func (m *machine) report() {
+	e := ending{
+		killed: m.isUnwanted(), shutdown: m.events.shutdown, waitErr: m.qemu.err, guest: m.info.Guest(),
 		console: tail(ConsolePath(m.id.HomeDir), panicSearch),
-		stderr:  strings.TrimSpace(string(tail(qemuLogPath(m.id.RunDir), 2048)))}
-	m.mu.Unlock()
-	if stands {
-		m.keep()
-		e.killed = true
+		stderr:  strings.TrimSpace(string(tail(qemuLogPath(m.dir), 2048))),
 	}
 	m.exit = e.exit()
-	m.exit.At = time.Now().UTC()
-	if err := writeExit(m.id.RunDir, m.exit); err != nil {
+	m.exit.At, m.exit.Run = time.Now().UTC(), m.id.Run
+	if err := writeExit(m.dir, m.exit); err != nil {
 		m.log.Error("cannot write the machine's last report", "err", err)
 	}
 	m.out.end()
 	close(m.ended)
+}
+
+// isUnwanted reports whether the machine's end was asked for.
+func (m *machine) isUnwanted() bool {
+	select {
+	case <-m.unwanted:
+		return true
+	default:
+		return false
+	}
 }
 
 // writeExit writes exit.json atomically.
@@ -279,49 +302,4 @@ func writeExit(runDir string, x Exit) error {
 		return err
 	}
 	return os.Rename(path+".tmp", path)
-}
-
-// kill ends QEMU on request and returns when the report is written.
-func (m *machine) kill() {
-	m.mu.Lock()
-	if !m.killed {
-		m.killed = true
-		close(m.unwanted)
-	}
-	m.mu.Unlock()
-	m.qemu.kill()
-	<-m.ended
-}
-
-func (m *machine) pause(ctx context.Context) error  { return m.qmp.Execute(ctx, "stop", nil, nil) }
-func (m *machine) resume(ctx context.Context) error { return m.qmp.Execute(ctx, "cont", nil, nil) }
-
-// restart resets the guest. QEMU runs with -no-reboot, by which a guest without ACPI powers off, so a reset by hand
-// must change what a reset means for a moment.
-func (m *machine) restart(ctx context.Context) error {
-	m.mu.Lock()
-	done := m.reset
-	m.mu.Unlock()
-	if err := m.onReboot(ctx, "reset"); err != nil {
-		return err
-	}
-	err := m.qmp.Execute(ctx, "system_reset", nil, nil)
-	if err == nil {
-		select {
-		case <-done:
-			if dev, ok := m.vsock.(*vsock.Device); ok {
-				dev.Reset()
-			}
-		case <-m.qemu.ended:
-			err = errors.New("QEMU has ended")
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-	}
-	return errors.Join(err, m.onReboot(context.WithoutCancel(ctx), "shutdown"))
-}
-
-// onReboot sets what a reboot of the guest does (QMP set-action).
-func (m *machine) onReboot(ctx context.Context, action string) error {
-	return m.qmp.Execute(ctx, "set-action", map[string]string{"reboot": action}, nil)
 }

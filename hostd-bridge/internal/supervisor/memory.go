@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -56,8 +57,8 @@ const (
 
 // copyMemory writes into dst, an empty file as long as base, what the machine's memory holds: the pages of base, and over them
 // those that process pid has written to its private mapping of it. Pages of zeros stay holes.
-func copyMemory(dst, base *os.File, pid int) error {
-	if err := copyPages(dst, base); err != nil {
+func copyMemory(ctx context.Context, dst, base *os.File, pid int) error {
+	if err := copyPages(ctx, dst, base); err != nil {
 		return fmt.Errorf("cannot copy the memory's base: %w", err)
 	}
 	m, err := findMapping(pid)
@@ -67,14 +68,14 @@ func copyMemory(dst, base *os.File, pid int) error {
 	if m.shared {
 		return nil // what is written is in base
 	}
-	if err := copyPrivate(dst, m, pid); err != nil {
+	if err := copyPrivate(ctx, dst, m, pid); err != nil {
 		return fmt.Errorf("cannot copy the memory of process %d: %w", pid, err)
 	}
 	return nil
 }
 
 // copyPages copies the pages of a sparse file.
-func copyPages(dst, src *os.File) error {
+func copyPages(ctx context.Context, dst, src *os.File) error {
 	buf := make([]byte, copyChunk)
 	for at := int64(0); ; {
 		begin, err := unix.Seek(int(src.Fd()), at, unix.SEEK_DATA)
@@ -89,6 +90,9 @@ func copyPages(dst, src *os.File) error {
 			return err
 		}
 		for at = begin; at < end; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			n, err := src.ReadAt(buf[:min(int64(len(buf)), end-at)], at)
 			if err != nil && err != io.EOF {
 				return err
@@ -169,7 +173,7 @@ const (
 )
 
 // copyPrivate writes the pages that a process has for itself: present or swapped, and not those of the file.
-func copyPrivate(dst *os.File, m mapping, pid int) error {
+func copyPrivate(ctx context.Context, dst *os.File, m mapping, pid int) error {
 	pagemap, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
 	if err != nil {
 		return err
@@ -183,6 +187,9 @@ func copyPrivate(dst *os.File, m mapping, pid int) error {
 	entries := make([]byte, 8*copyChunk/pageSize)
 	buf := make([]byte, copyChunk)
 	for at := m.start; at < m.end; at += copyChunk {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		pages := min(copyChunk, m.end-at) / pageSize
 		if _, err := pagemap.ReadAt(entries[:8*pages], int64(at/pageSize*8)); err != nil {
 			return err

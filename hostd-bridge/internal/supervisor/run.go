@@ -10,14 +10,15 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // Run is the life of a supervisor: it reads a Config from in, starts QEMU, writes a Result to out, reads an Identity, lets
-// the machine run, writes the second Result, closes both, and returns when the machine has ended. Without an Identity the
-// machine is given up before it was anyone.
-func Run(in io.ReadCloser, out io.WriteCloser, log *slog.Logger) error {
+// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an Identity the
+// machine is abandoned. Records go to log.
+func Run(in io.ReadCloser, out io.WriteCloser, log io.Writer) error {
 	err := supervise(in, out, log)
 	if err != nil {
 		err = errors.Join(err, report(out, err), out.Close())
@@ -26,7 +27,7 @@ func Run(in io.ReadCloser, out io.WriteCloser, log *slog.Logger) error {
 }
 
 // supervise returns an error only before the second Result was written.
-func supervise(in io.ReadCloser, out io.WriteCloser, log *slog.Logger) error {
+func supervise(in io.ReadCloser, out io.WriteCloser, logTo io.Writer) error {
 	documents := json.NewDecoder(in)
 	var cfg Config
 	if err := documents.Decode(&cfg); err != nil {
@@ -36,55 +37,65 @@ func supervise(in io.ReadCloser, out io.WriteCloser, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(lock) // closed by the end of this process: who waits for the lock finds no process any more
+	defer runtime.KeepAlive(lock) // closed by the end of this process: whoever gets the lock finds no process any more
 	if err := os.Remove(exitPath(cfg.RunDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove the last machine's report: %w", err)
 	}
-	ctx := context.Background()
-	m, err := prepare(ctx, cfg, lock, log)
+	m, err := startMachine(cfg, lock, newLog(logTo, cfg.Debug))
 	if err != nil {
 		return err
 	}
-	id := Identity{}
-	if report(out, nil) != nil || documents.Decode(&id) != nil {
-		m.qemu.kill()
-		m.vsock.Close()
-		return errors.Join(errUnwanted, os.RemoveAll(cfg.RunDir))
+	next := func() (id Identity, err error) {
+		if report(out, nil) != nil || documents.Decode(&id) != nil {
+			err = errUnwanted
+		}
+		return id, err
+	}
+	l, err := m.bringUp(context.Background(), next)
+	if err != nil {
+		return m.abandon(err)
 	}
 	in.Close()
-	l, err := m.settle(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(socketPath(id.RunDir))
+	defer os.Remove(socketPath(m.dir))
+	s := &server{m: m}
+	var serving sync.WaitGroup
+	serving.Go(func() { s.serve(l) })
 	if err := errors.Join(report(out, nil), out.Close()); err != nil {
-		log.Error("nobody waits for the machine: it is ended", "err", err)
-		go m.kill()
+		m.log.Error("nobody waits for the machine: it is ended", "err", err)
+		m.end()
 	}
-	(&server{m: m}).serve(l)
+	m.own()
+	serving.Wait()
 	return nil
 }
 
-var errUnwanted = errors.New("the machine was given up before it was anyone")
-
-// settle moves to the machine's own directory, makes its socket there and begins.
-func (m *machine) settle(ctx context.Context, id Identity) (*net.UnixListener, error) {
-	if id.RunDir != m.cfg.RunDir {
-		if err := unix.Rename(m.cfg.RunDir, id.RunDir); err != nil { // os.Rename takes no empty directory's place
-			m.qemu.kill()
-			m.vsock.Close()
-			return nil, fmt.Errorf("cannot move into the machine's directory: %w", err)
-		}
+func newLog(to io.Writer, debug bool) *slog.Logger {
+	level := slog.LevelInfo
+	if debug {
+		level = slog.LevelDebug
 	}
-	l, err := listen(id.RunDir)
-	if err != nil {
-		m.qemu.kill()
-		m.vsock.Close()
+	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: level}))
+}
+
+var errUnwanted = errors.New("the machine was given up before it had an identity")
+
+// bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; errUnwanted is its way to say that
+// there is none. When bringUp fails the machine is to be abandoned.
+func (m *machine) bringUp(ctx context.Context, identity func() (Identity, error)) (*net.UnixListener, error) {
+	if err := m.handshake(ctx); err != nil {
 		return nil, err
 	}
-	if err := m.begin(ctx, id); err != nil {
+	id, err := identity()
+	if err != nil {
+		return nil, err
+	}
+	l, err := m.assume(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.begin(ctx); err != nil {
 		l.Close()
-		return nil, errors.Join(err, os.Remove(socketPath(id.RunDir)))
+		return nil, errors.Join(err, os.Remove(socketPath(m.dir)))
 	}
 	return l, nil
 }
@@ -98,8 +109,7 @@ func report(out io.Writer, err error) error {
 	return json.NewEncoder(out).Encode(r)
 }
 
-// takeLock takes the lock that says that processes of a machine exist in runDir. QEMU inherits it, so it is free only
-// when both are gone.
+// takeLock takes the lock of the processes of the machine in runDir. QEMU inherits it, so it is free only when both are gone.
 func takeLock(runDir string) (*os.File, error) {
 	f, err := os.OpenFile(lockPath(runDir), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

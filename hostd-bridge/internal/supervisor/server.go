@@ -68,8 +68,10 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var r request
 	if err := readFrame(c, &r); err != nil {
+		s.m.log.Debug("no request", "err", err)
 		return
 	}
+	s.m.log.Debug("request", "op", r.Op)
 	switch r.Op {
 	case opEvents:
 		s.events(ctx, c)
@@ -89,6 +91,7 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 // do executes the operations that are over with their reply.
 func (s *server) do(ctx context.Context, r request) reply {
 	m := s.m
+	var op func() error
 	switch r.Op {
 	case opSet:
 		m.info.Set(r.Set)
@@ -96,23 +99,20 @@ func (s *server) do(ctx context.Context, r request) reply {
 	case opKill:
 		m.kill()
 		return reply{}
-	}
-	if m.isFrozen() {
-		return replyTo(errFrozen)
-	}
-	switch r.Op {
 	case opAttach:
-		return replyTo(m.slot.attach(ctx, m.qmp, r.Path))
+		op = func() error { return m.attach(ctx, r.Path) }
 	case opDetach:
-		return replyTo(m.slot.detach(ctx, m.qmp))
+		op = func() error { return m.detach(ctx) }
 	case opPause:
-		return replyTo(m.pause(ctx))
+		op = func() error { return m.pause(ctx) }
 	case opResume:
-		return replyTo(m.resume(ctx))
+		op = func() error { return m.resume(ctx) }
 	case opReset:
-		return replyTo(m.restart(ctx))
+		op = func() error { return m.restart(ctx) }
+	default:
+		return replyTo(fmt.Errorf("unknown operation %q: daemon and supervisor are of different versions", r.Op))
 	}
-	return replyTo(fmt.Errorf("unknown operation %q: daemon and supervisor are of different versions", r.Op))
+	return replyTo(m.exec(m.ended, op))
 }
 
 func (s *server) answer(c *net.UnixConn, r reply) bool {
@@ -130,10 +130,10 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 	}
 	ctx, stop := hangup(ctx, c)
 	defer stop()
-	var told told
+	var sent sent
 	frozen := s.m.frozen
 	for {
-		changed, marked, err := s.tell(c, &told)
+		changed, marked, err := s.sendNew(c, &sent)
 		if err != nil {
 			return
 		}
@@ -146,7 +146,7 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 			}
 			frozen = nil
 		case <-s.m.ended:
-			s.lastEvents(c, &told)
+			s.sendLast(c, &sent)
 			return
 		case <-ctx.Done():
 			return
@@ -154,12 +154,12 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 	}
 }
 
-// told is how much a client has been told.
-type told struct{ values, marks int }
+// sent is how much a client has been sent.
+type sent struct{ values, marks int }
 
-// tell sends what is new. The channels are closed when there is more.
-func (s *server) tell(c *net.UnixConn, t *told) (changed, marked <-chan struct{}, err error) {
-	marks, marked := s.m.marksSince(t.marks)
+// sendNew sends what is new. The channels are closed when there is more.
+func (s *server) sendNew(c *net.UnixConn, t *sent) (changed, marked <-chan struct{}, err error) {
+	marks, marked := s.m.marks.since(t.marks)
 	t.marks += len(marks)
 	for _, mark := range marks {
 		if err := writeFrame(c, Event{Mark: &mark}); err != nil {
@@ -176,9 +176,9 @@ func (s *server) tell(c *net.UnixConn, t *told) (changed, marked <-chan struct{}
 	return changed, marked, nil
 }
 
-// lastEvents sends what an ended machine has left to say.
-func (s *server) lastEvents(c *net.UnixConn, t *told) {
-	_, _, err := s.tell(c, t)
+// sendLast sends what is left of an ended machine, and the Exit.
+func (s *server) sendLast(c *net.UnixConn, t *sent) {
+	_, _, err := s.sendNew(c, t)
 	if err == nil {
 		err = writeFrame(c, Event{Exit: &s.m.exit})
 	}
@@ -203,24 +203,16 @@ func (s *server) log(ctx context.Context, c *net.UnixConn, r request) {
 	}
 }
 
-// template sends the files of a frozen machine, or takes a snapshot of one that runs.
+// template sends the files of the machine's fork point.
 func (s *server) template(ctx context.Context, c *net.UnixConn, newDisk string) {
-	var ram, state *os.File
-	if s.m.isFrozen() {
-		ram, state = s.m.ram, s.m.state
-	} else {
-		var err error
-		if ram, state, err = s.m.snapshot(ctx, newDisk); err != nil {
-			s.answer(c, replyTo(err))
-			return
-		}
-		defer ram.Close()
-		defer state.Close()
+	ram, saved, release, err := s.m.forkPoint(ctx, newDisk)
+	if err == nil {
+		defer release()
 	}
-	if !s.answer(c, reply{}) {
+	if !s.answer(c, replyTo(err)) || err != nil {
 		return
 	}
-	if err := sendFiles(c, ram, state); err != nil {
+	if err := sendFiles(c, ram, saved); err != nil {
 		s.m.log.Debug("client went away", "err", err)
 	}
 }

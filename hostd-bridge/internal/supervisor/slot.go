@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 )
@@ -13,9 +12,9 @@ import (
 // RootSlot is the name of the raw block node that the guest's root device sits on. Its file is a disk or a placeholder.
 const RootSlot = "root"
 
-// DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off: the inventory sees to it that a disk has one
-// writer, and a disk at a fork point, which QEMU 7.2 keeps open for writing though nothing is written any more, could not be read by the
-// children.
+// DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off because the inventory gives each disk one writer,
+// and because QEMU 7.2 keeps a disk at a fork point open for writing although nothing is written to it: its lock would keep the
+// children from reading it.
 func DiskOptions(node, path string) map[string]any {
 	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
 		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
@@ -31,11 +30,10 @@ func SlotOptions(node string) map[string]any {
 	return map[string]any{"driver": "raw", "node-name": RootSlot, "file": node, "discard": "unmap"}
 }
 
-// slot knows what the root slot holds.
+// slot knows what the root slot holds. It belongs to the machine's owner.
 type slot struct {
 	emptySize int64
 
-	mu   sync.Mutex
 	node string // of the disk or placeholder
 	path string // empty: a placeholder
 	last int    // number of the newest node
@@ -45,8 +43,6 @@ func newSlot(cfg Config) slot { return slot{emptySize: cfg.EmptySize, node: cfg.
 
 // attach puts a disk into the empty slot.
 func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.path != "" {
 		return fmt.Errorf("cannot attach %s: the root slot holds %s", path, s.path)
 	}
@@ -59,21 +55,17 @@ func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
 	return nil
 }
 
-// lend puts a disk into the empty slot, which counts as empty still.
-func (s *slot) lend(ctx context.Context, q *qmp.Client, path string) error {
+// attachRehearsal puts a disk into the empty slot, which still counts as empty, and removes the disk's file.
+func (s *slot) attachRehearsal(ctx context.Context, q *qmp.Client, path string) error {
 	if err := s.attach(ctx, q, path); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.path = ""
 	return os.Remove(path)
 }
 
-// detach puts a placeholder in the disk's stead.
+// detach puts the placeholder back.
 func (s *slot) detach(ctx context.Context, q *qmp.Client) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.path == "" {
 		return errors.New("cannot detach a disk: the root slot is empty")
 	}
@@ -102,8 +94,6 @@ func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map
 
 // fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more.
 func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.path == "" {
 		return errors.New("cannot put a delta over the root slot's disk: it is empty")
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/internal/smaps"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -63,6 +65,53 @@ func TestLogRefusesWhatIsNoRecord(t *testing.T) {
 	if l.size != size {
 		t.Errorf("the log grew by %d bytes", l.size-size)
 	}
+}
+
+// TestEndOfALogConnection: the host never ends the connection first. When the guest has ended its half all that it sent is in the file,
+// and then the host's end tells it so.
+func TestEndOfALogConnection(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "stdio.log")
+	out, err := openLog(path, "run 1", time.Unix(1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "guest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &machine{log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	m.serving.Go(func() {
+		m.accept(l, link.ServiceLog, func(c net.Conn) error { return out.receive(c, time.Now) })
+	})
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	payload := bytes.Repeat([]byte("x"), 10_000)
+	for range 50 {
+		if _, err := conn.Write(link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Payload: payload})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("before the guest's end: %v", err)
+	}
+	if err := errors.Join(conn.SetReadDeadline(time.Time{}), conn.(*net.UnixConn).CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(conn); err != nil || len(b) != 0 {
+		t.Errorf("after it: %d bytes, %v", len(b), err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || bytes.Count(b, payload) != 50 {
+		t.Errorf("%d of 50 records are in the file when the host ends the connection, %v", bytes.Count(b, payload), err)
+	}
+	l.Close()
+	m.serving.Wait()
 }
 
 func TestFollowersOfTheLog(t *testing.T) {
@@ -244,7 +293,7 @@ func TestMemoryIsCopiedWithoutZeros(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := copyPages(dst, src); err != nil {
+	if err := copyPages(t.Context(), dst, src); err != nil {
 		t.Fatal(err)
 	}
 	got, want := make([]byte, 4<<20), make([]byte, 4<<20)
@@ -268,7 +317,7 @@ func TestUsage(t *testing.T) {
 		{Name: "/memfd:other-cvm-ram (deleted)", Size: 4, Anonymous: 4, PrivateDirty: 4},
 		{Size: 8 << 10, Anonymous: 7 << 10, PrivateDirty: 7 << 10},
 	})
-	if want := (Memory{GuestPrivateKiB: 3 << 10, OverheadKiB: 100 + 4 + 7<<10}); got != want {
+	if want := (hostapi.Memory{GuestPrivateKiB: 3 << 10, OverheadKiB: 100 + 4 + 7<<10}); got != want {
 		t.Errorf("usage %+v, want %+v", got, want)
 	}
 }

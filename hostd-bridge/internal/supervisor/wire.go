@@ -30,7 +30,7 @@ const (
 	opKill   = "kill"   // the reply comes when QEMU is gone
 	opMemory = "memory" // a frame of Memory
 	// opTemplate: the two files of the machine's fork point follow the reply. A machine that runs is stopped for a moment,
-	// and Path is put over its disk.
+	// and Path is put over its disk unless it is empty.
 	opTemplate = "template"
 )
 
@@ -149,8 +149,11 @@ func receiveFiles(c *net.UnixConn, n int) ([]*os.File, error) {
 	return files, nil
 }
 
+// closeAll closes files; nil is none.
 func closeAll(files []*os.File) {
 	for _, f := range files {
-		f.Close()
+		if f != nil {
+			f.Close()
+		}
 	}
 }

@@ -86,9 +86,9 @@ func (o *objects) fixed() map[types.ManagedObjectReference]any {
 			ManagedEntity: entity(computeRef, hostFolderRef, o.server.HostName),
 			ResourcePool:  &pool, Host: hosts, Datastore: stores, Network: networks, EnvironmentBrowser: &environment,
 			Summary: &types.ComputeResourceSummary{
-				TotalCpu: o.megahertz(), TotalMemory: o.server.Inventory.HostMemoryMiB() << 20, EffectiveCpu: o.megahertz(),
-				EffectiveMemory: o.server.Inventory.HostMemoryMiB(), NumHosts: 1, NumEffectiveHosts: 1,
-				NumCpuCores: int16(o.server.Inventory.HostCPUs()), NumCpuThreads: int16(o.server.Inventory.HostCPUs()),
+				TotalCpu: o.megahertz(), TotalMemory: o.server.Inventory.Capacity.MemoryMiB << 20, EffectiveCpu: o.megahertz(),
+				EffectiveMemory: o.server.Inventory.Capacity.MemoryMiB, NumHosts: 1, NumEffectiveHosts: 1,
+				NumCpuCores: int16(o.server.Inventory.Capacity.CPUs), NumCpuThreads: int16(o.server.Inventory.Capacity.CPUs),
 				OverallStatus: types.ManagedEntityStatusGreen,
 			},
 		},
@@ -98,7 +98,7 @@ func (o *objects) fixed() map[types.ManagedObjectReference]any {
 // nominalMHz stands for the clock of a CPU: guests are given CPUs, not MHz, so it only fills what clients show.
 const nominalMHz = 2000
 
-func (o *objects) megahertz() int32 { return int32(o.server.Inventory.HostCPUs()) * nominalMHz }
+func (o *objects) megahertz() int32 { return int32(o.server.Inventory.Capacity.CPUs) * nominalMHz }
 
 // host is the HostSystem; it names the VMs, so it changes with them.
 func (o *objects) host() any {
@@ -109,8 +109,8 @@ func (o *objects) host() any {
 		ConnectionState: types.HostSystemConnectionStateConnected, PowerState: types.HostSystemPowerStatePoweredOn,
 	}
 	hardware := types.HostHardwareSummary{
-		Vendor: "containerVM", Model: inv.Describe(), CpuModel: "x86-64", CpuMhz: nominalMHz, NumCpuPkgs: 1,
-		NumCpuCores: int16(inv.HostCPUs()), NumCpuThreads: int16(inv.HostCPUs()), MemorySize: inv.HostMemoryMiB() << 20,
+		Vendor: "containerVM", Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: nominalMHz, NumCpuPkgs: 1,
+		NumCpuCores: int16(inv.Capacity.CPUs), NumCpuThreads: int16(inv.Capacity.CPUs), MemorySize: inv.Capacity.MemoryMiB << 20,
 	}
 	return &mo.HostSystem{
 		ManagedEntity: entity(hostRef, computeRef, o.server.HostName),

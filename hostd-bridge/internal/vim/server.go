@@ -10,12 +10,12 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
-	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 )
 
 // Config is what a Server works with. Every field is needed.
 type Config struct {
-	Inventory *vm.Inventory
+	Inventory *vmhost.Host
 	Store     *datastore.Store
 	HostName  string
 	// InstanceUUID identifies this host's API over restarts (AboutInfo.instanceUuid).

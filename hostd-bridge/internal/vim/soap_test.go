@@ -19,8 +19,8 @@ import (
 	"github.com/vmware/govmomi/vim25/xml"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
-	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 )
 
@@ -37,7 +37,7 @@ func newTestServer(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	hv := vmtest.New(vmtest.Idle)
-	inv, err := vm.Open(t.Context(), vm.Options{
+	inv, err := vmhost.Open(t.Context(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: hv, Disks: hv, RunDir: filepath.Join(dir, "run"),
 		HostMemoryMiB: 4096, HostCPUs: 2, Blank: "blank.vmdk", Log: log,
 	})

@@ -4,74 +4,102 @@ import (
 	"crypto/rand"
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// checkConfig completes a new VM's configuration or says what is wrong with it.
-func (i *Inventory) checkConfig(c *Config) error {
-	if !validName(c.Name) {
-		return &InvalidNameError{Name: c.Name}
-	}
-	if err := i.checkSize(c); err != nil {
+const (
+	// minMemoryMiB and maxCPUs bound what a VM may have: less memory boots no kernel, more CPUs QEMU's machines refuse.
+	minMemoryMiB = 4
+	maxCPUs      = 255
+	// maxName is vSphere's limit of an object's name, in characters.
+	maxName = 80
+)
+
+// validUUID is the textual form of RFC 9562, section 4.
+var validUUID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// Capacity is what a host has: no VM has more, as on ESXi.
+type Capacity struct {
+	CPUs      int
+	MemoryMiB int64
+}
+
+// Complete completes the configuration of a new VM or says what is wrong with it.
+func (c *Config) Complete(host Capacity) error {
+	if err := CheckName(c.Name); err != nil {
 		return err
 	}
-	if c.UUID == "" {
-		c.UUID = newUUID()
-	}
-	if c.InstanceUUID == "" {
-		c.InstanceUUID = newUUID()
+	if err := c.CheckSize(host); err != nil {
+		return err
 	}
 	for _, id := range []*string{&c.UUID, &c.InstanceUUID} {
-		if !validUUID.MatchString(*id) {
-			return &ArgumentError{Property: "uuid", Why: fmt.Sprintf("%q is no UUID", *id)}
+		if *id == "" {
+			*id = newUUID()
+		}
+		if err := CheckUUID(*id); err != nil {
+			return err
 		}
 		*id = strings.ToLower(*id)
 	}
 	c.Home = strings.Trim(path.Clean("/"+c.Home), "/")
 	c.Created = time.Now().UTC()
 	c.Modified, c.Version = c.Created, 1
-	return checkExtra(c.Extra)
+	return CheckExtra(c.Extra)
 }
 
-// checkSize checks the CPUs and memory: no VM has more than its host, as on ESXi.
-func (i *Inventory) checkSize(c *Config) error {
-	cpus := min(maxCPUs, i.opt.HostCPUs)
+// CheckSize checks the CPUs and the memory.
+func (c *Config) CheckSize(host Capacity) error {
+	cpus := min(maxCPUs, host.CPUs)
 	switch {
 	case c.CPUs < 1 || c.CPUs > cpus:
-		return &ArgumentError{Property: "numCPUs", Why: fmt.Sprintf("%d, must be 1 to %d: the host has %d CPUs", c.CPUs, cpus, i.opt.HostCPUs)}
+		return &ArgumentError{Property: "numCPUs", Why: fmt.Sprintf("%d, must be 1 to %d: the host has %d CPUs", c.CPUs, cpus, host.CPUs)}
 	case c.MemoryMiB < minMemoryMiB:
 		return &ArgumentError{Property: "memoryMB", Why: fmt.Sprintf("%d, must be at least %d", c.MemoryMiB, minMemoryMiB)}
-	case int64(c.MemoryMiB) > i.opt.HostMemoryMiB:
-		return &MemoryError{Where: "the host", Requested: int64(c.MemoryMiB), Available: i.opt.HostMemoryMiB}
+	case int64(c.MemoryMiB) > host.MemoryMiB:
+		return &MemoryError{Where: "the host", Requested: int64(c.MemoryMiB), Available: host.MemoryMiB}
 	}
 	return nil
 }
 
-// checkExtra bounds extraConfig: a key is 1 to 255 printable characters, a value at most 512 KiB (half of a guestinfo
-// message), and the machine type is a known one.
-func checkExtra(extra map[string]string) error {
+// CheckUUID checks the text of a UUID.
+func CheckUUID(id string) error {
+	if !validUUID.MatchString(id) {
+		return &ArgumentError{Property: "uuid", Why: fmt.Sprintf("%q is no UUID", id)}
+	}
+	return nil
+}
+
+// CheckExtra bounds extraConfig: a key is 1 to hostapi.MaxExtraKey printable characters, a value at most
+// hostapi.MaxExtraValue bytes, and the machine type is a known one.
+func CheckExtra(extra map[string]string) error {
 	for k, v := range extra {
 		switch {
-		case k == "" || len(k) > 255 || strings.ContainsFunc(k, unicode.IsControl):
+		case k == "" || len(k) > hostapi.MaxExtraKey || strings.ContainsFunc(k, unicode.IsControl):
 			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("key %.64q is no key", k)}
-		case len(v) > 512<<10:
-			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("the value of %s is longer than 512 KiB", k)}
-		case k == KeyExit, k == KeyTimeline:
+		case len(v) > hostapi.MaxExtraValue:
+			return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("the value of %s is longer than %d KiB", k, hostapi.MaxExtraValue>>10)}
+		case hostapi.SetByHost(k):
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
-		case k == KeyMachine && v != "" && v != MachineMicroVM && v != MachineQ35:
-			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, MachineMicroVM, MachineQ35)}
+		case k == hostapi.KeyMachine && v != "" && v != hostapi.MachineMicroVM && v != hostapi.MachineQ35:
+			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, hostapi.MachineMicroVM, hostapi.MachineQ35)}
 		}
 	}
 	return nil
 }
 
-// validName says whether a name can be an object's: vSphere's limit is 80 characters, and / is not in a path's element.
-func validName(name string) bool {
-	return name != "" && name != "." && name != ".." && utf8.ValidString(name) && utf8.RuneCountInString(name) <= 80 &&
-		!strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) })
+// CheckName checks an object's name: / is not in a path's element.
+func CheckName(name string) error {
+	if name == "" || name == "." || name == ".." || !utf8.ValidString(name) || utf8.RuneCountInString(name) > maxName ||
+		strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == '\\' || unicode.IsControl(r) }) {
+		return &InvalidNameError{Name: name}
+	}
+	return nil
 }
 
 // newUUID returns a random UUID, version 4 of RFC 9562.

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Hypervisor realises virtual machines on this host. Package qemu implements it; tests use an in-memory one.
@@ -46,24 +48,13 @@ type Machine interface {
 	// when it fails the machine goes on; the disk is then the old one.
 	Snapshot(ctx context.Context, newDisk string) (Template, error)
 	// Memory measures what the machine takes of the host's memory now.
-	Memory(ctx context.Context) (Memory, error)
+	Memory(ctx context.Context) (hostapi.Memory, error)
 	// Reset restarts the guest as by a reset button.
 	Reset(ctx context.Context) error
 	// Kill ends the machine at once, as by pulling the plug, and returns when its processes are gone.
 	Kill(ctx context.Context) error
 	// Close lets go of the machine without ending it: an Adopt finds it again.
 	Close() error
-}
-
-// Memory is what a machine takes of its host's memory, in KiB. A template's pages are taken once, however many share them.
-type Memory struct {
-	// SharedKiB is what the memory of the fork point holds that a frozen machine is, or that a child came from; 0 of a machine
-	// that was booted.
-	SharedKiB int64 `json:"sharedKiB"`
-	// GuestPrivateKiB is the guest's memory that no one else has: of a child, the pages that it has written to.
-	GuestPrivateKiB int64 `json:"guestPrivateKiB"`
-	// OverheadKiB is what the process that plays the machine has written to beside that.
-	OverheadKiB int64 `json:"overheadKiB"`
 }
 
 // Template is a fork point: the memory and the device state of a machine that stands still, as open files that nobody can
@@ -101,23 +92,17 @@ type Event struct {
 	// Frozen: the guest has called instantclone.freeze. It comes again to whoever adopts the machine.
 	Frozen bool
 	// Mark is a point of the start-up timeline on the host's side.
-	Mark *Mark
+	Mark *hostapi.Mark
 	Exit *Exit
 }
 
 // Guestinfo is a key that the guest has set.
 type Guestinfo struct{ Key, Value string }
 
-// Mark is a point of a start-up timeline, by the host's clock. Names: "prepared", "loaded", "resumed", "hello" (the guest's
-// first word), "linked" (its network link is up), "firstByte" (of the process's output).
-type Mark struct {
-	Name string    `json:"name"`
-	At   time.Time `json:"at"`
-}
-
 // Exit says how a machine ended.
 type Exit struct {
-	At time.Time `json:"at"`
+	Run hostapi.Run `json:"run"`
+	At  time.Time   `json:"at"`
 	// Orderly: the guest powered itself off.
 	Orderly bool `json:"orderly"`
 	// Reason is for people: what ended it ("guest kernel panic: ...", "QEMU killed by signal 9").
@@ -137,22 +122,17 @@ type MachineSpec struct {
 	HomeDir   string // the VM's directory on its datastore: console.log and stdio.log
 	CPUs      int
 	MemoryMiB int
-	Machine   string // MachineMicroVM (also when empty) or MachineQ35
+	Machine   string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
 	Kernel    string // ELF vmlinux with a PVH entry, or bzImage
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
 	RootDisk  string // qcow2; empty: the root slot is empty
 	Blank     string // qcow2: what a child that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
 	NICs      []NIC
+	Run       hostapi.Run       // the number of the run that begins
 	CID       uint32            // vsock context ID, 3 to 1<<28-1
 	Guestinfo map[string]string // what info-get answers
 }
-
-// Machine types of MachineSpec.Machine, also the values of the extraConfig key "cvm.machine".
-const (
-	MachineMicroVM = "microvm"
-	MachineQ35     = "q35"
-)
 
 // Disks makes disk files. Package qemu implements it.
 type Disks interface {

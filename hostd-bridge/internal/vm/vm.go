@@ -3,8 +3,11 @@ package vm
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // PowerState is vSphere's VirtualMachinePowerState.
@@ -16,36 +19,24 @@ const (
 	PoweredOn  PowerState = "poweredOn"
 )
 
-// Keys of extraConfig that this host understands (DESIGN.md, "extraConfig keys that hostd-bridge understands").
-const (
-	KeyKernel  = "cvm.boot.kernel"
-	KeyInitrd  = "cvm.boot.initrd"
-	KeyCmdline = "cvm.boot.cmdline"
-	KeyMachine = "cvm.machine"
-	KeyExit    = "cvm.host.exit"
-	// KeyTimeline holds the host's marks of the present run, as JSON.
-	KeyTimeline = "cvm.host.timeline"
-
-	// guestPrefix begins the keys that the guest may read and write.
-	guestPrefix = "guestinfo."
-)
-
 // VM is the state of a virtual machine at one moment. It is never changed once it is published: whoever holds one may
 // read it without a lock, and two equal pointers mean that nothing has changed.
 type VM struct {
 	Ref string `json:"-"` // moref value
 	Config
 	Power   PowerState        `json:"power"`
-	Frozen  bool              `json:"frozen,omitempty"`  // it stands still at its fork point, until it is powered off
-	Point   string            `json:"point,omitempty"`   // where its disk is as it was when it froze; empty until the first fork needs it
-	Runs    int               `json:"runs"`              // how often it was powered on
-	Forks   int               `json:"forks,omitempty"`   // how many of its disks were kept for forks: none has the name of another
-	Started time.Time         `json:"started,omitzero"`  // of the present run
-	Guest   map[string]string `json:"guest,omitempty"`   // guestinfo that the guest has set in the present or last run
-	Exit    *Exit             `json:"exit,omitempty"`    // how the last run ended; nil while it runs
-	Pending *Pending          `json:"pending,omitempty"` // the operation that was under way
+	Frozen  bool              `json:"frozen,omitempty"` // it stands still at its fork point, until it is powered off
+	Point   string            `json:"point,omitempty"`  // where its disk is as it was when it froze; empty until the first fork needs it
+	Run     hostapi.Run       `json:"run,omitempty"`    // the present or last run: that of Guest, Exit and Timeline
+	Runs    hostapi.Run       `json:"runs"`             // the last number that was given to a run, also to one that could not start
+	Forks   int               `json:"forks,omitempty"`  // how many of its disks were kept for forks: none has the name of another
+	Started time.Time         `json:"started,omitzero"` // of the present run
+	Guest   map[string]string `json:"guest,omitempty"`  // guestinfo that the guest has set in the present or last run
+	Exit    *Exit             `json:"exit,omitempty"`   // how the last run ended; nil while it runs
 
-	Timeline []Mark `json:"-"` // of the present or last run; it is lost with the daemon
+	InFlight *Operation `json:"inFlight,omitempty"` // the operation that the next daemon has to finish or to roll back
+
+	Timeline []hostapi.Mark `json:"-"` // of the present or last run; it is lost with the daemon
 }
 
 // Config is what a client has configured.
@@ -72,7 +63,7 @@ type Config struct {
 type Disk struct {
 	Path   string `json:"path"`
 	Parent string `json:"parent,omitempty"`
-	Own    bool   `json:"own,omitempty"` // made by this VM, so destroyed with it
+	Owned  bool   `json:"owned,omitempty"` // made by this VM, and destroyed with it
 }
 
 // Card is a network card and its device key in vSphere's device list.
@@ -81,38 +72,45 @@ type Card struct {
 	Key int32 `json:"key"`
 }
 
-// Kinds of Pending.
+// Kinds of operations that leave something half done when their daemon dies.
 const (
-	pendingCreate  = "create"
-	pendingDestroy = "destroy"
-	pendingStart   = "start"
-	pendingAttach  = "attach"
-	pendingDetach  = "detach"
-	pendingClone   = "clone"
+	OpCreate  = "create"
+	OpDestroy = "destroy"
+	OpStart   = "start"
+	OpAttach  = "attach"
+	OpDetach  = "detach"
+	OpClone   = "clone"
 )
 
-// Pending is a note of an operation that is under way: what the next daemon must finish or undo if this one dies.
-type Pending struct {
-	Kind string `json:"kind"`
-	Disk *Disk  `json:"disk,omitempty"` // with attach and detach
-	Made bool   `json:"made,omitempty"` // with attach: the disk's file is made by the operation
-	Drop bool   `json:"drop,omitempty"` // with detach: the disk's file is removed by the operation
-	Boot string `json:"boot,omitempty"` // with clone: the host's boot in which it was begun
+// Operation is an operation in flight: what the next daemon must finish or roll back if this one dies.
+type Operation struct {
+	Kind     string `json:"kind"`
+	Disk     *Disk  `json:"disk,omitempty"`     // of OpAttach and OpDetach
+	MakeFile bool   `json:"makeFile,omitempty"` // of OpAttach: the operation makes the disk's file
+	DropFile bool   `json:"dropFile,omitempty"` // of OpDetach: the operation removes the disk's file
+	Boot     string `json:"boot,omitempty"`     // of OpClone: the host's boot in which it began
 }
 
-// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, how the present
-// run came to be, and how the last one ended.
+// Making says whether the VM is still being made: then clients do not see it.
+func (v *VM) Making() bool {
+	return v.InFlight != nil && (v.InFlight.Kind == OpCreate || v.InFlight.Kind == OpClone)
+}
+
+// ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, which run that was
+// in, how the run came to be, and how it ended.
 func (v *VM) ExtraConfig() map[string]string {
-	all := make(map[string]string, len(v.Extra)+len(v.Guest)+2)
+	all := make(map[string]string, len(v.Extra)+len(v.Guest)+3)
 	maps.Copy(all, v.Extra)
 	maps.Copy(all, v.Guest)
 	if v.Exit != nil {
-		exit := *v.Exit
-		exit.Guestinfo = nil
-		all[KeyExit] = text(exit)
+		exit := v.Exit
+		all[hostapi.KeyExit] = text(hostapi.Exit{Run: v.Run, At: exit.At, Orderly: exit.Orderly, Reason: exit.Reason, ConsoleTail: exit.ConsoleTail})
+	}
+	if v.Run > 0 {
+		all[hostapi.KeyRun] = v.Run.String()
 	}
 	if len(v.Timeline) > 0 {
-		all[KeyTimeline] = text(v.Timeline)
+		all[hostapi.KeyTimeline] = text(v.Timeline)
 	}
 	return all
 }
@@ -123,25 +121,47 @@ func text(value any) string {
 	return string(data)
 }
 
-// GuestReadable returns what the guest can read by info-get.
-func (v *VM) GuestReadable() map[string]string { return guestKeys(v.Extra) }
-
-func guestKeys(extra map[string]string) map[string]string {
+// GuestKeys returns those of the keys of extraConfig that the guest can read by info-get.
+func GuestKeys(extra map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, val := range extra {
-		if strings.HasPrefix(k, guestPrefix) {
+		if strings.HasPrefix(k, hostapi.GuestPrefix) {
 			out[k] = val
 		}
 	}
 	return out
 }
 
-// clone returns a copy whose maps and slices can be changed.
-func (v *VM) clone() *VM {
+// MergeExtra returns extraConfig after a change, in which an empty value deletes the key. It may change extra.
+func MergeExtra(extra, change map[string]string) map[string]string {
+	if extra == nil {
+		extra = map[string]string{}
+	}
+	for k, v := range change {
+		if v == "" {
+			delete(extra, k)
+			continue
+		}
+		extra[k] = v
+	}
+	return extra
+}
+
+// Copy returns a copy whose maps and slices can be changed.
+func (v *VM) Copy() *VM {
 	next := *v
 	next.Extra = maps.Clone(v.Extra)
 	next.Guest = maps.Clone(v.Guest)
-	next.NICs = append([]Card(nil), v.NICs...)
-	next.Timeline = append([]Mark(nil), v.Timeline...)
+	next.NICs = slices.Clone(v.NICs)
+	next.Timeline = slices.Clone(v.Timeline)
 	return &next
+}
+
+// Files returns the paths in the datastore that go with the VM when it is destroyed.
+func (v *VM) Files() []string {
+	files := []string{v.Home}
+	if v.Disk != nil && v.Disk.Owned {
+		files = append(files, v.Disk.Path)
+	}
+	return files
 }

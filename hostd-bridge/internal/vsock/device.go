@@ -28,19 +28,19 @@ const (
 // Device is the host's end of one guest's vsock, played in user space. The backend (vhost.go) tells it where the rings
 // lie and when they may be touched, and passes on the guest's kicks.
 //
-// Two locks: in.mu is held while the guest's packets are read, mu guards everything else, and when both are held in.mu
-// was taken first. There is no goroutine for sending: who writes to a connection puts its bytes into the guest's
-// buffers itself.
+// It has two locks. in.mu is held while the guest's packets are read. mu guards everything else, also the state of all
+// connections; functions that want it held end in Locked. When both are held in.mu was taken first. There is no goroutine
+// for sending: the writer of a connection puts its bytes into the guest's buffers itself.
 type Device struct {
 	log *slog.Logger
 	in  inbound
 
 	mu        sync.Mutex
 	out       outbound
-	cid       uint64 // the guest's
-	unheard   bool   // a fork whose guest has not spoken under its own CID yet
+	cid       uint64    // the guest's
+	dialable  bool      // the guest answers from cid: a fork does after its first packet
+	mayDial   sync.Cond // dialable or closed was set
 	closed    bool
-	heard     sync.Cond // unheard was cleared, or the device closed
 	conns     map[connKey]*stream
 	listeners map[uint32]*listener
 	lastPort  uint32
@@ -64,12 +64,12 @@ type queue struct {
 
 var _ Transport = (*Device)(nil)
 
-// NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once. The guest of a fork comes up
-// with its parent's CID and would answer from that: it is dialled once it has spoken under its own.
+// NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once. The guest of a fork begins
+// with its parent's CID and would answer from that, so a dial waits until the guest has sent a packet from its own.
 func NewDevice(fork bool, log *slog.Logger) *Device {
-	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort, unheard: fork}
-	d.heard.L = &d.mu
-	d.out.starved = map[*stream]struct{}{}
+	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort, dialable: !fork}
+	d.mayDial.L = &d.mu
+	d.out.waiting = map[*stream]struct{}{}
 	d.out.space.L = &d.mu
 	return d
 }
@@ -123,22 +123,22 @@ func (d *Device) setRegions(rs regions) {
 	d.in.regions, d.out.regions = rs, rs
 }
 
-// fail stops the use of rings that the guest has spoilt; a reset of the guest makes new ones. The caller holds mu.
-func (d *Device) fail(err error) {
+// failLocked stops the use of rings that the guest has spoilt; a reset of the guest makes new ones.
+func (d *Device) failLocked(err error) {
 	if d.out.ring == nil {
 		return
 	}
 	d.log.Error("vsock stopped until the guest restarts its driver", "err", err)
 	d.out.ring = nil
 	d.out.space.Broadcast()
-	d.endAll()
+	d.endAllLocked()
 }
 
 // Reset ends every connection: the guest's kernel has been started anew and knows nothing of them.
 func (d *Device) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.endAll()
+	d.endAllLocked()
 }
 
 // Close ends every connection and listener. What was received can still be read.
@@ -147,17 +147,18 @@ func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
-	d.heard.Broadcast()
-	d.endAll()
+	d.mayDial.Broadcast()
+	d.endAllLocked()
 	for _, l := range d.listeners {
-		l.shut()
+		l.shutLocked()
 	}
 	return nil
 }
 
-func (d *Device) endAll() {
+// endAllLocked ends every connection and sends nothing.
+func (d *Device) endAllLocked() {
 	for _, s := range d.conns {
-		s.end(syscall.ECONNRESET)
+		s.removeLocked(syscall.ECONNRESET)
 	}
 	d.out.pending = nil
 	d.out.space.Broadcast()
@@ -190,45 +191,44 @@ func (d *Device) Dial(ctx context.Context, port uint32) (Conn, error) {
 func (d *Device) dial(ctx context.Context, port uint32) (*stream, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err := d.awaitGuest(ctx); err != nil {
+	if err := d.awaitGuestLocked(ctx); err != nil {
 		return nil, err
 	}
 	if len(d.conns) >= MaxConns {
 		return nil, ErrTooManyConns
 	}
-	s := d.add(connKey{local: d.freePort(port), peer: port})
-	s.send(opRequest, 0)
-	d.flush()
+	s := d.addLocked(connKey{local: d.freePortLocked(port), peer: port})
+	s.sendLocked(opRequest, 0)
+	d.flushLocked()
 	stop := context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		s.writable.Broadcast()
 	})
 	defer stop()
-	for !s.established && s.err == nil && ctx.Err() == nil {
+	for s.state == stateRequested && ctx.Err() == nil {
 		s.writable.Wait()
 	}
-	switch {
-	case s.established: // if the guest has already closed it again, the first Read tells
-		return s, nil
-	case s.err != nil:
+	if s.state == stateRequested {
+		s.abortLocked(context.Cause(ctx))
+		d.flushLocked()
+	}
+	if s.state == stateRefused {
 		return nil, s.err
 	}
-	s.abort(context.Cause(ctx))
-	d.flush()
-	return nil, context.Cause(ctx)
+	return s, nil // if the guest has closed it again already, the first Read says so
 }
 
-// awaitGuest waits until the guest can be dialled.
-func (d *Device) awaitGuest(ctx context.Context) error {
+// awaitGuestLocked waits until the guest can be dialled.
+func (d *Device) awaitGuestLocked(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.heard.Broadcast()
+		d.mayDial.Broadcast()
 	})
 	defer stop()
-	for d.unheard && !d.closed && ctx.Err() == nil {
-		d.heard.Wait()
+	for !d.dialable && !d.closed && ctx.Err() == nil {
+		d.mayDial.Wait()
 	}
 	if d.closed {
 		return net.ErrClosed
@@ -236,8 +236,8 @@ func (d *Device) awaitGuest(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// freePort is a port of the host with which no connection to the guest's port exists.
-func (d *Device) freePort(peer uint32) uint32 {
+// freePortLocked is a port of the host with which no connection to the guest's port exists.
+func (d *Device) freePortLocked(peer uint32) uint32 {
 	for {
 		if d.lastPort++; d.lastPort == 1<<32-1 {
 			d.lastPort = firstPort
@@ -248,28 +248,29 @@ func (d *Device) freePort(peer uint32) uint32 {
 	}
 }
 
-func (d *Device) add(k connKey) *stream {
+// addLocked makes a connection that was requested.
+func (d *Device) addLocked(k connKey) *stream {
 	s := &stream{dev: d, key: k}
 	s.readable.L, s.writable.L = &d.mu, &d.mu
 	d.conns[k] = s
 	return s
 }
 
-// accept answers a guest's request for a connection.
-func (d *Device) accept(k connKey, h header) {
+// acceptLocked answers a guest's request for a connection.
+func (d *Device) acceptLocked(k connKey, h header) {
 	l := d.listeners[k.local]
 	if l == nil || len(l.queue) == cap(l.queue) || len(d.conns) >= MaxConns {
-		d.refuse(k)
+		d.refuseLocked(k)
 		return
 	}
-	s := d.add(k)
-	s.established = true
-	s.credit(h)
-	s.send(opResponse, 0)
+	s := d.addLocked(k)
+	s.state = s.state.after(eventAnswered)
+	s.creditLocked(h)
+	s.sendLocked(opResponse, 0)
 	l.queue <- s // has room, and only we send, under mu
 }
 
-// refuse answers a packet that belongs to no connection.
-func (d *Device) refuse(k connKey) {
-	d.post(packet{header: header{srcPort: k.local, dstPort: k.peer, op: opReset}})
+// refuseLocked answers a packet that belongs to no connection.
+func (d *Device) refuseLocked(k connKey) {
+	d.postLocked(packet{header: header{srcPort: k.local, dstPort: k.peer, op: opReset}})
 }

@@ -76,7 +76,7 @@ const (
 	slotBytes   = headerLen + testPayload
 )
 
-// newDriver makes a guest with empty rings for dev, whose kicks are heard.
+// newDriver makes a guest with empty rings for dev, whose kicks reach the device.
 func newDriver(t testing.TB, dev *Device) *driver {
 	d := newMuteDriver(t, dev)
 	d.serveKicks()
@@ -190,8 +190,8 @@ func (d *driver) kickIfWanted(r *driverRing) {
 	}
 }
 
-// lend offers all free buffers of the receive ring.
-func (d *driver) lend() {
+// offerAll offers all free buffers of the receive ring.
+func (d *driver) offerAll() {
 	r := &d.rings[queueOut]
 	d.mu.Lock()
 	for _, s := range r.free {
@@ -228,7 +228,7 @@ func (d *driver) take(r *driverRing) (slot, n int, ok bool) {
 	}
 }
 
-// receive returns a packet from the host and lends its buffer again.
+// receive returns a packet from the host and offers its buffer again.
 func (d *driver) receive() ([]byte, bool) {
 	r := &d.rings[queueOut]
 	s, n, ok := d.take(r)
@@ -279,7 +279,7 @@ func nullModem(t testing.TB) (a, b *Device, da, db *driver) {
 	da, db = newDriver(t, a), newDriver(t, b)
 	for _, d := range []*driver{da, db} {
 		d.boot(t)
-		d.lend()
+		d.offerAll()
 	}
 	cross := func(from, to *driver) {
 		for {

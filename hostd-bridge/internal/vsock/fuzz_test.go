@@ -7,7 +7,7 @@ import (
 // FuzzRings lets a guest's rings and memory be anything: no panic, no endless loop, nothing outside of guest memory.
 func FuzzRings(f *testing.F) {
 	good := newMuteDriver(f, NewDevice(false, silent()))
-	good.lend()
+	good.offerAll()
 	good.send(encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opRequest}, ""))
 	f.Add(good.b[:64<<10], uint16(0), uint16(0))
 	f.Add(good.b[:8<<10], uint16(1), uint16(0xffff))
@@ -53,10 +53,10 @@ func FuzzPackets(f *testing.F) {
 		defer dev.mu.Unlock()
 		dev.cid = 3
 		for ; len(talk) >= 48; talk = talk[48:] {
-			dev.handle(talk[:48])
+			dev.handleLocked(talk[:48])
 			for _, s := range dev.conns {
-				if s.in.n > bufAlloc || s.gone {
-					t.Fatalf("%d bytes buffered, gone %v", s.in.n, s.gone)
+				if s.in.n > bufAlloc || !s.state.inTable() {
+					t.Fatalf("%d bytes buffered, state %d", s.in.n, s.state)
 				}
 			}
 		}

@@ -8,7 +8,7 @@ const (
 	batchPackets = 256
 )
 
-// inbound is what a device needs to read what its guest sends.
+// inbound is what a device needs to read what its guest sends. Its mu guards all of it; receiveBatch and gather want it held.
 type inbound struct {
 	mu      sync.Mutex
 	ring    *ring // nil while stopped
@@ -18,7 +18,7 @@ type inbound struct {
 	spans   []span
 }
 
-// receive takes in all that the guest has sent. Only one goroutine does so at a time.
+// receive takes in all that the guest has sent. One goroutine does so at a time.
 func (d *Device) receive() {
 	d.in.mu.Lock()
 	defer d.in.mu.Unlock()
@@ -27,7 +27,7 @@ func (d *Device) receive() {
 		if err != nil {
 			d.in.ring = nil
 			d.mu.Lock()
-			d.fail(err)
+			d.failLocked(err)
 			d.mu.Unlock()
 		}
 		if !more || err != nil {
@@ -46,7 +46,7 @@ func (d *Device) roomForAnswers() bool {
 	return d.out.ring != nil && d.in.ring != nil
 }
 
-// receiveBatch reads some packets. It reports whether there may be more; if not, the guest will kick.
+// receiveBatch reads some packets. It reports whether there may be more; if not, the guest will notify.
 func (d *Device) receiveBatch() (more bool, err error) {
 	in, r := &d.in, d.in.ring
 	if r.ready() == 0 {
@@ -55,7 +55,7 @@ func (d *Device) receiveBatch() (more bool, err error) {
 		}
 	}
 	if r.ready() == 0 {
-		return r.askKick()
+		return r.requestNotifications()
 	}
 	if err := in.gather(); err != nil {
 		return false, err
@@ -65,13 +65,13 @@ func (d *Device) receiveBatch() (more bool, err error) {
 		return false, err
 	}
 	if more, err = r.signal(); err == nil && (more || r.ready() > 0) {
-		r.hush()
+		r.suppressNotifications()
 		return true, nil
 	}
 	if err != nil || r.flags == 0 {
 		return false, err
 	}
-	return r.askKick()
+	return r.requestNotifications()
 }
 
 // gather pops chains and reads their bytes into data, in one call.
@@ -101,16 +101,16 @@ func (d *Device) deliver() {
 	defer d.mu.Unlock()
 	at := 0
 	for _, c := range d.in.chains {
-		d.handle(d.in.data[at : at+c.bytes])
+		d.handleLocked(d.in.data[at : at+c.bytes])
 		at += c.bytes
 		d.in.ring.push(c.head, 0)
 	}
-	d.flush()
+	d.flushLocked()
 }
 
-// handle takes one packet. What cannot be a packet for us is dropped, as the kernel's vhost does: after a fork the
+// handleLocked takes one packet. What cannot be a packet for us is dropped, as the kernel's vhost does: after a fork the
 // guest may still send from its parent's CID.
-func (d *Device) handle(b []byte) {
+func (d *Device) handleLocked(b []byte) {
 	if len(b) < headerLen {
 		return
 	}
@@ -118,20 +118,20 @@ func (d *Device) handle(b []byte) {
 	if h.srcCID != d.cid || h.dstCID != HostCID || uint64(h.length) > uint64(len(payload)) {
 		return
 	}
-	if d.unheard {
-		d.unheard = false
-		d.heard.Broadcast()
+	if !d.dialable {
+		d.dialable = true
+		d.mayDial.Broadcast()
 	}
 	k := connKey{local: h.dstPort, peer: h.srcPort}
 	s := d.conns[k]
 	switch {
 	case h.kind != typeStream && h.op != opReset:
-		d.refuse(k)
+		d.refuseLocked(k)
 	case s != nil:
-		s.handle(h, payload[:h.length])
+		s.handleLocked(h, payload[:h.length])
 	case h.op == opRequest:
-		d.accept(k, h)
+		d.acceptLocked(k, h)
 	case h.op != opReset:
-		d.refuse(k)
+		d.refuseLocked(k)
 	}
 }

@@ -32,18 +32,18 @@ func (l *listener) Close() error {
 	if l.dev.listeners[l.port] == l {
 		delete(l.dev.listeners, l.port)
 	}
-	l.shut()
-	l.dev.flush()
+	l.shutLocked()
+	l.dev.flushLocked()
 	return nil
 }
 
-// shut ends Accept. The caller holds the device's mu.
-func (l *listener) shut() {
+// shutLocked ends Accept.
+func (l *listener) shutLocked() {
 	l.once.Do(func() { close(l.done) })
 	for {
 		select {
 		case s := <-l.queue:
-			s.abort(syscall.ECONNRESET)
+			s.abortLocked(syscall.ECONNRESET)
 		default:
 			return
 		}

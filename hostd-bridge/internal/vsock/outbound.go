@@ -8,13 +8,14 @@ import (
 // maxBatchOut bounds the packets sent in one call.
 const maxBatchOut = 256
 
-// outbound is what a device needs to send to its guest. The device's mu guards it.
+// outbound is what a device needs to send to its guest. The device's mu guards all of it, and is held when its methods are
+// called.
 type outbound struct {
 	ring    *ring // nil while stopped
 	regions regions
 	pending []packet
 	space   sync.Cond            // pending became shorter, or the device stopped
-	starved map[*stream]struct{} // writers that wait for the guest's buffers
+	waiting map[*stream]struct{} // their writers wait for the guest's buffers
 
 	// Of the batch in hand:
 	headers []byte
@@ -28,26 +29,26 @@ type packet struct {
 	header
 }
 
-// buffersAdded is called when the guest may have lent buffers.
+// buffersAdded is called when the guest may have added buffers.
 func (d *Device) buffersAdded() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.flush()
-	for s := range d.out.starved {
+	d.flushLocked()
+	for s := range d.out.waiting {
 		s.writable.Broadcast()
 	}
-	clear(d.out.starved)
+	clear(d.out.waiting)
 }
 
-// post queues a packet for the next flush.
-func (d *Device) post(p packet) { d.out.pending = append(d.out.pending, p) }
+// postLocked queues a packet for the next flush.
+func (d *Device) postLocked(p packet) { d.out.pending = append(d.out.pending, p) }
 
-// flush sends what is pending, as far as there are buffers.
-func (d *Device) flush() {
-	for len(d.out.pending) > 0 && d.hasBuffers() {
-		n, err := d.sendPending()
+// flushLocked sends what is pending, as far as there are buffers.
+func (d *Device) flushLocked() {
+	for len(d.out.pending) > 0 && d.hasBuffersLocked() {
+		n, err := d.sendPendingLocked()
 		if err != nil {
-			d.fail(err)
+			d.failLocked(err)
 			return
 		}
 		d.out.pending = append(d.out.pending[:0], d.out.pending[n:]...)
@@ -57,13 +58,13 @@ func (d *Device) flush() {
 	}
 }
 
-// sendPending sends as many pending packets as there are buffers at hand, and returns how many.
-func (d *Device) sendPending() (int, error) {
+// sendPendingLocked sends as many pending packets as there are buffers at hand, and returns how many.
+func (d *Device) sendPendingLocked() (int, error) {
 	o := &d.out
 	o.begin()
 	n := 0
 	for n < len(o.pending) && o.more() {
-		if _, err := d.put(o.pending[n], nil); err != nil {
+		if _, err := d.putLocked(o.pending[n], nil); err != nil {
 			return 0, err
 		}
 		n++
@@ -71,26 +72,26 @@ func (d *Device) sendPending() (int, error) {
 	return n, o.finish()
 }
 
-// sendData sends as much of b as the guest's buffers hold, and returns how much.
-func (d *Device) sendData(s *stream, b []byte) int {
-	d.flush()
-	if len(d.out.pending) > 0 || !d.hasBuffers() {
+// sendDataLocked sends as much of b as the guest's buffers hold, and returns how much.
+func (d *Device) sendDataLocked(s *stream, b []byte) int {
+	d.flushLocked()
+	if len(d.out.pending) > 0 || !d.hasBuffersLocked() {
 		return 0
 	}
-	n, err := d.sendBatch(s, b)
+	n, err := d.sendBatchLocked(s, b)
 	if err != nil {
-		d.fail(err)
+		d.failLocked(err)
 		return 0
 	}
 	return n
 }
 
-func (d *Device) sendBatch(s *stream, b []byte) (int, error) {
+func (d *Device) sendBatchLocked(s *stream, b []byte) (int, error) {
 	o := &d.out
 	o.begin()
 	sent := 0
 	for sent < len(b) && o.more() {
-		n, err := d.put(packet{s, s.header(opData, 0)}, b[sent:])
+		n, err := d.putLocked(packet{s, s.header(opData, 0)}, b[sent:])
 		if err != nil {
 			return 0, err
 		}
@@ -99,8 +100,8 @@ func (d *Device) sendBatch(s *stream, b []byte) (int, error) {
 	return sent, o.finish()
 }
 
-// hasBuffers looks for buffers of the guest. When there are none it has asked the guest to kick.
-func (d *Device) hasBuffers() bool {
+// hasBuffersLocked looks for buffers of the guest. When there are none it has requested a notification.
+func (d *Device) hasBuffersLocked() bool {
 	r := d.out.ring
 	if r == nil {
 		return false
@@ -109,7 +110,7 @@ func (d *Device) hasBuffers() bool {
 		return true
 	}
 	if err := r.refill(); err != nil {
-		d.fail(err)
+		d.failLocked(err)
 		return false
 	}
 	return r.ready() > 0
@@ -137,8 +138,8 @@ func (o *outbound) finish() error {
 	return err
 }
 
-// put adds a packet to the batch, with as much of the payload as the guest's next buffer holds, and returns how much.
-func (d *Device) put(p packet, payload []byte) (int, error) {
+// putLocked adds a packet to the batch, with as much of the payload as the guest's next buffer holds, and returns how much.
+func (d *Device) putLocked(p packet, payload []byte) (int, error) {
 	o := &d.out
 	first := len(o.spans)
 	c, spans, err := o.ring.pop(o.regions, o.spans, true)
@@ -151,7 +152,7 @@ func (d *Device) put(p packet, payload []byte) (int, error) {
 	}
 	p.srcCID, p.dstCID, p.kind, p.length = HostCID, d.cid, typeStream, uint32(n)
 	if p.stream != nil {
-		p.stream.tellCredit(&p.header, n)
+		p.stream.tellCreditLocked(&p.header, n)
 	}
 	o.headers = o.headers[:len(o.headers)+headerLen]
 	head := o.headers[len(o.headers)-headerLen:]

@@ -26,7 +26,7 @@ var errBadRing = errors.New("the guest's virtqueue is malformed")
 // ringAddrs are the addresses of a ring's parts in the memory.
 type ringAddrs struct{ desc, avail, used uint64 }
 
-// ring is the device's side of a virtqueue.
+// ring is the device's side of a virtqueue. It has no lock: its owner's guards it.
 //
 // Of the available ring and the descriptor table it holds a copy taken at the last refresh, index first, so that every
 // entry up to the copied index is whole. Indices are read and written as aligned 8-byte words, which the kernel copies in
@@ -93,7 +93,7 @@ func (r *ring) refresh() error {
 // ready is how many entries can be popped before the next refresh.
 func (r *ring) ready() int { return int(r.seen - r.next) }
 
-// chain is a popped entry: the buffers that the guest lent, translated.
+// chain is a popped entry: buffers of the guest, translated.
 type chain struct {
 	head  uint16
 	bytes int
@@ -170,7 +170,8 @@ func (r *ring) pushed(local [][]byte, remote []span) ([][]byte, []span) {
 	return local, remote
 }
 
-// signal lets the guest know of published buffers if it wants to, and reports whether it has added others meanwhile.
+// signal interrupts the guest for published buffers unless it has suppressed that, and reports whether it has added others
+// meanwhile.
 func (r *ring) signal() (more bool, err error) {
 	more, err = r.peek()
 	if err == nil && binary.LittleEndian.Uint16(r.word[:])&availNoInterrupt == 0 {
@@ -189,11 +190,11 @@ func (r *ring) peek() (more bool, err error) {
 	return binary.LittleEndian.Uint16(r.word[2:]) != r.seen, nil
 }
 
-// hush lets the guest add buffers without a kick, from the next publish on.
-func (r *ring) hush() { r.flags = usedNoNotify }
+// suppressNotifications lets the guest add buffers without a notification, from the next publish on (virtio 1.2, 2.7.10).
+func (r *ring) suppressNotifications() { r.flags = usedNoNotify }
 
-// askKick asks the guest to kick when it adds buffers, and reports whether it did already.
-func (r *ring) askKick() (more bool, err error) {
+// requestNotifications has the guest notify when it adds buffers, and reports whether it has added some already.
+func (r *ring) requestNotifications() (more bool, err error) {
 	if r.flags != 0 {
 		r.flags = 0
 		if err := r.publish(); err != nil {
@@ -203,17 +204,17 @@ func (r *ring) askKick() (more bool, err error) {
 	return r.peek()
 }
 
-// refill refreshes, hushed when that yields something; else the guest will kick.
+// refill refreshes. When that yields something notifications are suppressed, else they are requested.
 func (r *ring) refill() error {
 	err := r.refresh()
 	if err == nil && r.ready() == 0 {
 		var more bool
-		if more, err = r.askKick(); err == nil && more {
+		if more, err = r.requestNotifications(); err == nil && more {
 			err = r.refresh()
 		}
 	}
 	if r.ready() > 0 {
-		r.hush()
+		r.suppressNotifications()
 	}
 	return err
 }

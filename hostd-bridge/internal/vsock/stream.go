@@ -13,7 +13,7 @@ import (
 // (VSOCK_CLOSE_TIMEOUT).
 const closeTimeout = 8 * time.Second
 
-// stream is a connection of a Device.
+// stream is a connection of a Device. Its methods that end in Locked want the device's mu; no other lock is taken under that.
 type stream struct {
 	dev *Device
 	key connKey
@@ -25,21 +25,19 @@ type stream struct {
 	readable, writable sync.Cond
 	readBy, writeBy    deadline
 
-	established bool
-	gone        bool   // no longer in the device's table
-	closed      bool   // by us, wholly
-	shut        uint32 // what we will not do any more
-	peerShut    uint32 // what the guest will not do any more
-	err         error  // why it ended, beside the two
-	lingering   *time.Timer
+	state    streamState
+	shut     uint32      // directions that we have ended: shutReceive, shutSend
+	peerShut uint32      // directions that the guest has ended
+	err      error       // in stateRefused, stateEnded and stateClosed: why the connection left the table
+	linger   *time.Timer // in stateLingering
 
-	in         buffer
-	fwdCnt     uint32 // bytes taken out of in
-	advertised uint32 // the fwdCnt that the guest knows
-	sent       uint32 // bytes sent
-	asked      bool   // for credit
-	peerAlloc  uint32 // size of the guest's receive buffer
-	peerFwdCnt uint32
+	in          buffer
+	fwdCnt      uint32 // bytes taken out of in
+	advertised  uint32 // the fwdCnt that the guest knows
+	sent        uint32 // bytes sent
+	creditAsked bool   // a credit request is on its way
+	peerAlloc   uint32 // size of the guest's receive buffer
+	peerFwdCnt  uint32
 }
 
 var (
@@ -56,11 +54,11 @@ func (s *stream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := s.awaitData(); err != nil {
+	if err := s.awaitDataLocked(); err != nil {
 		return 0, err
 	}
 	n := s.in.read(p)
-	s.consumed(n)
+	s.consumedLocked(n)
 	return n, nil
 }
 
@@ -85,11 +83,11 @@ func (s *stream) WriteTo(w io.Writer) (total int64, err error) {
 	}
 }
 
-// front waits for data and returns its first piece, which stays as it is until it is discarded.
+// front waits for data and returns its first piece, which does not change until discard.
 func (s *stream) front() ([]byte, error) {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
-	if err := s.awaitData(); err != nil {
+	if err := s.awaitDataLocked(); err != nil {
 		return nil, err
 	}
 	return s.in.front(), nil
@@ -100,15 +98,15 @@ func (s *stream) discard(n int) {
 	defer s.dev.mu.Unlock()
 	if n = min(n, s.in.n); n > 0 { // a Close may have emptied it
 		s.in.discard(n)
-		s.consumed(n)
+		s.consumedLocked(n)
 	}
 }
 
-// awaitData waits until there is something to read. It returns io.EOF when there never will be.
-func (s *stream) awaitData() error {
+// awaitDataLocked waits until there is something to read. It returns io.EOF when no more will come.
+func (s *stream) awaitDataLocked() error {
 	for {
 		switch {
-		case s.closed:
+		case s.state.closedByUs():
 			return net.ErrClosed
 		case s.readBy.passed:
 			return os.ErrDeadlineExceeded
@@ -125,15 +123,15 @@ func (s *stream) awaitData() error {
 	}
 }
 
-// consumed counts n bytes as taken out of the receive buffer, and tells the guest when a good part is free again.
-func (s *stream) consumed(n int) {
+// consumedLocked counts n bytes as taken out of the receive buffer, and tells the guest when a good part is free again.
+func (s *stream) consumedLocked(n int) {
 	s.fwdCnt += uint32(n)
-	if s.gone || s.fwdCnt-s.advertised < bufAlloc/4 {
+	if !s.state.inTable() || s.fwdCnt-s.advertised < bufAlloc/4 {
 		return
 	}
 	s.advertised = s.fwdCnt
-	s.send(opCreditUpdate, 0)
-	s.dev.flush()
+	s.sendLocked(opCreditUpdate, 0)
+	s.dev.flushLocked()
 }
 
 // Write implements net.Conn.
@@ -144,23 +142,24 @@ func (s *stream) Write(p []byte) (int, error) {
 	defer s.dev.mu.Unlock()
 	sent := 0
 	for {
-		if err := s.writeError(); err != nil {
+		if err := s.writeErrorLocked(); err != nil {
 			return sent, err
 		}
 		if sent == len(p) {
 			return sent, nil
 		}
-		n := s.writeSome(p[sent:])
-		if n == 0 && s.writeError() == nil { // sending may have found that the device is gone, and told everybody
+		n := s.writeSomeLocked(p[sent:])
+		if n == 0 && s.writeErrorLocked() == nil { // the send may have failed the device, and then nothing wakes us
 			s.writable.Wait()
 		}
 		sent += n
 	}
 }
 
-func (s *stream) writeError() error {
+// writeErrorLocked says why nothing can be written any more.
+func (s *stream) writeErrorLocked() error {
 	switch {
-	case s.closed:
+	case s.state.closedByUs():
 		return net.ErrClosed
 	case s.writeBy.passed:
 		return os.ErrDeadlineExceeded
@@ -174,133 +173,22 @@ func (s *stream) writeError() error {
 	return nil
 }
 
-// writeSome sends as much as credit and buffers allow. When it returns 0, writable is signalled once that may change.
-func (s *stream) writeSome(p []byte) int {
+// writeSomeLocked sends as much as credit and buffers allow. When it returns 0, writable is signalled once that may change.
+func (s *stream) writeSomeLocked(p []byte) int {
 	credit := int32(s.peerAlloc - (s.sent - s.peerFwdCnt))
 	if credit <= 0 {
-		if !s.asked {
-			s.asked = true
-			s.send(opCreditRequest, 0)
-			s.dev.flush()
+		if !s.creditAsked {
+			s.creditAsked = true
+			s.sendLocked(opCreditRequest, 0)
+			s.dev.flushLocked()
 		}
 		return 0
 	}
-	n := s.dev.sendData(s, p[:min(len(p), int(credit))])
+	n := s.dev.sendDataLocked(s, p[:min(len(p), int(credit))])
 	if n == 0 {
-		s.dev.out.starved[s] = struct{}{}
+		s.dev.out.waiting[s] = struct{}{}
 	}
 	return n
-}
-
-// header begins a packet of this connection.
-func (s *stream) header(o op, flags uint32) header {
-	return header{srcPort: s.key.local, dstPort: s.key.peer, op: o, flags: flags}
-}
-
-func (s *stream) send(o op, flags uint32) { s.dev.post(packet{s, s.header(o, flags)}) }
-
-// tellCredit completes the header of a packet with n bytes that leaves now.
-func (s *stream) tellCredit(h *header, n int) {
-	h.bufAlloc, h.fwdCnt = bufAlloc, s.fwdCnt
-	s.advertised = s.fwdCnt
-	s.sent += uint32(n)
-}
-
-// credit takes in what the guest says of its receive buffer.
-func (s *stream) credit(h header) {
-	s.peerAlloc, s.peerFwdCnt = h.bufAlloc, h.fwdCnt
-	s.asked = false
-	s.writable.Broadcast()
-}
-
-// handle takes a packet of the guest.
-func (s *stream) handle(h header, payload []byte) {
-	s.credit(h)
-	switch {
-	case h.op == opReset && !s.established:
-		s.end(syscall.ECONNREFUSED)
-	case h.op == opReset:
-		s.end(syscall.ECONNRESET)
-	case h.op == opResponse && !s.established:
-		s.established = true
-	case !s.established:
-		s.abort(syscall.EPROTO)
-	case h.op == opData:
-		s.take(payload)
-	case h.op == opShutdown:
-		s.peerShutdown(h.flags & shutBoth)
-	case h.op == opCreditRequest:
-		s.send(opCreditUpdate, 0)
-	case h.op != opCreditUpdate:
-		s.abort(syscall.EPROTO)
-	}
-}
-
-// take puts received data into the buffer.
-func (s *stream) take(payload []byte) {
-	if len(payload) > bufAlloc-s.in.n || s.peerShut&shutSend != 0 {
-		s.abort(syscall.EPROTO) // more than its credit, or after its end
-		return
-	}
-	if s.closed || s.shut&shutReceive != 0 {
-		s.consumed(len(payload))
-		return
-	}
-	if len(payload) > 0 {
-		s.in.write(payload)
-		s.readable.Broadcast()
-	}
-}
-
-// peerShutdown notes what the guest will not do any more; when nothing is left the connection is over, and the reset
-// lets the guest forget it.
-func (s *stream) peerShutdown(flags uint32) {
-	s.peerShut |= flags
-	s.readable.Broadcast()
-	if s.peerShut == shutBoth {
-		s.abort(syscall.EPIPE)
-	}
-}
-
-// abort resets the connection.
-func (s *stream) abort(err error) {
-	if s.gone {
-		return
-	}
-	if s.end(err) {
-		s.dev.post(packet{header: s.header(opReset, 0)})
-	}
-}
-
-// end takes the connection out of the table, without a word to the guest. It reports whether the guest knows of it.
-func (s *stream) end(err error) (known bool) {
-	if s.gone {
-		return false
-	}
-	s.gone, s.err = true, err
-	delete(s.dev.conns, s.key)
-	delete(s.dev.out.starved, s)
-	if s.lingering != nil {
-		s.lingering.Stop()
-	}
-	s.readable.Broadcast()
-	s.writable.Broadcast()
-	return !s.dropPending()
-}
-
-// dropPending takes back what the guest need not see any more, so that connections that come and go while it gives no
-// buffers do not pile up. It reports whether the request was among it.
-func (s *stream) dropPending() (request bool) {
-	kept := s.dev.out.pending[:0]
-	for _, p := range s.dev.out.pending {
-		if p.stream != s {
-			kept = append(kept, p)
-		} else if p.op == opRequest {
-			request = true
-		}
-	}
-	s.dev.out.pending = kept
-	return request
 }
 
 // CloseWrite tells the guest that no more data will come: it reads end of file.
@@ -312,21 +200,22 @@ func (s *stream) CloseRead() error { return s.shutdown(shutReceive) }
 func (s *stream) shutdown(flags uint32) error {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
-	if s.closed {
+	if s.state.closedByUs() {
 		return net.ErrClosed
 	}
-	s.shutNow(flags)
+	s.shutNowLocked(flags)
 	return nil
 }
 
-func (s *stream) shutNow(flags uint32) {
+// shutNowLocked ends directions of the connection and tells the guest.
+func (s *stream) shutNowLocked(flags uint32) {
 	if s.shut|flags == s.shut {
 		return
 	}
 	s.shut |= flags
-	if !s.gone {
-		s.send(opShutdown, s.shut)
-		s.dev.flush()
+	if s.state.inTable() {
+		s.sendLocked(opShutdown, s.shut)
+		s.dev.flushLocked()
 	}
 	s.readable.Broadcast()
 	s.writable.Broadcast()
@@ -336,28 +225,28 @@ func (s *stream) shutNow(flags uint32) {
 func (s *stream) Close() error {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
-	if s.closed {
+	if s.state.closedByUs() {
 		return net.ErrClosed
 	}
-	s.closed = true
-	s.shutNow(shutBoth)
+	s.shutNowLocked(shutBoth)
+	s.state = s.state.after(eventClosing)
 	s.in = buffer{}
-	s.readBy.set(time.Time{}, nil)
-	s.writeBy.set(time.Time{}, nil)
+	s.readBy.setLocked(time.Time{}, nil)
+	s.writeBy.setLocked(time.Time{}, nil)
 	s.readable.Broadcast()
 	s.writable.Broadcast()
-	if !s.gone {
-		s.lingering = time.AfterFunc(closeTimeout, s.forget)
+	if s.state == stateLingering {
+		s.linger = time.AfterFunc(closeTimeout, s.forget)
 	}
 	return nil
 }
 
-// forget ends a closed connection whose guest does not answer.
+// forget removes a closed connection whose guest has sent no reset.
 func (s *stream) forget() {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
-	s.abort(syscall.ETIMEDOUT)
-	s.dev.flush()
+	s.abortLocked(syscall.ETIMEDOUT)
+	s.dev.flushLocked()
 }
 
 // LocalAddr implements net.Conn.
@@ -389,40 +278,9 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 func (s *stream) setDeadline(d *deadline, wake *sync.Cond, t time.Time) error {
 	s.dev.mu.Lock()
 	defer s.dev.mu.Unlock()
-	if s.closed {
+	if s.state.closedByUs() {
 		return net.ErrClosed
 	}
-	d.set(t, wake)
+	d.setLocked(t, wake)
 	return nil
-}
-
-// deadline says whether a moment has passed. The lock of the condition that it wakes guards it.
-type deadline struct {
-	passed bool
-	timer  *time.Timer
-}
-
-func (d *deadline) set(t time.Time, wake *sync.Cond) {
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-	d.passed = !t.IsZero() && !t.After(time.Now())
-	if d.passed {
-		wake.Broadcast()
-		return
-	}
-	if t.IsZero() {
-		return
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(time.Until(t), func() {
-		wake.L.Lock()
-		defer wake.L.Unlock()
-		if d.timer == timer { // else it was replaced
-			d.passed = true
-			wake.Broadcast()
-		}
-	})
-	d.timer = timer
 }

@@ -90,7 +90,7 @@ func TestVhostLifeCycle(t *testing.T) {
 		v.must(vhostSetVringKick, n, int32(newEventfd(t)))
 		v.must(vhostSetVringCall, n, int32(calls[i]))
 	}
-	v.d.lend()
+	v.d.offerAll()
 	v.d.send(encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opRequest}, ""))
 	v.must(vhostVsockSetRunning, int32(1))
 	poll := []unix.PollFd{{Fd: int32(calls[queueOut]), Events: unix.POLLIN}}

@@ -2,10 +2,11 @@
 //
 // There are two ways, behind one interface. Where /dev/vhost-vsock is usable the kernel does the work (kernel.go).
 // Elsewhere Device plays the kernel's part for QEMU's stock vhost-vsock device from user space: the ioctls that QEMU
-// sends to its vhost descriptor are answered by seccomp user notification (intercept.go, vhost.go), the virtqueues
-// are read and written at QEMU's own addresses (process.go, ring.go), and the stream protocol of virtio-vsock
-// (packet.go, device.go, conn.go) runs on top. QEMU needs no patch, no privilege and no other device, and guest memory
-// may be shared or private.
+// sends to its vhost descriptor are answered by seccomp user notification (intercept_linux_amd64.go, vhost.go), the
+// virtqueues are read and written at QEMU's own addresses (process_linux_amd64.go, ring.go), and the stream protocol of
+// virtio-vsock runs on top (device.go, inbound.go, outbound.go; of a connection: stream.go for the user, protocol.go for the
+// guest's packets, state.go). QEMU needs no patch, no privilege and no other device, and guest memory may be shared or
+// private.
 //
 // The guest is not trusted: whatever it writes into its rings costs it its own vsock at most.
 package vsock

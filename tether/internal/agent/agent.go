@@ -10,9 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/internal/rawio"
@@ -124,7 +123,10 @@ func (a *Agent) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoResp
 		r.Kernel = unix.ByteSliceToString(name.Release[:])
 	}
 	if a.Container != nil {
-		r.Sessions = a.Container.Sessions()
+		r.SessionInfos = a.Container.Sessions()
+		for _, s := range r.SessionInfos {
+			r.Sessions = append(r.Sessions, s.Session)
+		}
 	}
 	return r, nil
 }
@@ -135,21 +137,21 @@ func (a *Agent) Exec(_ context.Context, r *tetherv1.ExecRequest) (*tetherv1.Exec
 		return nil, errNoContainer()
 	}
 	if !link.ValidSession(r.Session) {
-		return nil, status.Errorf(codes.InvalidArgument, "malformed session name %.80q", r.Session)
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "malformed session name %.80q", r.Session)
 	}
 	if r.Process == nil {
-		return nil, status.Error(codes.InvalidArgument, "no process given")
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "no process given")
 	}
 	s, err := a.Container.Start(r.Session, r.Process, process.Options{HoldStdout: r.AttachStdout, HoldStderr: r.AttachStderr})
 	switch {
 	case err == nil:
 		return &tetherv1.ExecResponse{Pid: int32(s.PID)}, nil
 	case errors.Is(err, process.ErrExists):
-		return nil, status.Errorf(codes.AlreadyExists, "session %s exists", r.Session)
+		return nil, link.Refuse(errdefs.ErrAlreadyExists, "session %s exists", r.Session)
 	case errors.Is(err, process.ErrEnded):
-		return nil, status.Error(codes.FailedPrecondition, "the container's process has ended")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the container's process has ended")
 	case errors.Is(err, process.ErrBusy):
-		return nil, status.Error(codes.ResourceExhausted, err.Error())
+		return nil, link.Refuse(errdefs.ErrResourceExhausted, "%v", err)
 	default:
 		return &tetherv1.ExecResponse{Failure: process.Failure(err)}, nil
 	}
@@ -164,7 +166,7 @@ func (a *Agent) Wait(ctx context.Context, r *tetherv1.WaitRequest) (*tetherv1.Wa
 	defer a.owe()()
 	exit, err := s.Wait(ctx)
 	if err != nil {
-		return nil, status.FromContextError(err).Err()
+		return nil, link.Refuse(err, "%v", err)
 	}
 	return &tetherv1.WaitResponse{Exit: exit}, nil
 }
@@ -173,7 +175,7 @@ func (a *Agent) Wait(ctx context.Context, r *tetherv1.WaitRequest) (*tetherv1.Wa
 func (a *Agent) Signal(_ context.Context, r *tetherv1.SignalRequest) (*tetherv1.SignalResponse, error) {
 	const lastSignal = 64 // SIGRTMAX
 	if r.Signal < 1 || r.Signal > lastSignal {
-		return nil, status.Errorf(codes.InvalidArgument, "no such signal: %d", r.Signal)
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "no such signal: %d", r.Signal)
 	}
 	s, err := a.session(r.Session)
 	if err != nil {
@@ -194,7 +196,7 @@ func (a *Agent) Resize(_ context.Context, r *tetherv1.ResizeRequest) (*tetherv1.
 		return nil, err
 	}
 	if r.Window == nil {
-		return nil, status.Error(codes.InvalidArgument, "no window given")
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "no window given")
 	}
 	return &tetherv1.ResizeResponse{}, sessionError(s.Resize(r.Window))
 }
@@ -206,7 +208,7 @@ func (a *Agent) Processes(context.Context, *tetherv1.ProcessesRequest) (*tetherv
 	}
 	list, err := a.Container.List()
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "cannot list processes: %v", err)
+		return nil, link.Refuse(errdefs.ErrInternal, "cannot list processes: %v", err)
 	}
 	return &tetherv1.ProcessesResponse{Processes: list}, nil
 }
@@ -239,10 +241,10 @@ func (a *Agent) Release(_ context.Context, r *tetherv1.ReleaseRequest) (*tetherv
 // Unpack extracts a layer.
 func (a *Agent) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv1.UnpackResponse, error) {
 	if a.Unpacker == nil {
-		return nil, status.Error(codes.FailedPrecondition, "this machine runs a container: it unpacks no layers")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "this machine runs a container: it unpacks no layers")
 	}
 	if !link.ValidSession(r.Upload) {
-		return nil, status.Errorf(codes.InvalidArgument, "malformed upload id %.80q", r.Upload)
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "malformed upload id %.80q", r.Upload)
 	}
 	defer a.owe()()
 	return a.Unpacker.Unpack(ctx, r)
@@ -260,7 +262,7 @@ func (a *Agent) OpenOutput(_ context.Context, id string, stream link.RecordStrea
 	}
 	r, err := s.Output(ring, offset)
 	if err != nil {
-		return nil, 0, 0, status.Error(codes.OutOfRange, err.Error())
+		return nil, 0, 0, link.Refuse(errdefs.ErrOutOfRange, "%v", err)
 	}
 	return r, r.First(), r.Dropped(), nil
 }
@@ -278,7 +280,7 @@ func (a *Agent) OpenInput(ctx context.Context, id string) (io.WriteCloser, error
 // Upload hands a layer to Unpack.
 func (a *Agent) Upload(ctx context.Context, id string, r io.Reader) error {
 	if a.Unpacker == nil {
-		return status.Error(codes.FailedPrecondition, "this machine runs a container: it takes no layers")
+		return link.Refuse(errdefs.ErrFailedPrecondition, "this machine runs a container: it takes no layers")
 	}
 	return a.Unpacker.Upload(ctx, id, r)
 }
@@ -290,23 +292,23 @@ func (a *Agent) session(id string) (*process.Session, error) {
 	if s, ok := a.Container.Session(id); ok {
 		return s, nil
 	}
-	return nil, status.Errorf(codes.NotFound, "no such session: %.80s", id)
+	return nil, link.Refuse(errdefs.ErrNotFound, "no such session: %.80s", id)
 }
 
 func errNoContainer() error {
-	return status.Error(codes.FailedPrecondition, "this machine unpacks layers: it runs no container")
+	return link.Refuse(errdefs.ErrFailedPrecondition, "this machine unpacks layers: it runs no container")
 }
 
-// sessionError is an error of a session as a status.
+// sessionError is an error of a session as a refusal.
 func sessionError(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, process.ErrEnded), errors.Is(err, process.ErrNoStdin), errors.Is(err, process.ErrNoTerminal):
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return link.Refuse(errdefs.ErrFailedPrecondition, "%v", err)
 	case errors.Is(err, unix.EINVAL):
-		return status.Error(codes.InvalidArgument, err.Error())
+		return link.Refuse(errdefs.ErrInvalidArgument, "%v", err)
 	default:
-		return status.Error(codes.Internal, err.Error())
+		return link.Refuse(errdefs.ErrInternal, "%v", err)
 	}
 }

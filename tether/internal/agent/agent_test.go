@@ -129,6 +129,12 @@ func TestAgentOfAContainer(t *testing.T) {
 	if r, err := rpc.Wait(ctx, &tetherv1.WaitRequest{Session: "x"}); err != nil || r.Exit.Code != 5 {
 		t.Errorf("wait: %v, %v", r, err)
 	}
+	info, err = rpc.Info(ctx, &tetherv1.InfoRequest{}) // what a host that adopts the sessions has to know
+	must(t, err)
+	if all := info.SessionInfos; len(all) != 2 || all[0].Session != link.MainSession || all[0].Exit != nil || all[0].StartedUnixNano == 0 ||
+		all[1].Session != "x" || all[1].Exit.GetCode() != 5 || all[1].Pid == 0 {
+		t.Errorf("sessions: %v", all)
+	}
 	_, err = host.OpenOutput(ctx, "x", link.StreamStderr, 1000)
 	wantCode(t, "offset beyond the end", errors.Unwrap(err), codes.OutOfRange)
 	_, err = rpc.Wait(ctx, &tetherv1.WaitRequest{Session: "none"})

@@ -3,11 +3,14 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/link"
@@ -62,6 +65,33 @@ func (h *HostLog) Copy(ctx context.Context, stream link.RecordStream, r *process
 			return err
 		}
 	}
+}
+
+// Send copies the rings to the host and returns once it has confirmed that it has all of them. Once the process has ended the
+// host may take limit for the rest; a host that takes longer, or confirms nothing, is the error.
+func (h *HostLog) Send(ctx context.Context, rings map[link.RecordStream]*process.Ring, ended <-chan struct{}, limit time.Duration) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var copies errgroup.Group
+	for stream, ring := range rings {
+		copies.Go(func() error {
+			reader, err := ring.Reader(0, true)
+			if err != nil {
+				return err
+			}
+			return h.Copy(ctx, stream, reader)
+		})
+	}
+	select {
+	case <-ended:
+		late := time.AfterFunc(limit, func() { cancel(fmt.Errorf("the host has not confirmed the log within %v", limit)) })
+		defer late.Stop()
+	case <-ctx.Done():
+	}
+	if err := copies.Wait(); err != nil {
+		return err
+	}
+	return h.Finish(ctx)
 }
 
 func (h *HostLog) send(ctx context.Context, record []byte, r *process.RingReader) error {
@@ -121,7 +151,8 @@ func (h *HostLog) try(ctx context.Context, record []byte) error {
 	return nil
 }
 
-// Finish ends the log and returns once the host has confirmed, by ending the connection too, that it has all of it.
+// Finish ends the log by shutting down the sending side, and returns once the host has confirmed, by ending the connection, that it
+// has stored all of it.
 func (h *HostLog) Finish(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -139,5 +170,8 @@ func (h *HostLog) Finish(ctx context.Context) error {
 		}
 	}
 	_, err := io.Copy(io.Discard, conn)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return err
 }

@@ -107,3 +107,39 @@ func TestHostLogEndsWithItsContext(t *testing.T) {
 	}
 	must(t, log.Finish(t.Context()))
 }
+
+// rings are those of a process that has written and ended.
+func rings(t *testing.T, text string) (_ map[link.RecordStream]*process.Ring, ended <-chan struct{}) {
+	t.Helper()
+	out, errs := process.NewRing(0), process.NewRing(0)
+	_, err := out.ReadFrom(strings.NewReader(text))
+	must(t, err)
+	out.End()
+	errs.End()
+	done := make(chan struct{})
+	close(done)
+	return map[link.RecordStream]*process.Ring{link.StreamStdout: out, link.StreamStderr: errs}, done
+}
+
+// An exit waits for the host's close and no longer: a host that does what spec.md says delays it by a round trip.
+func TestHostLogEndsWithTheHostsClose(t *testing.T) {
+	h := linktest.NewHost(t, nil)
+	log := NewHostLog(func(context.Context) (net.Conn, error) { return h.Dial(link.ServiceLog) }, slog.New(slog.DiscardHandler))
+	all, ended := rings(t, "text")
+	must(t, log.Send(t.Context(), all, ended, time.Hour))
+	if logged(h) != "text" || h.LogEnds() != 1 {
+		t.Errorf("the log is %q after %d ends", logged(h), h.LogEnds())
+	}
+}
+
+// A host that never closes does not keep a machine from its end.
+func TestHostLogDoesNotWaitForEver(t *testing.T) {
+	h := linktest.NewHost(t, nil)
+	h.KeepLogOpen()
+	log := NewHostLog(func(context.Context) (net.Conn, error) { return h.Dial(link.ServiceLog) }, slog.New(slog.DiscardHandler))
+	all, ended := rings(t, "text")
+	if err := log.Send(t.Context(), all, ended, 10*time.Millisecond); err == nil || !strings.Contains(err.Error(), "not confirmed the log within 10ms") {
+		t.Errorf("the end of a log that was not confirmed: %v", err)
+	}
+	h.Wait(t.Context(), "the text", func() bool { return logged(h) == "text" })
+}

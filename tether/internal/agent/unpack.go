@@ -7,9 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/containervm/containervm/tether/internal/rootfs"
 	"github.com/containervm/containervm/tether/internal/unpack"
@@ -78,7 +77,7 @@ func (u *Unpacker) Upload(ctx context.Context, id string, r io.Reader) error {
 	case err := <-up.done:
 		return err
 	case <-ctx.Done():
-		return status.FromContextError(ctx.Err()).Err()
+		return link.Refuse(ctx.Err(), "%v", ctx.Err())
 	}
 }
 
@@ -88,7 +87,7 @@ func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (res *
 	case u.busy <- struct{}{}:
 		defer func() { <-u.busy }()
 	default:
-		return nil, status.Error(codes.FailedPrecondition, "another layer is being unpacked")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "another layer is being unpacked")
 	}
 	defer u.forget(r.Upload)
 	wait, cancel := context.WithTimeout(ctx, u.wait)
@@ -102,19 +101,19 @@ func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (res *
 	}
 }
 
-// unmet is the error of one who waited in vain: the caller's own end, or the other side's absence.
+// unmet says why an Unpack and its upload did not find each other: the caller has ended, or the other side did not come.
 func unmet(ctx context.Context, format string, id string) error {
 	if ctx.Err() != nil {
-		return status.FromContextError(ctx.Err()).Err()
+		return link.Refuse(ctx.Err(), "%v", ctx.Err())
 	}
-	return status.Errorf(codes.DeadlineExceeded, format, id)
+	return link.Refuse(context.DeadlineExceeded, format, id)
 }
 
 func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limits) (*tetherv1.UnpackResponse, error) {
 	begun := time.Now()
 	disk, err := u.mount(ctx, u.dir)
 	if err != nil {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "%v", err)
 	}
 	result, err := unpack.Layer(ctx, u.dir, r, limits)
 	if uerr := unix.Unmount(u.dir, 0); uerr != nil {
@@ -124,7 +123,7 @@ func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limit
 		err = disk.Flush()
 	}
 	if err != nil {
-		return nil, status.Errorf(unpackCode(err), "cannot unpack layer: %v", err)
+		return nil, link.Refuse(unpackClass(err), "cannot unpack layer: %v", err)
 	}
 	return &tetherv1.UnpackResponse{
 		Entries: result.Entries, Bytes: result.Bytes, Micros: uint64(time.Since(begun).Microseconds()),
@@ -145,18 +144,18 @@ func mountScratch(ctx context.Context, dir string) (rootfs.Disk, error) {
 	return disk, disk.Mount(dir, unix.MS_NOATIME, rootfs.ScratchOptions)
 }
 
-// unpackCode tells a layer at fault from a machine or a connection at fault.
-func unpackCode(err error) codes.Code {
+// unpackClass tells a layer at fault from a machine or a connection at fault.
+func unpackClass(err error) error {
 	switch {
 	case errors.Is(err, link.ErrLost):
-		return codes.Unavailable
+		return errdefs.ErrUnavailable
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return codes.ResourceExhausted
+		return errdefs.ErrResourceExhausted
 	case errors.Is(err, context.Canceled):
-		return codes.Canceled
+		return context.Canceled
 	case errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS):
-		return codes.Internal
+		return errdefs.ErrInternal
 	default:
-		return codes.InvalidArgument
+		return errdefs.ErrInvalidArgument
 	}
 }

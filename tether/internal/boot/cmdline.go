@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 )
@@ -10,8 +11,18 @@ import (
 // switch, as QEMU's microvm without ACPI, "acpi" where it has. Without it the tether looks for ACPI.
 const PowerOffKey = "cvm.poweroff"
 
-// LogKey is the kernel command-line word that chooses how much the tether writes to the console: "debug", or nothing else.
+// LogKey is the kernel command-line word that chooses the least level of what the tether logs: "debug", "info", "warn" or "error".
 const LogKey = "cvm.log"
+
+// LogLevel is the level that the command line chooses, slog.LevelInfo without one. With an error it is slog.LevelInfo too.
+func LogLevel(c Cmdline) (level slog.Level, err error) {
+	if text, ok := c[LogKey]; ok {
+		if err = level.UnmarshalText([]byte(text)); err != nil {
+			return slog.LevelInfo, fmt.Errorf("cannot use %q as %s: want debug, info, warn or error", text, LogKey)
+		}
+	}
+	return level, nil
+}
 
 // Cmdline is the kernel's command line as words; of a repeated word the last counts.
 type Cmdline map[string]string

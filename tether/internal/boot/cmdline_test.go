@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"log/slog"
 	"testing"
 )
 
@@ -16,5 +17,16 @@ func TestParseCmdline(t *testing.T) {
 func TestPowerOffMethod(t *testing.T) {
 	if PowerOffMethod(Cmdline{PowerOffKey: "reset"}) != Reset || PowerOffMethod(Cmdline{PowerOffKey: "acpi"}) != ACPI {
 		t.Error("the command line does not choose")
+	}
+}
+
+func TestLogLevel(t *testing.T) {
+	for text, want := range map[string]slog.Level{
+		"quiet": slog.LevelInfo, "cvm.log=debug": slog.LevelDebug, "cvm.log=ERROR": slog.LevelError, "cvm.log=loud": slog.LevelInfo, "cvm.log": slog.LevelInfo,
+	} {
+		level, err := LogLevel(ParseCmdline(text))
+		if wrong := text == "cvm.log=loud" || text == "cvm.log"; level != want || (err != nil) != wrong {
+			t.Errorf("%s: %v, %v, want %v", text, level, err, want)
+		}
 	}
 }

@@ -233,18 +233,18 @@ func (c *Container) Session(id string) (*Session, bool) {
 	return s, s != nil
 }
 
-// Sessions lists the names of the sessions that exist, sorted.
-func (c *Container) Sessions() []string {
+// Sessions tells of the sessions that exist, sorted by name.
+func (c *Container) Sessions() []*tetherv1.SessionInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var ids []string
-	for id, s := range c.sessions {
+	var all []*tetherv1.SessionInfo
+	for _, s := range c.sessions {
 		if s != nil {
-			ids = append(ids, id)
+			all = append(all, s.info())
 		}
 	}
-	slices.SortFunc(ids, cmp.Compare[string])
-	return ids
+	slices.SortFunc(all, func(a, b *tetherv1.SessionInfo) int { return cmp.Compare(a.Session, b.Session) })
+	return all
 }
 
 // Close leaves the container's namespaces. Nothing can be started any more.

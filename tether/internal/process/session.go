@@ -96,6 +96,15 @@ func (s *Session) ended() bool {
 	}
 }
 
+// info is how the session stands.
+func (s *Session) info() *tetherv1.SessionInfo {
+	info := &tetherv1.SessionInfo{Session: s.ID, Pid: int32(s.PID), StartedUnixNano: s.Started.UnixNano()}
+	if s.ended() {
+		info.Exit = s.exit
+	}
+	return info
+}
+
 // Wait returns how the process ended.
 func (s *Session) Wait(ctx context.Context) (*tetherv1.Exit, error) {
 	select {

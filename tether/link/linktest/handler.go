@@ -12,8 +12,7 @@ import (
 	"strings"
 	"syscall"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -53,7 +52,7 @@ func (f *Tether) process(session string) (*Process, error) {
 	if p := f.Process(session); p != nil {
 		return p, nil
 	}
-	return nil, status.Errorf(codes.NotFound, "no session %q", session)
+	return nil, link.Refuse(errdefs.ErrNotFound, "no session %q", session)
 }
 
 // Info implements link.Handler.
@@ -63,6 +62,12 @@ func (f *Tether) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoRes
 	info := &tetherv1.InfoResponse{
 		Version: "linktest", Kernel: "none", Phase: "serve",
 		Sessions: slices.Sorted(maps.Keys(f.sessions)),
+	}
+	for _, id := range info.Sessions {
+		p := f.sessions[id]
+		info.SessionInfos = append(info.SessionInfos, &tetherv1.SessionInfo{
+			Session: id, Pid: p.pid, StartedUnixNano: p.started.UnixNano(), Exit: p.Exit(),
+		})
 	}
 	if p := f.sessions[link.MainSession]; p != nil {
 		info.Status = statusOf(p)
@@ -80,14 +85,14 @@ func statusOf(p *Process) *tetherv1.Status {
 // Exec implements link.Handler.
 func (f *Tether) Exec(_ context.Context, req *tetherv1.ExecRequest) (*tetherv1.ExecResponse, error) {
 	if !link.ValidSession(req.GetSession()) {
-		return nil, status.Errorf(codes.InvalidArgument, "malformed session %q", req.GetSession())
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "malformed session %q", req.GetSession())
 	}
 	f.mu.Lock()
 	f.execs = append(f.execs, req)
 	used := f.sessions[req.Session] != nil
 	f.mu.Unlock()
 	if used {
-		return nil, status.Errorf(codes.AlreadyExists, "session %q exists", req.Session)
+		return nil, link.Refuse(errdefs.ErrAlreadyExists, "session %q exists", req.Session)
 	}
 	p, failure := f.spawn(req.Session, req.GetProcess(), req.AttachStdout, req.AttachStderr)
 	if failure != nil {
@@ -106,7 +111,7 @@ func (f *Tether) Wait(ctx context.Context, req *tetherv1.WaitRequest) (*tetherv1
 	case <-p.Done():
 		return &tetherv1.WaitResponse{Exit: p.Exit()}, nil
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return nil, link.Refuse(ctx.Err(), "%v", ctx.Err())
 	}
 }
 
@@ -117,7 +122,7 @@ func (f *Tether) Signal(_ context.Context, req *tetherv1.SignalRequest) (*tether
 		return nil, err
 	}
 	if p.Exit() != nil {
-		return nil, status.Error(codes.FailedPrecondition, "the process has ended")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the process has ended")
 	}
 	p.signal(syscall.Signal(req.Signal))
 	return &tetherv1.SignalResponse{}, nil
@@ -130,7 +135,7 @@ func (f *Tether) Resize(_ context.Context, req *tetherv1.ResizeRequest) (*tether
 		return nil, err
 	}
 	if !p.Spec.GetTty() {
-		return nil, status.Error(codes.FailedPrecondition, "the session has no terminal")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the session has no terminal")
 	}
 	p.resize(req.GetWindow())
 	return &tetherv1.ResizeResponse{}, nil
@@ -186,7 +191,7 @@ func (f *Tether) OpenInput(ctx context.Context, session string) (io.WriteCloser,
 		return nil, err
 	}
 	if !p.Spec.GetStdin() {
-		return nil, status.Error(codes.FailedPrecondition, "the session has no standard input")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the session has no standard input")
 	}
 	return input{ctx, p.stdin}, nil
 }
@@ -214,7 +219,7 @@ func (f *Tether) Unpack(ctx context.Context, req *tetherv1.UnpackRequest) (*teth
 	select {
 	case source = <-u.source:
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return nil, link.Refuse(ctx.Err(), "%v", ctx.Err())
 	}
 	data, err := io.ReadAll(source)
 	resp := &tetherv1.UnpackResponse{}
@@ -226,7 +231,7 @@ func (f *Tether) Unpack(ctx context.Context, req *tetherv1.UnpackRequest) (*teth
 	case <-ctx.Done():
 	}
 	if err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
+		return nil, link.Refuse(errdefs.ErrInvalidArgument, "%v", err)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -263,7 +268,7 @@ func (f *Tether) Release(_ context.Context, req *tetherv1.ReleaseRequest) (*teth
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.held {
-		return nil, status.Error(codes.FailedPrecondition, "nothing is held")
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "nothing is held")
 	}
 	f.held = false
 	f.releases = append(f.releases, req)

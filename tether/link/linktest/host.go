@@ -19,6 +19,7 @@ import (
 type Host struct {
 	t    testing.TB
 	work sync.WaitGroup
+	lost chan struct{} // closed at the end of the test
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
@@ -26,16 +27,17 @@ type Host struct {
 	sets    []link.Command
 	records []link.Record
 	logEnds int
+	keepLog bool // see KeepLogOpen
 	conns   []net.Conn
 }
 
 // NewHost returns a host whose guestinfo holds values. Its end is that of the test.
 func NewHost(t testing.TB, values map[string]string) *Host {
-	h := &Host{t: t, changed: make(chan struct{}), values: maps.Clone(values)}
+	h := &Host{t: t, lost: make(chan struct{}), changed: make(chan struct{}), values: maps.Clone(values)}
 	if h.values == nil {
 		h.values = map[string]string{}
 	}
-	t.Cleanup(func() { h.Lose(); h.work.Wait() })
+	t.Cleanup(func() { close(h.lost); h.Lose(); h.work.Wait() })
 	return h
 }
 
@@ -98,6 +100,14 @@ func (h *Host) Records() []link.Record {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.records)
+}
+
+// KeepLogOpen makes this a host that breaks the contract: it takes the log and never ends a connection, so that a guest is never told
+// that all is stored.
+func (h *Host) KeepLogOpen() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.keepLog = true
 }
 
 // LogEnds is how often the guest has ended a log connection at a record border, as it does when all is flushed.
@@ -167,6 +177,7 @@ func (h *Host) answer(text string) string {
 	}
 }
 
+// log takes records up to the guest's end of them. Its caller then ends the connection, which tells the guest that all is stored.
 func (h *Host) log(conn net.Conn) {
 	records := link.NewRecordReader(conn)
 	for {
@@ -177,10 +188,15 @@ func (h *Host) log(conn net.Conn) {
 		} else if err == io.EOF {
 			h.logEnds++
 		}
+		keep := h.keepLog
 		h.wake()
 		h.mu.Unlock()
-		if err != nil {
-			return
+		if err == nil {
+			continue
 		}
+		if keep {
+			<-h.lost // the guest ends its side alone
+		}
+		return
 	}
 }

@@ -105,3 +105,21 @@ func TestStop(t *testing.T) {
 		}
 	}
 }
+
+// TestSessionsTellWhetherTheyEnded: one Info is enough to adopt a session.
+func TestSessionsTellWhetherTheyEnded(t *testing.T) {
+	f := linktest.NewTether(t)
+	f.Start(&tetherv1.Process{Args: []string{"sleep"}})
+	rpc := f.Client().Tether()
+	if _, err := rpc.Exec(t.Context(), &tetherv1.ExecRequest{Session: "x", Process: &tetherv1.Process{Args: []string{"exit", "3"}}}); err != nil {
+		t.Fatal(err)
+	}
+	<-f.Process("x").Done()
+	info, err := rpc.Info(t.Context(), &tetherv1.InfoRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := info.SessionInfos; len(all) != 2 || all[0].Session != link.MainSession || all[0].Exit != nil || all[1].Exit.GetCode() != 3 {
+		t.Errorf("sessions: %v", all)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -24,6 +25,7 @@ type Process struct {
 	Killed  <-chan struct{}       // closed by SIGKILL, and at the end of the test
 
 	pid     int32
+	started time.Time
 	stdin   *pipe
 	out     *ring
 	err     *ring
@@ -40,7 +42,7 @@ func newProcess(ctx context.Context, pid int32, spec *tetherv1.Process, keepOut,
 	ctx, kill := context.WithCancel(ctx)
 	signals := make(chan syscall.Signal, 16)
 	p := &Process{
-		Spec: spec, pid: pid, stdin: newPipe(), out: newRing(keepOut), err: newRing(keepErr),
+		Spec: spec, pid: pid, started: time.Now(), stdin: newPipe(), out: newRing(keepOut), err: newRing(keepErr),
 		Signals: signals, signals: signals, Killed: ctx.Done(), kill: kill, done: make(chan struct{}),
 	}
 	p.Stdin, p.Stdout, p.Stderr = p.stdin, p.out, p.err

@@ -32,7 +32,7 @@ type Mode int32
 const (
 	Mode_CONTAINER Mode = 0 // mount the root disk and run Spec.process
 	Mode_UNPACK    Mode = 1 // run nothing; extract layers on request
-	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze; a fork of a container that finds this freezes where it stands
+	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze
 )
 
 // Enum value maps for Mode.
@@ -260,8 +260,12 @@ type Spec struct {
 	Process          *Process               `protobuf:"bytes,9,opt,name=process,proto3" json:"process,omitempty"`
 	StopGraceSeconds uint32                 `protobuf:"varint,10,opt,name=stop_grace_seconds,json=stopGraceSeconds,proto3" json:"stop_grace_seconds,omitempty"` // used when the guest itself is asked to power off; 0 means 10
 	StopSignal       int32                  `protobuf:"varint,11,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`                     // Linux number; 0 means SIGTERM
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The machine, a fork of a running container, calls instantclone.freeze where it stands, with its processes held: it is the fork
+	// point of children that go on. Meaningless elsewhere. A tether older than this field looks for mode TEMPLATE in its place, so a
+	// host sets both.
+	ForkPoint     bool `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -369,6 +373,13 @@ func (x *Spec) GetStopSignal() int32 {
 		return x.StopSignal
 	}
 	return 0
+}
+
+func (x *Spec) GetForkPoint() bool {
+	if x != nil {
+		return x.ForkPoint
+	}
+	return false
 }
 
 // HostEntry is a line of /etc/hosts.
@@ -1289,7 +1300,8 @@ type InfoResponse struct {
 	Phase         string                 `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`     // boot phase reached
 	Status        *Status                `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`   // of the main process
 	Sessions      []string               `protobuf:"bytes,5,rep,name=sessions,proto3" json:"sessions,omitempty"`
-	UnixNano      int64                  `protobuf:"varint,6,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"` // the guest's clock when it answered
+	UnixNano      int64                  `protobuf:"varint,6,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`            // the guest's clock when it answered
+	SessionInfos  []*SessionInfo         `protobuf:"bytes,7,rep,name=session_infos,json=sessionInfos,proto3" json:"session_infos,omitempty"` // of the same sessions in the same order; an older tether gives none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1366,6 +1378,82 @@ func (x *InfoResponse) GetUnixNano() int64 {
 	return 0
 }
 
+func (x *InfoResponse) GetSessionInfos() []*SessionInfo {
+	if x != nil {
+		return x.SessionInfos
+	}
+	return nil
+}
+
+// SessionInfo is how a session stands.
+type SessionInfo struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Session         string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Pid             int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"` // in the guest's own PID namespace
+	StartedUnixNano int64                  `protobuf:"varint,3,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
+	Exit            *Exit                  `protobuf:"bytes,4,opt,name=exit,proto3" json:"exit,omitempty"` // none: the process runs, or its output is not complete yet
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SessionInfo) Reset() {
+	*x = SessionInfo{}
+	mi := &file_tether_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionInfo) ProtoMessage() {}
+
+func (x *SessionInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
+func (*SessionInfo) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SessionInfo) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *SessionInfo) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetStartedUnixNano() int64 {
+	if x != nil {
+		return x.StartedUnixNano
+	}
+	return 0
+}
+
+func (x *SessionInfo) GetExit() *Exit {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
 type ExecRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"` // chosen by the caller, 1 to 64 of [A-Za-z0-9_.-], unused
@@ -1378,7 +1466,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1478,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1491,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{16}
+	return file_tether_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -1444,7 +1532,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1544,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1557,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{17}
+	return file_tether_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -1495,7 +1583,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1595,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1608,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{18}
+	return file_tether_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -1539,7 +1627,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1639,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1652,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{19}
+	return file_tether_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -1585,7 +1673,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1685,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1698,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{20}
+	return file_tether_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -1642,7 +1730,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1742,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1755,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{21}
+	return file_tether_proto_rawDescGZIP(), []int{22}
 }
 
 type ResizeRequest struct {
@@ -1680,7 +1768,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1780,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1793,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -1730,7 +1818,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1830,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1843,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 type ProcessesRequest struct {
@@ -1766,7 +1854,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +1866,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +1879,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 // ProcessInfo is a line of a process list.
@@ -1812,7 +1900,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1912,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1925,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -1912,7 +2000,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2012,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2025,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -1958,7 +2046,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2058,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2071,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{27}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -2015,7 +2103,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2115,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2128,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{28}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 type UnpackRequest struct {
@@ -2054,7 +2142,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2154,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2167,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{29}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -2114,7 +2202,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2126,7 +2214,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2139,7 +2227,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{30}
+	return file_tether_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -2172,7 +2260,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2272,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2285,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{31}
+	return file_tether_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *HoldRequest) GetAtPoint() bool {
@@ -2215,7 +2303,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2315,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2328,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{32}
+	return file_tether_proto_rawDescGZIP(), []int{33}
 }
 
 type ReleaseRequest struct {
@@ -2252,7 +2340,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2352,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2365,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{33}
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReleaseRequest) GetFork() *Fork {
@@ -2295,7 +2383,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2395,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,14 +2408,14 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{34}
+	return file_tether_proto_rawDescGZIP(), []int{35}
 }
 
 var File_tether_proto protoreflect.FileDescriptor
 
 const file_tether_proto_rawDesc = "" +
 	"\n" +
-	"\ftether.proto\x12\x15containervm.tether.v1\"\xe9\x03\n" +
+	"\ftether.proto\x12\x15containervm.tether.v1\"\x88\x04\n" +
 	"\x04Spec\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.containervm.tether.v1.ModeR\x04mode\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -2345,7 +2433,9 @@ const file_tether_proto_rawDesc = "" +
 	"\x12stop_grace_seconds\x18\n" +
 	" \x01(\rR\x10stopGraceSeconds\x12\x1f\n" +
 	"\vstop_signal\x18\v \x01(\x05R\n" +
-	"stopSignal\";\n" +
+	"stopSignal\x12\x1d\n" +
+	"\n" +
+	"fork_point\x18\f \x01(\bR\tforkPoint\";\n" +
 	"\tHostEntry\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\"^\n" +
@@ -2428,14 +2518,20 @@ const file_tether_proto_rawDesc = "" +
 	"\tROOT_DISK\x10\x05\x12\v\n" +
 	"\aNETWORK\x10\x06\x12\b\n" +
 	"\x04FORK\x10\a\"\r\n" +
-	"\vInfoRequest\"\xc6\x01\n" +
+	"\vInfoRequest\"\x8f\x02\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\x12\x14\n" +
 	"\x05phase\x18\x03 \x01(\tR\x05phase\x125\n" +
 	"\x06status\x18\x04 \x01(\v2\x1d.containervm.tether.v1.StatusR\x06status\x12\x1a\n" +
 	"\bsessions\x18\x05 \x03(\tR\bsessions\x12\x1b\n" +
-	"\tunix_nano\x18\x06 \x01(\x03R\bunixNano\"\xab\x01\n" +
+	"\tunix_nano\x18\x06 \x01(\x03R\bunixNano\x12G\n" +
+	"\rsession_infos\x18\a \x03(\v2\".containervm.tether.v1.SessionInfoR\fsessionInfos\"\x96\x01\n" +
+	"\vSessionInfo\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12*\n" +
+	"\x11started_unix_nano\x18\x03 \x01(\x03R\x0fstartedUnixNano\x12/\n" +
+	"\x04exit\x18\x04 \x01(\v2\x1b.containervm.tether.v1.ExitR\x04exit\"\xab\x01\n" +
 	"\vExecRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x128\n" +
 	"\aprocess\x18\x02 \x01(\v2\x1e.containervm.tether.v1.ProcessR\aprocess\x12#\n" +
@@ -2527,7 +2623,7 @@ func file_tether_proto_rawDescGZIP() []byte {
 }
 
 var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_tether_proto_goTypes = []any{
 	(Mode)(0),                 // 0: containervm.tether.v1.Mode
 	(State)(0),                // 1: containervm.tether.v1.State
@@ -2549,25 +2645,26 @@ var file_tether_proto_goTypes = []any{
 	(*Failure)(nil),           // 17: containervm.tether.v1.Failure
 	(*InfoRequest)(nil),       // 18: containervm.tether.v1.InfoRequest
 	(*InfoResponse)(nil),      // 19: containervm.tether.v1.InfoResponse
-	(*ExecRequest)(nil),       // 20: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),      // 21: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),       // 22: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),      // 23: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),     // 24: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),    // 25: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),     // 26: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 27: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 28: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),       // 29: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil), // 30: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),       // 31: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),      // 32: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),     // 33: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),    // 34: containervm.tether.v1.UnpackResponse
-	(*HoldRequest)(nil),       // 35: containervm.tether.v1.HoldRequest
-	(*HoldResponse)(nil),      // 36: containervm.tether.v1.HoldResponse
-	(*ReleaseRequest)(nil),    // 37: containervm.tether.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),   // 38: containervm.tether.v1.ReleaseResponse
+	(*SessionInfo)(nil),       // 20: containervm.tether.v1.SessionInfo
+	(*ExecRequest)(nil),       // 21: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),      // 22: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),       // 23: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),      // 24: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),     // 25: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),    // 26: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),     // 27: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 28: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 29: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),       // 30: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil), // 31: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),       // 32: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),      // 33: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),     // 34: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),    // 35: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),       // 36: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),      // 37: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),    // 38: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),   // 39: containervm.tether.v1.ReleaseResponse
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
@@ -2585,37 +2682,39 @@ var file_tether_proto_depIdxs = []int32{
 	2,  // 12: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
 	3,  // 13: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
 	11, // 14: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	8,  // 15: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	17, // 16: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	16, // 17: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
-	9,  // 18: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	29, // 19: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	13, // 20: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
-	18, // 21: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	20, // 22: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	22, // 23: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	24, // 24: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	26, // 25: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	28, // 26: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	31, // 27: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	33, // 28: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	35, // 29: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
-	37, // 30: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
-	19, // 31: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	21, // 32: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	23, // 33: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	25, // 34: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	27, // 35: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	30, // 36: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	32, // 37: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	34, // 38: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	36, // 39: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
-	38, // 40: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	20, // 15: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
+	16, // 16: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
+	8,  // 17: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
+	17, // 18: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	16, // 19: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	9,  // 20: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
+	30, // 21: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	13, // 22: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	18, // 23: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	21, // 24: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	23, // 25: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	25, // 26: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	27, // 27: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	29, // 28: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	32, // 29: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	34, // 30: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	36, // 31: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	38, // 32: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	19, // 33: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	22, // 34: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	24, // 35: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	26, // 36: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	28, // 37: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	31, // 38: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	33, // 39: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	35, // 40: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	37, // 41: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	39, // 42: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	33, // [33:43] is the sub-list for method output_type
+	23, // [23:33] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tether_proto_init() }
@@ -2629,7 +2728,7 @@ func file_tether_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   35,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -53,6 +53,7 @@ type command struct {
 type Client struct {
 	conn   io.ReadWriteCloser
 	events func(Event)
+	done   chan struct{} // closed when nothing is read any more
 
 	mu     sync.Mutex
 	last   uint64
@@ -63,7 +64,7 @@ type Client struct {
 // New speaks QMP over conn, which it owns, and passes every event to events, from one goroutine. events must not call
 // the Client.
 func New(conn io.ReadWriteCloser, events func(Event)) *Client {
-	c := &Client{conn: conn, events: events, calls: map[uint64]chan message{}}
+	c := &Client{conn: conn, events: events, calls: map[uint64]chan message{}, done: make(chan struct{})}
 	go c.read()
 	return c
 }
@@ -131,11 +132,15 @@ func (c *Client) unregister(id uint64) {
 	delete(c.calls, id)
 }
 
-// Close ends the connection; commands under way fail with ErrClosed.
+// Done is closed when the connection has ended, by QEMU or by Close: all events have been passed on then.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Close ends the connection; commands in flight fail with ErrClosed.
 func (c *Client) Close() error { return c.conn.Close() }
 
 // read passes on what QEMU sends until it closes the connection or sends what is no QMP.
 func (c *Client) read() {
+	defer close(c.done)
 	defer c.fail()
 	lines := bufio.NewScanner(c.conn)
 	lines.Buffer(nil, maxMessage)

@@ -1,6 +1,6 @@
 // Package journal keeps a small set of JSON documents on disk so that what was promised survives a crash at any point.
 //
-// Every change is appended to one file and, when asked, synced before Append returns. When the file has grown to several
+// Every change is written to the end of one file; Commit also waits for its fsync. When the file has grown to several
 // times its live content it is written anew beside the old one and renamed over it. A torn tail, which a crash leaves, is
 // cut off when the journal is opened; damage before the last record is an error, because something that was promised is lost.
 package journal
@@ -31,8 +31,8 @@ type Journal struct {
 	live    int64         // of the documents in it
 	err     error         // what made the file unusable: nothing can be promised any more
 	written int           // records, in the life of this value
-	synced  int           // of them, those that are known to be on the disk
-	syncing chan struct{} // closed when the sync that is under way has ended; nil: there is none
+	synced  int           // how many of them are known to be on the disk
+	syncing chan struct{} // closed when the fsync in flight has ended; nil: there is none
 }
 
 // Open reads the journal at path, creating it when it is missing.
@@ -107,17 +107,17 @@ func (j *Journal) Documents() map[string]json.RawMessage {
 	return maps.Clone(j.docs)
 }
 
-// Append writes the changes as one record: after a crash either all of them are there or none. It returns when they and
-// everything appended before are on the disk.
-func (j *Journal) Append(changes ...Change) error {
-	if err := j.Note(changes...); err != nil {
+// Commit writes the changes as one record: after a crash either all of them are there or none. It returns when they and
+// everything written before are on the disk.
+func (j *Journal) Commit(changes ...Change) error {
+	if err := j.Write(changes...); err != nil {
 		return err
 	}
 	return j.Sync()
 }
 
-// Note is Append without the wait for the disk: it survives the death of this process, but not of the machine.
-func (j *Journal) Note(changes ...Change) error {
+// Write is Commit without the wait for the disk: the record survives the death of this process, but not of the host.
+func (j *Journal) Write(changes ...Change) error {
 	record, err := appendRecord(nil, changes)
 	if err != nil {
 		return err
@@ -130,23 +130,23 @@ func (j *Journal) Note(changes ...Change) error {
 	n, err := j.file.Write(record)
 	j.size += int64(n)
 	if err != nil {
-		return j.broken(err)
+		return j.brokenLocked(err)
 	}
 	j.written++
 	j.apply(changes)
 	if j.size > minCompact && j.size > 4*j.live {
-		return j.compact()
+		return j.compactLocked()
 	}
 	return nil
 }
 
-// broken makes the journal unusable; the caller holds mu.
-func (j *Journal) broken(err error) error {
+// brokenLocked makes the journal unusable. The caller holds mu.
+func (j *Journal) brokenLocked(err error) error {
 	j.err = fmt.Errorf("cannot write the journal %s: %w", j.path, err)
 	return j.err
 }
 
-// Sync returns when everything that was written before is on the disk. Those who wait at once share a sync.
+// Sync returns when everything that was written before is on the disk. Those who wait at the same time share an fsync.
 func (j *Journal) Sync() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -154,19 +154,19 @@ func (j *Journal) Sync() error {
 		if j.err != nil {
 			return j.err
 		}
-		if under := j.syncing; under != nil {
+		if other := j.syncing; other != nil {
 			j.mu.Unlock()
-			<-under
+			<-other
 			j.mu.Lock()
 			continue
 		}
-		j.syncNow()
+		j.syncLocked()
 	}
 	return nil
 }
 
-// syncNow syncs the file for everyone; the caller holds mu, which others get meanwhile.
-func (j *Journal) syncNow() {
+// syncLocked syncs the file for everyone. The caller holds mu, and others get it during the fsync.
+func (j *Journal) syncLocked() {
 	file, upTo, done := j.file, j.written, make(chan struct{})
 	j.syncing = done
 	j.mu.Unlock()
@@ -177,14 +177,15 @@ func (j *Journal) syncNow() {
 	switch {
 	case file != j.file: // it was compacted meanwhile, which has synced everything
 	case err != nil:
-		_ = j.broken(err) // whoever waits finds it
+		_ = j.brokenLocked(err) // whoever waits finds it
 	default:
 		j.synced = max(j.synced, upTo)
 	}
 }
 
-// compact writes a file with one record that holds every document, and puts it in the old one's place.
-func (j *Journal) compact() error {
+// compactLocked writes a file with one record for each document, and puts it in the old one's place. The caller holds mu, also
+// during the fsync of the new file: what is written meanwhile would be missing there.
+func (j *Journal) compactLocked() error {
 	changes := make([]Change, 0, len(j.docs))
 	for key, value := range j.docs {
 		changes = append(changes, Change{Key: key, Value: value})

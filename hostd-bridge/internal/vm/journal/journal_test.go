@@ -40,7 +40,7 @@ func TestAppendsAtOnce(t *testing.T) {
 		writers.Go(func() {
 			for n := range 50 {
 				key := fmt.Sprintf("%d/%d", w, n%3)
-				if err := j.Append(put(t, key, strings.Repeat("x", 8000)+fmt.Sprint(n))); err != nil {
+				if err := j.Commit(put(t, key, strings.Repeat("x", 8000)+fmt.Sprint(n))); err != nil {
 					t.Error(err)
 				}
 			}
@@ -54,7 +54,7 @@ func TestAppendsAtOnce(t *testing.T) {
 	if err := j.Sync(); err != nil { // all is on the disk
 		t.Error(err)
 	}
-	if err := j.Append(put(t, "late", 1)); err == nil {
+	if err := j.Commit(put(t, "late", 1)); err == nil {
 		t.Error("a closed journal takes a record")
 	}
 	if got := documents(open(t, path)); len(want) != 24 || !reflect.DeepEqual(got, want) {
@@ -78,11 +78,11 @@ func TestKeepsWhatWasAppended(t *testing.T) {
 		{put(t, "a", 3)},
 		{Delete("b"), put(t, "c", "x")},
 	} {
-		if err := j.Append(changes...); err != nil {
+		if err := j.Commit(changes...); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := j.Note(put(t, "d", 4)); err != nil {
+	if err := j.Write(put(t, "d", 4)); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{"a": "3", "c": `"x"`, "d": "4"}
@@ -98,7 +98,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 	j := open(t, path)
 	var ends []int64
 	for n := range 4 {
-		if err := j.Append(put(t, fmt.Sprint(n), strings.Repeat("v", n*7))); err != nil {
+		if err := j.Commit(put(t, fmt.Sprint(n), strings.Repeat("v", n*7))); err != nil {
 			t.Fatal(err)
 		}
 		ends = append(ends, j.size)
@@ -122,7 +122,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 		if got := len(k.Documents()); got != whole {
 			t.Fatalf("cut at %d: %d documents, want %d", cut, got, whole)
 		}
-		if err := k.Append(put(t, "new", true)); err != nil {
+		if err := k.Commit(put(t, "new", true)); err != nil {
 			t.Fatal(err)
 		}
 		if got := len(open(t, torn).Documents()); got != whole+1 {
@@ -136,7 +136,7 @@ func TestDamageIsAnError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	j := open(t, path)
 	for n := range 3 {
-		if err := j.Append(put(t, fmt.Sprint(n), n)); err != nil {
+		if err := j.Commit(put(t, fmt.Sprint(n), n)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,11 +157,11 @@ func TestCompaction(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "j")
 	j := open(t, path)
 	big := strings.Repeat("x", 64<<10)
-	if err := j.Note(put(t, "kept", "value")); err != nil {
+	if err := j.Write(put(t, "kept", "value")); err != nil {
 		t.Fatal(err)
 	}
 	for range 40 {
-		if err := j.Note(put(t, "big", big)); err != nil {
+		if err := j.Write(put(t, "big", big)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -182,10 +182,10 @@ func TestCompaction(t *testing.T) {
 func TestFailedWriteIsFinal(t *testing.T) {
 	j := open(t, filepath.Join(t.TempDir(), "j"))
 	j.file.Close()
-	if err := j.Append(put(t, "a", 1)); err == nil {
+	if err := j.Commit(put(t, "a", 1)); err == nil {
 		t.Fatal("a write to a closed file succeeded")
 	}
-	if err := j.Append(put(t, "b", 1)); err == nil || len(j.Documents()) != 0 {
+	if err := j.Commit(put(t, "b", 1)); err == nil || len(j.Documents()) != 0 {
 		t.Errorf("error %v, documents %v", err, documents(j))
 	}
 }

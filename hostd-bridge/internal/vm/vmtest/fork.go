@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -37,7 +38,7 @@ func (m *Machine) Memory() any {
 
 // Mark sets a point of the host's timeline.
 func (m *Machine) Mark(name string) {
-	m.edit(func() { m.events = append(m.events, vm.Event{Mark: &vm.Mark{Name: name, At: time.Now().UTC()}}) })
+	m.edit(func() { m.events = append(m.events, vm.Event{Mark: &hostapi.Mark{Name: name, At: time.Now().UTC()}}) })
 }
 
 // Wait waits until a guestinfo key has a value, as the guest does by cvm.wait; it returns "" when ctx ends.
@@ -152,19 +153,19 @@ const (
 )
 
 // Memory implements vm.Machine.
-func (h *handle) Memory(context.Context) (vm.Memory, error) {
+func (h *handle) Memory(context.Context) (hostapi.Memory, error) {
 	if err := h.m.hv.at(Measure); err != nil {
-		return vm.Memory{}, err
+		return hostapi.Memory{}, err
 	}
 	h.m.mu.Lock()
 	defer h.m.mu.Unlock()
 	switch {
 	case h.m.frozen:
-		return vm.Memory{SharedKiB: TemplateKiB}, nil
+		return hostapi.Memory{SharedKiB: TemplateKiB}, nil
 	case h.m.parent != nil:
-		return vm.Memory{SharedKiB: TemplateKiB, GuestPrivateKiB: ChildKiB, OverheadKiB: OverheadKiB}, nil
+		return hostapi.Memory{SharedKiB: TemplateKiB, GuestPrivateKiB: ChildKiB, OverheadKiB: OverheadKiB}, nil
 	default:
-		return vm.Memory{GuestPrivateKiB: BootedKiB, OverheadKiB: OverheadKiB}, nil
+		return hostapi.Memory{GuestPrivateKiB: BootedKiB, OverheadKiB: OverheadKiB}, nil
 	}
 }
 

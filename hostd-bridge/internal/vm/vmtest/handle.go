@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -106,7 +107,7 @@ func pair() (net.Conn, net.Conn, error) {
 
 // Log implements vm.Machine.
 func (h *handle) Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error) {
-	f, err := os.OpenFile(filepath.Join(h.m.Spec.HomeDir, "stdio.log"), os.O_RDONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(h.m.Spec.HomeDir, hostapi.LogFile), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

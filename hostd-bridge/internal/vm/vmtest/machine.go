@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -64,7 +65,7 @@ func (m *Machine) Get(key string) string {
 
 // Log appends to the machine's log file.
 func (m *Machine) Log(data []byte) error {
-	f, err := os.OpenFile(filepath.Join(m.Spec.HomeDir, "stdio.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(filepath.Join(m.Spec.HomeDir, hostapi.LogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,22 @@
+// Package record owns what the controller writes into the extraConfig of its VMs: the keys and their values. A VM is all
+// that is kept of a container, an unpacker or a template, so what is written here is the controller's state.
+package record
+
+// Keys of extraConfig.
+const (
+	KeyRole      = "cvm.role"      // what the VM is for: one of the roles below
+	KeyName      = "cvm.name"      // of the container
+	KeyContainer = "cvm.container" // JSON: what the container was made with
+	KeyStart     = "cvm.start"     // JSON: why the machine was not forked, and the API's marks of the start-up timeline
+	KeyTemplate  = "cvm.template"  // JSON: what the template was made of, and when
+)
+
+// Roles: the values of KeyRole.
+const (
+	RoleContainer = "container"
+	RoleUnpacker  = "unpacker"
+	RoleTemplate  = "template"
+	RoleWarm      = "warm" // a template's child without a container
+	// RoleForkSource is a copy of a running container, at the moment of its fork, while its children are made.
+	RoleForkSource = "fork-source"
+)

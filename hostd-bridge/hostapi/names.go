@@ -1,0 +1,95 @@
+// Package hostapi is the contract between hostd-bridge and its clients, as far as vSphere's API does not have it: keys of
+// extraConfig, names of files, routes below /cvm/ with their JSON, and limits. It is the only package of hostd-bridge that
+// the controller imports, as tether/link is the only one of the guest.
+//
+// spec.md beside this file is the contract in prose. Package hostclient is a client, package hostapitest a fake host.
+package hostapi
+
+import "strings"
+
+// Vendor is what a host that keeps this contract gives as its hardware's vendor (HostSystem, summary.hardware.vendor); the model
+// beside it says for people what runs the machines, and why.
+const Vendor = "containerVM"
+
+// Keys of extraConfig that the client sets and the host reads.
+const (
+	// KeyKernel and KeyInitrd hold the datastore paths ("[local] dir/file") of the kernel and the initramfs that a VM boots.
+	KeyKernel = "cvm.boot.kernel"
+	KeyInitrd = "cvm.boot.initrd"
+	// KeyCmdline holds words that are added to the kernel's command line.
+	KeyCmdline = "cvm.boot.cmdline"
+	// KeyMachine holds the type of the machine: MachineMicroVM (also when it is absent) or MachineQ35.
+	KeyMachine = "cvm.machine"
+)
+
+// Values of KeyMachine: QEMU's names of its machine types.
+const (
+	MachineMicroVM = "microvm"
+	MachineQ35     = "q35"
+)
+
+// Keys of extraConfig that the host alone sets. All of them, and the keys below GuestPrefix that the guest has set, belong to
+// the run that KeyRun names.
+const (
+	// KeyRun holds the number of the VM's present or last run, in decimal; absent before the first. It changes in the update
+	// in which the VM is powered on and what the guest said in the run before disappears.
+	KeyRun = "cvm.host.run"
+	// KeyExit holds the Exit of the last run as JSON; absent while a run lasts.
+	KeyExit = "cvm.host.exit"
+	// KeyTimeline holds the host's marks of the present or last run as JSON: an array of Mark.
+	KeyTimeline = "cvm.host.timeline"
+)
+
+const (
+	// GuestPrefix begins the keys of extraConfig that the guest may read, and set for the length of a run.
+	GuestPrefix = "guestinfo."
+	// ownPrefix begins the keys that containerVM gave a meaning to.
+	ownPrefix = "cvm."
+)
+
+// SetByHost reports whether the host refuses a client that sets the key.
+func SetByHost(key string) bool { return key == KeyRun || key == KeyExit || key == KeyTimeline }
+
+// Inherited reports whether an instant clone has the key of its source. It does not have what says what the source is for, what
+// its guest reads or has said, and how its runs went: a client sets those keys for each VM. A vCenter's clone inherits all
+// keys, so there a client deletes those that are not inherited here.
+func Inherited(key string) bool {
+	switch key {
+	case KeyKernel, KeyInitrd, KeyCmdline, KeyMachine:
+		return true
+	}
+	return !strings.HasPrefix(key, GuestPrefix) && !strings.HasPrefix(key, ownPrefix)
+}
+
+// Names of files in a VM's directory.
+const (
+	// RootDisk is the disk in a VM's root slot, where the VM has made it itself.
+	RootDisk = "root.vmdk"
+	// LogFile holds the output of the main process of all runs as records of package tether/link.
+	LogFile = "stdio.log"
+	// ConsoleFile holds the end of the output of the guest's console.
+	ConsoleFile = "console.log"
+)
+
+// Limits.
+const (
+	// DiskBytes is the virtual size of every disk that the host makes. Disks are thin: it costs nothing.
+	DiskBytes = 64 << 30
+	// InheritedLog is how much of its source's log a fork of a running VM has, in bytes at most: what people scroll back.
+	InheritedLog = 4 << 20
+	// MaxExtraKey and MaxExtraValue bound a key and a value of extraConfig, in bytes: a key is vSphere's 255 at most, a value half
+	// of a guestinfo message.
+	MaxExtraKey   = 255
+	MaxExtraValue = 512 << 10
+	// MaxAnswer bounds a JSON answer below /cvm/, in bytes: that is some 10,000 machines.
+	MaxAnswer = 1 << 20
+	// MaxBootIndex bounds the file BootIndex, in bytes.
+	MaxBootIndex = 64 << 10
+)
+
+// Addresses of the network that a host of this kind gives to a machine (QEMU's user network, slirp).
+const (
+	GuestAddress = "10.0.2.15/24"
+	Gateway      = "10.0.2.2"
+	Nameserver   = "10.0.2.3"
+)

@@ -1,0 +1,4 @@
+package relay
+
+// Open opens a log for a request that was taken when a VM was as v.
+var Open = (*Relay).open

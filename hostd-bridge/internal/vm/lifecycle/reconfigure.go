@@ -1,0 +1,151 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
+)
+
+// Reconfigure changes a VM: all of the change is done, or none of it and an error says why.
+func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) error {
+	e, release, err := l.opt.Inventory.Acquire(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer release()
+	v := e.VM()
+	next, err := l.applied(e, &c)
+	if err != nil {
+		return err
+	}
+	told := false
+	err = l.changeSlot(ctx, e, c.Disk, func() error {
+		told = true // if it fails the guest may have seen it all the same
+		return l.tellGuest(ctx, ref, c.Extra)
+	}, func(v *vm.VM) {
+		next.Config.Disk, next.Config.Pool = v.Disk, v.Pool // the pool may have been destroyed meanwhile
+		v.Config = next.Config
+		maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
+	})
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
+	if told {
+		err = errors.Join(err, l.tellGuest(context.WithoutCancel(ctx), ref, former(v, c.Extra)))
+	}
+	return err
+}
+
+// former returns what the keys of a change were before it.
+func former(v *vm.VM, change map[string]string) map[string]string {
+	old := map[string]string{}
+	for k := range change {
+		old[k] = v.Extra[k]
+	}
+	return old
+}
+
+// applied returns what the VM is after the change, or why it cannot be. What has to be unique in it is claimed.
+func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
+	v := e.VM()
+	if c.Version != 0 && c.Version != v.Version {
+		return nil, &vm.ArgumentError{Property: "changeVersion", Why: fmt.Sprintf("%d, the configuration has version %d", c.Version, v.Version)}
+	}
+	if c.NeedsOff() && v.Power != vm.PoweredOff {
+		return nil, &vm.StateError{Name: v.Name, Current: v.Power, Required: vm.PoweredOff}
+	}
+	if v.Frozen && c.Disk != nil {
+		return nil, &vm.FrozenError{Name: v.Name}
+	}
+	next := v.Copy()
+	if err := edit(&next.Config, c); err != nil {
+		return nil, err
+	}
+	if err := next.CheckSize(l.opt.Capacity); err != nil {
+		return nil, err
+	}
+	if err := vm.CheckExtra(c.Extra); err != nil {
+		return nil, err
+	}
+	if next.Name != v.Name || len(c.AddNICs) > 0 {
+		if err := e.Claim(next); err != nil {
+			return nil, err
+		}
+	}
+	next.Extra = vm.MergeExtra(next.Extra, c.Extra)
+	next.Modified, next.Version = time.Now().UTC(), v.Version+1
+	return next, nil
+}
+
+// edit changes all of a configuration but extraConfig and the disk.
+func edit(next *vm.Config, c *vm.Change) error {
+	if c.CPUs != 0 {
+		next.CPUs = c.CPUs
+	}
+	if c.MemoryMiB != 0 {
+		next.MemoryMiB = c.MemoryMiB
+	}
+	if c.GuestID != "" {
+		next.GuestID = c.GuestID
+	}
+	if c.Annotation != "" {
+		next.Annotation = c.Annotation
+	}
+	if c.UUID != "" {
+		if err := vm.CheckUUID(c.UUID); err != nil {
+			return err
+		}
+		next.UUID = strings.ToLower(c.UUID)
+	}
+	if c.Name != "" {
+		if err := vm.CheckName(c.Name); err != nil {
+			return err
+		}
+		next.Name = c.Name
+	}
+	for _, key := range c.RemoveNICs {
+		at := slices.IndexFunc(next.NICs, func(card vm.Card) bool { return card.Key == key })
+		if at < 0 {
+			return &vm.DeviceError{Why: fmt.Sprintf("no network card has the key %d", key)}
+		}
+		next.NICs = slices.Delete(next.NICs, at, at+1)
+	}
+	next.NICs = append(next.NICs, c.AddNICs...)
+	return nil
+}
+
+// changeSlot changes what is in the root slot, tells the guest, and with one record of the journal does the rest of the change.
+//
+// A new disk is in the slot before the guest can read the changed keys, and an old one is there until it can. vSphere does not
+// promise this order within a ReconfigVM_Task; it is a rule of this host's contract (hostapi/spec.md). A warm child needs it: it
+// takes its Spec as the sign that its disk is there.
+func (l *Lifecycle) changeSlot(ctx context.Context, e *inventory.Entry, c *vm.DiskChange, tell func() error, rest func(*vm.VM)) error {
+	if c != nil && !c.Remove {
+		return l.opt.Disks.Attach(ctx, e, c, tell, rest)
+	}
+	if err := tell(); err != nil {
+		return err
+	}
+	if c == nil {
+		return e.Change(inventory.Synced, rest)
+	}
+	return l.opt.Disks.Detach(ctx, e, c.Drop, rest)
+}
+
+// tellGuest hands changed guestinfo to a running machine.
+func (l *Lifecycle) tellGuest(ctx context.Context, ref string, extra map[string]string) error {
+	changed := vm.GuestKeys(extra)
+	m, err := l.opt.Inventory.Live(ref)
+	if err != nil || len(changed) == 0 {
+		return nil // off: the guest reads it after the next power-on; frozen: it reads nothing any more
+	}
+	return m.SetGuestinfo(ctx, changed)
+}
