@@ -63,8 +63,13 @@ bench-quick: deps-bench ## the same in two minutes: prints, writes nothing
 	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -quick $(BENCH)
 
 .PHONY: fuzz
-fuzz: ## run each fuzz test for FUZZTIME (10s)
+fuzz: ## run each fuzz test for FUZZTIME (10s); FUZZKEEP=N keeps inputs that reach new code
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: release
+release: deps-run ## pack a release into bin/, unpack it elsewhere and run its demonstration
+	@$(MAKE) -j2 guest programs bin/mkdemoimage
+	@scripts/release check
 
 .PHONY: clean
 clean: ## remove bin/; the kernel's cache and the state of cvm stay
