@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 
 	"github.com/vmware/govmomi"
@@ -16,13 +13,13 @@ import (
 
 	"github.com/containervm/containervm/bench/internal/measure"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 )
 
 // machine is that of a container, as hostd-bridge knows it.
 type machine struct {
-	client     *http.Client // with a session
-	extensions string       // address of hostd-bridge's own documents and streams
-	ref        string       // moref value
+	host *hostclient.Client // with a session
+	ref  string             // moref value
 }
 
 // findMachine logs in and finds the machine of a container, whose VM has the name of its ID.
@@ -49,45 +46,20 @@ func findMachine(ctx context.Context, e hostd.Endpoint, id string) (machine, err
 	if err != nil {
 		return machine{}, fmt.Errorf("cannot find machine of container: %w", err)
 	}
-	return machine{client: &transport.Client, extensions: "https://" + u.Host + "/cvm", ref: found.Reference().Value}, nil
+	return machine{host: hostclient.New(u, transport.Client.Do), ref: found.Reference().Value}, nil
 }
-
-// maxMemory bounds what a host may say of its machines' memory, in bytes.
-const maxMemory = 1 << 20
 
 // memory has the host measure its machines, and returns this one's. A machine that was forked has no name in QEMU's arguments by
 // which it could be found here.
 func (m machine) memory(ctx context.Context) (measure.Memory, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.extensions+"/memory", nil)
-	if err != nil {
-		return measure.Memory{}, err
-	}
-	res, err := m.client.Do(req)
+	all, err := m.host.Memory(ctx)
 	if err != nil {
 		return measure.Memory{}, fmt.Errorf("cannot have the memory measured: %w", err)
 	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return measure.Memory{}, fmt.Errorf("cannot have the memory measured: %s", res.Status)
-	}
-	return decodeMemory(io.LimitReader(res.Body, maxMemory), m.ref)
-}
-
-// decodeMemory takes one machine out of the host's answer.
-func decodeMemory(r io.Reader, ref string) (measure.Memory, error) {
-	var answer struct {
-		Machines []struct {
-			VM                           string
-			GuestPrivateKiB, OverheadKiB float64
+	for _, one := range all {
+		if one.VM == m.ref {
+			return measure.Memory{GuestMiB: float64(one.GuestPrivateKiB) / 1024, OverheadMiB: float64(one.OverheadKiB) / 1024}, nil
 		}
 	}
-	if err := json.NewDecoder(r).Decode(&answer); err != nil {
-		return measure.Memory{}, fmt.Errorf("cannot understand what the machines take: %w", err)
-	}
-	for _, m := range answer.Machines {
-		if m.VM == ref {
-			return measure.Memory{GuestMiB: m.GuestPrivateKiB / 1024, OverheadMiB: m.OverheadKiB / 1024}, nil
-		}
-	}
-	return measure.Memory{}, fmt.Errorf("the host has not measured machine %s", ref)
+	return measure.Memory{}, fmt.Errorf("the host has not measured machine %s", m.ref)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containervm/containervm/bench/internal/measure"
 	"github.com/containervm/containervm/bench/internal/peer"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // life is what was seen of a container, from its creation to its removal.
@@ -52,7 +53,7 @@ func (p product) live(ctx context.Context) (l life, err error) {
 // look learns how the container came up. It has ended: what the guest tells of its start may be behind its output.
 func (p product) look(ctx context.Context, id string, l *life) (err error) {
 	if l.fork, err = p.host.inspectFork(ctx, id); err == nil && p.runtime == runtimeBoot && p.host.local() {
-		l.console, err = consolePhases(filepath.Join(p.host.datastore, id, "console.log"))
+		l.console, err = consolePhases(filepath.Join(p.host.datastore, id, hostapi.ConsoleFile))
 	}
 	return err
 }

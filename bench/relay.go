@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"github.com/containervm/containervm/bench/internal/measure"
@@ -23,22 +22,7 @@ func newRelay(ctx context.Context, e hostd.Endpoint, id string) (*relay, error) 
 
 // open dials a port.
 func (r *relay) open(ctx context.Context, port uint32) (io.ReadWriteCloser, error) {
-	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, fmt.Sprintf("%s/vsock/%s/%d", r.extensions, r.ref, port), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "cvm-vsock")
-	res, err := r.client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open relay: %w", err)
-	}
-	stream, ok := res.Body.(io.ReadWriteCloser)
-	if res.StatusCode != http.StatusSwitchingProtocols || !ok {
-		res.Body.Close()
-		return nil, fmt.Errorf("cannot open relay: %s", res.Status)
-	}
-	return stream, nil
+	return r.host.DialVsock(ctx, r.ref, port)
 }
 
 // ask sends one byte of the protocol of bench/guest and waits for the one that answers.

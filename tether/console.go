@@ -17,12 +17,15 @@ import (
 type consoleHandler struct {
 	mu    *sync.Mutex
 	w     io.Writer
+	level slog.Level // lower ones are not written
 	attrs string
 }
 
-func newConsoleHandler(w io.Writer) slog.Handler { return &consoleHandler{mu: &sync.Mutex{}, w: w} }
+func newConsoleHandler(w io.Writer, level slog.Level) slog.Handler {
+	return &consoleHandler{mu: &sync.Mutex{}, w: w, level: level}
+}
 
-func (h *consoleHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+func (h *consoleHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
 
 func (h *consoleHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder

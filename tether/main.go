@@ -1,5 +1,17 @@
 // Command tether is PID 1 of a containerVM. It reads from its host what to run, makes the container's root of the machine's
 // disk, runs the container's process in it, and ends the machine when the process has ended.
+//
+// One goroutine, that of main, goes through the phases and owns the machine's state; while the container runs it is an event loop:
+// the process's end, requests to stop it, signals, and forks of the machine are dealt with one after the other.
+//
+//	main.go      the phases in order           tether.go    the state, and what most phases do
+//	instance.go  a container: disk, root, process           run.go       the event loop, the log and the link of a running one
+//	fork.go      a template and its children   copy.go      forks of a running container
+//	receipt.go   what a fork does to become someone else    rehearse.go  a start of a container for practice
+//	hold.go      processes that stand for a fork            progress.go  phase, status and timeline, as others see them
+//
+// It logs to the machine's console. The word cvm.log of the kernel's command line chooses the least level, debug, info, warn or error;
+// without it that is info. hostd-bridge adds words from the VM's key cvm.boot.cmdline.
 package main
 
 import (
@@ -31,7 +43,7 @@ func main() {
 	if err := t.boot(ctx); err != nil {
 		t.fail(ctx, err)
 	}
-	t.enter("off")
+	t.progress.enter("off", t.console)
 	t.powerOff()
 }
 
@@ -45,7 +57,7 @@ func (t *tether) boot(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	switch t.spec.Load().Mode {
+	switch t.instance.spec.Mode {
 	case tetherv1.Mode_UNPACK:
 		return t.run(ctx, []phase{
 			{"unpacking", t.serveUnpacker},

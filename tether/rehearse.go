@@ -3,14 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/agent"
 	"github.com/containervm/containervm/tether/internal/guestinfo"
-	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -25,68 +21,68 @@ const rehearsalLimit = 10 * time.Second
 func (t *tether) rehearse(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalLimit)
 	defer cancel()
-	ready, spec := t.space, t.spec.Load()
-	t.space = nil
-	defer func() { t.space = ready; t.spec.Store(spec) }()
-	t.spec.Store(&tetherv1.Spec{Id: "rehearsal", Hostname: "rehearsal"})
-	if err := t.rehearseIdentity(ctx); err != nil {
+	trial := &instance{spec: &tetherv1.Spec{Id: "rehearsal", Hostname: "rehearsal"}}
+	if err := t.rehearseIdentity(ctx, trial.spec); err != nil {
 		t.console.Warn("the rehearsal of an identity failed", "err", err)
 	}
-	err := t.mountDisk(ctx)
-	if err != nil {
+	if err := trial.mountDisk(ctx, true); err != nil {
 		t.console.Info("no rehearsal", "why", err)
 		return nil
 	}
-	if err := errors.Join(t.enterRoot(ctx), t.rehearseProcess(ctx)); err != nil {
+	if err := t.rehearseStart(ctx, trial); err != nil {
 		t.console.Warn("the rehearsal failed", "err", err)
 	}
-	if t.container != nil {
-		t.container.Close()
-		t.container = nil
+	trial.leaveRoot()
+	if err := trial.unmountDisk(); err != nil {
+		return err
 	}
-	if err := unix.Unmount(diskDir, 0); err != nil {
-		return fmt.Errorf("cannot unmount the rehearsal's disk: %w", err)
-	}
-	t.mounted = false
-	return t.disk.AwaitFree(ctx)
+	return trial.disk.AwaitFree(ctx)
 }
 
 // rehearseIdentity takes on a name and addresses that are nobody's. The network is not connected yet.
-func (t *tether) rehearseIdentity(ctx context.Context) error {
-	c := &child{receipt: identity.NewReceipt(time.Now()), ready: t.child.ready, macs: make([]string, len(t.cards))}
+func (t *tether) rehearseIdentity(ctx context.Context, spec *tetherv1.Spec) error {
+	c := newChild(t.child.ready, t.cards)
+	c.spec = spec
+	c.macs = make([]string, len(t.cards))
 	for i := range c.macs {
 		c.macs[i] = "02:00:00:00:00:00" // locally administered
 	}
-	return c.receipt.Do(t.common(ctx, c)...)
+	return c.receipt.Do(t.commonItems(ctx, c)...)
 }
 
-// rehearseProcess runs a process in the container, and connects with the host's log as for its output.
-func (t *tether) rehearseProcess(ctx context.Context) error {
-	if t.container == nil {
-		return nil // enterRoot has said why
-	}
-	h, err := newHold(t.container, t.console)
+// rehearseStart runs a process in a root and a space of the rehearsal's own.
+func (t *tether) rehearseStart(ctx context.Context, trial *instance) error {
+	base, err := t.rootBase()
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	if err := t.container.Do(writeProgram); err != nil {
-		return err
-	}
-	session, err := t.container.Start(link.MainSession, &tetherv1.Process{Args: []string{programPath}, Env: []string{"PATH=/bin"}}, process.Options{})
+	space, err := process.NewSpace(base.Stage)
 	if err != nil {
 		return err
 	}
-	output, err := session.Stdout.Reader(0, true)
+	if err := trial.enterRoot(rootOf(base, trial.spec), space, t.reaper); err != nil {
+		return err
+	}
+	if err := trial.container.Do(writeProgram); err != nil {
+		return err
+	}
+	if err := trial.start(&tetherv1.Process{Args: []string{programPath}, Env: []string{"PATH=/bin"}}, t.console); err != nil {
+		return err
+	}
+	return t.rehearseLog(ctx, trial.main)
+}
+
+// rehearseLog connects with the host's log as for a container's output, and waits for the process's end. No step depends on another:
+// each of them is worth its while, and the process must have ended in any case.
+func (t *tether) rehearseLog(ctx context.Context, main *process.Session) error {
+	output, err := main.Stdout.Reader(0, true)
 	if err != nil {
 		return err
 	}
+	defer output.Close()
 	host := agent.NewHostLog(guestinfo.Dial(link.ServiceLog), t.console)
-	err = host.Connect(ctx)
-	if _, read := output.Read(make([]byte, 64)); read != nil {
-		err = errors.Join(err, read)
-	}
-	_ = output.Close()
-	_, waited := session.Wait(ctx)
-	return errors.Join(err, waited, host.Finish(ctx))
+	connected := host.Connect(ctx)
+	_, read := output.Read(make([]byte, len(programText)))
+	_, waited := main.Wait(ctx)
+	return errors.Join(connected, read, waited, host.Finish(ctx))
 }

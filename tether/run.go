@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/signal"
 	"time"
 
 	"github.com/mdlayher/vsock"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/agent"
@@ -27,90 +25,129 @@ const (
 	answerWait = 500 * time.Millisecond
 )
 
-// startProcess runs the container's process. It may ask for its fork point from its first instruction on.
-func (t *tether) startProcess(context.Context) (err error) {
-	if t.hold, err = newHold(t.container, t.console); err != nil {
-		return err
-	}
-	session, err := t.container.Start(link.MainSession, t.spec.Load().Process, process.Options{})
-	if err != nil {
-		return err
-	}
-	t.main = session
-	return nil
+// stopRequest asks the loop to stop the container.
+type stopRequest struct {
+	signal unix.Signal   // 0: the container's own
+	grace  time.Duration // until SIGKILL; negative: none
+	done   chan<- error  // has room for the answer
 }
 
 // attend serves the running container until its process has ended, its output is in the host's log and its status known.
-func (t *tether) attend(ctx context.Context) (err error) {
-	running := &tetherv1.Status{
-		State: tetherv1.State_RUNNING, StartedUnixNano: t.main.Started.UnixNano(), Pid: int32(t.main.PID),
-	}
-	defer t.hold.close()
+func (t *tether) attend(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	logged := t.startLog(ctx)
+	stops, forks := make(chan stopRequest), make(chan chan struct{})
+	hold := t.instance.hold
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.container, Stop: t.stop, Hold: t.hold.take, Release: t.hold.release,
+		Container: t.instance.container, Stop: stopBy(stops, t.instance.main.Done()), Hold: hold.take, Release: hold.release,
 	})
 	if err != nil {
 		return err
 	}
 	defer stopServing()
-	t.setStatus(running)
+	t.setStatus(t.running())
 	t.listenForSignals()
-	go t.obeySignals()
 	if t.vsock {
-		go t.followForks(ctx)
+		go watchForks(ctx, t.console, forks)
 	}
-
-	<-t.main.Done()
-	exit, _ := t.main.Wait(ctx) // at once
+	if err := t.loop(ctx, stops, forks); err != nil {
+		return err
+	}
 	<-logged
-	t.setStatus(&tetherv1.Status{
-		State: tetherv1.State_EXITED, StartedUnixNano: running.StartedUnixNano, Pid: running.Pid, Exit: exit,
-	})
+	exited := t.running()
+	exited.State = tetherv1.State_EXITED
+	exited.Exit, _ = t.instance.main.Wait(ctx) // at once
+	t.end(ctx, a, exited)
+	return nil
+}
+
+// loop does one thing at a time with the container until its process has ended. An error is that of a fork that cannot go on.
+func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan struct{}) error {
+	for {
+		select {
+		case <-t.instance.main.Done():
+			return nil
+		case r := <-stops:
+			r.done <- t.stop(r.signal, r.grace)
+		case <-t.signals: // a request to end the machine
+			grace := time.Duration(t.instance.spec.StopGraceSeconds) * time.Second
+			if grace == 0 {
+				grace = defaultGrace
+			}
+			_ = t.stop(0, grace) // the one error is that the process has ended
+		case handled := <-forks:
+			if err := t.becomeCopy(ctx); err != nil {
+				return err
+			}
+			close(handled)
+		}
+	}
+}
+
+// stopBy is the agent's way to stop the container: it asks the loop, which ends with the process.
+func stopBy(stops chan<- stopRequest, ended <-chan struct{}) func(context.Context, unix.Signal, time.Duration) error {
+	return func(ctx context.Context, sig unix.Signal, grace time.Duration) error {
+		done := make(chan error, 1)
+		select {
+		case stops <- stopRequest{signal: sig, grace: grace, done: done}:
+			return <-done
+		case <-ended:
+			return process.ErrEnded
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// stop ends the container in order, which ends the machine. A zero signal is the container's own.
+func (t *tether) stop(sig unix.Signal, grace time.Duration) error {
+	if sig == 0 {
+		sig = unix.Signal(t.instance.spec.StopSignal)
+	}
+	if sig == 0 {
+		sig = unix.SIGTERM
+	}
+	return t.instance.main.Stop(sig, grace)
+}
+
+// running is the status of a container whose process runs.
+func (t *tether) running() *tetherv1.Status {
+	main := t.instance.main
+	return &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: main.Started.UnixNano(), Pid: int32(main.PID)}
+}
+
+// end tells the host of the end and waits for answers that are being given.
+func (t *tether) end(ctx context.Context, a *agent.Agent, exited *tetherv1.Status) {
+	t.setStatus(exited)
 	t.flush(ctx)
 	drain, cancel := context.WithTimeout(ctx, answerWait)
 	defer cancel()
 	a.Drain(drain)
-	return nil
 }
 
-// startLog copies the process's output to the host; logged is closed when all of it is there, or the host took too long.
+// startLog copies the process's output to the host; logged is closed when the host has all of it, took too long, or ctx has ended.
 func (t *tether) startLog(ctx context.Context) (logged <-chan struct{}) {
 	done := make(chan struct{})
 	if !t.vsock { // a host that is reached otherwise reads the rings by link
 		close(done)
 		return done
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	host := agent.NewHostLog(guestinfo.Dial(link.ServiceLog), t.console)
-	var copies errgroup.Group
-	for stream, ring := range map[link.RecordStream]*process.Ring{link.StreamStdout: t.main.Stdout, link.StreamStderr: t.main.Stderr} {
-		copies.Go(func() error {
-			reader, err := ring.Reader(0, true)
-			if err != nil {
-				return err
-			}
-			return host.Copy(ctx, stream, reader)
-		})
-	}
+	main, console := t.instance.main, t.console
+	rings := map[link.RecordStream]*process.Ring{link.StreamStdout: main.Stdout, link.StreamStderr: main.Stderr}
 	go func() {
-		<-t.main.Done()
-		limit := time.AfterFunc(logWait, cancel)
-		defer limit.Stop()
-		if err := errors.Join(copies.Wait(), host.Finish(ctx)); err != nil {
-			t.console.Error("log is not complete", "err", err)
+		defer close(done)
+		if err := host.Send(ctx, rings, main.Done(), logWait); err != nil {
+			console.Error("log is not complete", "err", err)
 		}
-		cancel()
-		close(done)
 	}()
 	return done
 }
 
 // serve serves the link; stop ends it.
 func (t *tether) serve(ctx context.Context, c agent.Config) (a *agent.Agent, stop func(), err error) {
-	c.Version, c.Log = t.version, t.console
-	c.Phase = func() string { return t.phase.Load().(string) }
-	c.Status = t.status.Load
+	c.Version, c.Log, c.Phase, c.Status = t.version, t.console, t.progress.Phase, t.progress.Status
 	a = agent.New(c)
 	listener, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, link.PortLink, nil)
 	if err != nil {
@@ -133,42 +170,14 @@ func (t *tether) serve(ctx context.Context, c agent.Config) (a *agent.Agent, sto
 	}, nil
 }
 
-// stop ends the container in order, which ends the machine. A zero signal is the container's own.
-func (t *tether) stop(sig unix.Signal, grace time.Duration) error {
-	if sig == 0 {
-		sig = unix.Signal(t.spec.Load().StopSignal)
-	}
-	if sig == 0 {
-		sig = unix.SIGTERM
-	}
-	return t.main.Stop(sig, grace)
-}
-
-// listenForSignals keeps the first signal that asks for the machine's end for obeySignals: SIGTERM, SIGPWR, and SIGINT, which is
+// listenForSignals keeps the first signal that asks for the machine's end for the loop: SIGTERM, SIGPWR, and SIGINT, which is
 // Ctrl-Alt-Del.
 func (t *tether) listenForSignals() {
 	if t.signals == nil {
-		t.signals = make(chan os.Signal, 1)
-		signal.Notify(t.signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
+		t.signals = signals
 	}
-}
-
-// obeySignals takes a signal as a request to end the machine.
-func (t *tether) obeySignals() {
-	for range t.signals {
-		grace := time.Duration(t.spec.Load().StopGraceSeconds) * time.Second
-		if grace == 0 {
-			grace = defaultGrace
-		}
-		_ = t.stop(0, grace) // the one error is that the process has ended
-	}
-}
-
-// leaveRoot lets go of the container's namespaces, whose processes have ended with their PID 1.
-func (t *tether) leaveRoot(context.Context) error {
-	t.container.Close()
-	t.container = nil
-	return nil
 }
 
 // serveUnpacker extracts layers until the host ends the machine.
@@ -176,7 +185,7 @@ func (t *tether) serveUnpacker(ctx context.Context) error {
 	asked := make(chan struct{}, 1)
 	a, stopServing, err := t.serve(ctx, agent.Config{
 		Unpacker: agent.NewUnpacker(diskDir),
-		Stop: func(unix.Signal, time.Duration) error {
+		Stop: func(context.Context, unix.Signal, time.Duration) error {
 			select {
 			case asked <- struct{}{}:
 			default:
@@ -190,10 +199,6 @@ func (t *tether) serveUnpacker(ctx context.Context) error {
 	defer stopServing()
 	t.setStatus(&tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: time.Now().UnixNano(), Pid: 1})
 	<-asked
-	t.setStatus(&tetherv1.Status{State: tetherv1.State_EXITED, Exit: &tetherv1.Exit{UnixNano: time.Now().UnixNano()}})
-	t.flush(ctx)
-	drain, cancel := context.WithTimeout(ctx, answerWait)
-	defer cancel()
-	a.Drain(drain)
+	t.end(ctx, a, &tetherv1.Status{State: tetherv1.State_EXITED, Exit: &tetherv1.Exit{UnixNano: time.Now().UnixNano()}})
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +28,8 @@ const (
 	stagingDir = "/stage"
 	// hostWait is how long the host may take for an answer before the machine gives up.
 	hostWait = 30 * time.Second
-	// lastWords is how long the host may take for the final status.
-	lastWords = 5 * time.Second
+	// flushWait is how long the host may take for all that was reported.
+	flushWait = 5 * time.Second
 )
 
 // phase is a named step of the boot. The host sees its name in guestinfo, so that a machine that hangs tells where.
@@ -40,68 +38,43 @@ type phase struct {
 	run  func(ctx context.Context) error
 }
 
-// tether is what the phases build up. One goroutine goes through them; the agent sees phase and status alone.
+// tether is the machine's state. The goroutine of main owns it: it goes through the phases, and while the container runs it is the
+// event loop (attend). Others see progress alone, and the loop does for them what they ask for by stops and forks.
 type tether struct {
-	version string
-	console *slog.Logger
-	cmdline boot.Cmdline
-	phase   atomic.Value // string
-	status  atomic.Pointer[tetherv1.Status]
+	version  string
+	console  *slog.Logger
+	cmdline  boot.Cmdline
+	progress *progress
+	reaper   *process.Reaper
 
-	host      *guestinfo.Client   // nil until the host is found
-	reporter  *guestinfo.Reporter // nil until then
-	vsock     bool                // the host is reached by vsock
-	heard     bool                // the host has answered
-	spec      atomic.Pointer[tetherv1.Spec]
-	disk      rootfs.Disk
-	mounted   bool
-	base      rootfs.Root // the zero Root: not found out yet
-	reaper    *process.Reaper
-	space     *process.Space // that the container will have; nil: none is made yet
-	container *process.Container
-	main      *process.Session
+	host     *guestinfo.Client   // nil until the host is found
+	reporter *guestinfo.Reporter // nil until then
+	vsock    bool                // the host is reached by vsock
+	answered bool                // the host has answered
 
-	timeline timeline
-	late     *time.Timer // tells the host of a phase that a fork stays in
-	telling  sync.Mutex  // the phase
-	forked   atomic.Bool // this machine is a fork
+	instance *instance      // the container; nil until the Spec is read
+	base     rootfs.Root    // the zero Root: not found out yet
+	ready    *process.Space // made by a template for the container of each child; nil: there is none
 	cards    netconf.Cards
-	child    *child         // the last fork's; of the goroutine that makes it a machine of its own
-	hold     *hold          // nil until the process is to run
-	signals  chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
+	child    *child           // who the last fork made of this machine; nil: it was booted
+	signals  <-chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
 }
 
 func newTether(version string) *tether {
-	t := &tether{version: version, console: slog.New(newConsoleHandler(os.Stderr)), reaper: process.NewReaper()}
-	t.phase.Store("")
-	t.late = time.AfterFunc(time.Hour, t.tellPhase)
-	t.late.Stop()
-	t.status.Store(&tetherv1.Status{})
-	return t
+	return &tether{
+		version: version, console: slog.New(newConsoleHandler(os.Stderr, slog.LevelInfo)),
+		progress: newProgress(), reaper: process.NewReaper(),
+	}
 }
 
 func (t *tether) run(ctx context.Context, phases []phase) error {
 	for _, p := range phases {
-		t.enter(p.name)
+		t.progress.enter(p.name, t.console)
 		if err := p.run(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// enter tells the console and the host of a phase.
-func (t *tether) enter(name string) {
-	t.phase.Store(name)
-	t.timeline.mark(name)
-	if t.forked.Load() {
-		t.late.Reset(latePhase)
-		return
-	}
-	t.console.Info(name)
-	if t.reporter != nil {
-		t.reporter.Set(link.KeyPhase, name)
-	}
 }
 
 func (t *tether) mountEarly(context.Context) error {
@@ -118,12 +91,17 @@ func (t *tether) mountEarly(context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.console = slog.New(newConsoleHandler(console))
+	t.console = slog.New(newConsoleHandler(console, slog.LevelInfo))
 	if t.cmdline, err = boot.ReadCmdline(); err != nil {
 		return err
 	}
-	go t.reaper.Run()
-	if err := boot.CalmMonitor(); err != nil {
+	level, err := boot.LogLevel(t.cmdline)
+	t.console = slog.New(newConsoleHandler(console, level))
+	if err != nil {
+		t.console.Warn("the log level stays as it is", "err", err)
+	}
+	go t.reaper.Run() // as long as the machine
+	if err := boot.SlackenMonitor(); err != nil {
 		t.console.Warn("the runtime's monitor takes time", "err", err)
 	}
 	return boot.Limits()
@@ -141,6 +119,7 @@ func (t *tether) findHost(ctx context.Context) error {
 		defer cancel()
 		return t.host.Set(ctx, key, value)
 	})
+	t.progress.tellTo(t.reporter)
 	return nil
 }
 
@@ -149,15 +128,15 @@ func (t *tether) readSpec(ctx context.Context) error {
 	defer cancel()
 	text, err := t.host.Get(ctx, link.KeySpec)
 	if err == nil || errors.Is(err, link.ErrNoValue) {
-		t.heard = true
-		go t.reporter.Run(context.WithoutCancel(ctx))
+		t.answered = true
+		go t.reporter.Run(context.WithoutCancel(ctx)) // as long as the machine
 		t.reporter.Set(link.KeyVersion, t.version)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read what to run: %w", err)
 	}
 	spec, err := link.DecodeSpec(text)
-	t.spec.Store(spec)
+	t.instance = &instance{spec: spec}
 	return err
 }
 
@@ -171,75 +150,43 @@ func (t *tether) setClock(ctx context.Context) error {
 	return nil
 }
 
-func (t *tether) setNames(context.Context) error { return identity.SetNames(t.spec.Load()) }
+func (t *tether) setNames(context.Context) error { return identity.SetNames(t.instance.spec) }
 
 func (t *tether) configureNetwork(context.Context) error {
-	if err := netconf.Configure(t.spec.Load().Interfaces); err != nil {
+	spec := t.instance.spec
+	if err := netconf.Configure(spec.Interfaces); err != nil {
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
-	if address := identity.FirstAddress(t.spec.Load()); address != "" {
+	if address := identity.FirstAddress(spec); address != "" {
 		t.reporter.Set(link.KeyIP, address)
 	}
 	return nil
 }
 
-func (t *tether) mountDisk(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
-	defer cancel()
-	if t.disk, err = rootfs.WaitDisk(ctx); err == nil && t.forked.Load() {
-		err = t.disk.Reread() // the slot may have held another one
-	}
-	if err == nil {
-		err = t.disk.Mount(diskDir, 0, rootfs.DurableOptions)
-	}
-	if err != nil {
-		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
-	}
-	t.mounted = true
-	return nil
+func (t *tether) mountDisk(ctx context.Context) error {
+	return t.instance.mountDisk(ctx, t.child != nil) // a fork's slot may have held another disk
 }
 
 func (t *tether) enterRoot(context.Context) error {
-	root, err := t.root()
+	base, err := t.rootBase()
 	if err != nil {
 		return err
 	}
-	if t.space == nil {
-		if t.space, err = process.NewSpace(root.Stage); err != nil {
+	space := t.ready
+	t.ready = nil
+	if space == nil {
+		if space, err = process.NewSpace(base.Stage); err != nil {
 			return err
 		}
 	}
-	space := t.space
-	t.space = nil // the container's, or closed
-	if err := space.Do(root.Enter); err != nil {
-		space.Close()
-		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
-	}
-	t.container, err = process.NewContainer(space, t.reaper, t.spec.Load().Hostname, rootfs.Cgroup)
-	return err
+	return t.instance.enterRoot(rootOf(base, t.instance.spec), space, t.reaper)
 }
 
-// root says what the container's root is made of.
-func (t *tether) root() (rootfs.Root, error) {
-	if t.base.Dir == "" {
-		var err error
-		if t.base, err = baseRoot(); err != nil {
-			return t.base, err
-		}
+// rootBase is what the roots of all containers have alike: a template finds it out for its children.
+func (t *tether) rootBase() (rootfs.Root, error) {
+	if t.base.Dir != "" {
+		return t.base, nil
 	}
-	r, spec := t.base, t.spec.Load()
-	r.ReadOnly = spec.ReadOnlyRoot
-	r.Files = []rootfs.File{
-		{Path: "/etc/hostname", Text: identity.Hostname(spec)},
-		{Path: "/etc/hosts", Text: identity.Hosts(spec)},
-		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
-		{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
-	}
-	return r, nil
-}
-
-// baseRoot is what the roots of all containers have alike: a template finds it out for its children.
-func baseRoot() (rootfs.Root, error) {
 	processes, err := boot.MaxProcesses()
 	if err != nil {
 		return rootfs.Root{}, err
@@ -248,37 +195,42 @@ func baseRoot() (rootfs.Root, error) {
 	if err != nil {
 		return rootfs.Root{}, err
 	}
-	return rootfs.Root{
+	t.base = rootfs.Root{
 		Dir: diskDir, Staging: stagingDir, MaxProcesses: processes,
 		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
-	}, nil
+	}
+	return t.base, nil
+}
+
+func (t *tether) startProcess(context.Context) error {
+	return t.instance.start(t.instance.spec.Process, t.console)
+}
+
+func (t *tether) leaveRoot(context.Context) error {
+	t.instance.leaveRoot()
+	return nil
 }
 
 // setStatus tells the host of the main process.
 func (t *tether) setStatus(s *tetherv1.Status) {
-	s.Marks = t.timeline.marks()
-	t.status.Store(s)
-	text, err := link.EncodeStatus(s)
-	if err != nil {
+	if err := t.progress.setStatus(s); err != nil {
 		t.console.Error("cannot report status", "err", err)
-		return
 	}
-	t.reporter.Set(link.KeyStatus, text)
 }
 
 // flush waits until the host knows all that was reported.
 func (t *tether) flush(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lastWords)
+	ctx, cancel := context.WithTimeout(ctx, flushWait)
 	defer cancel()
 	if err := t.reporter.Flush(ctx); err != nil {
 		t.console.Error("the host does not know all", "err", err)
 	}
 }
 
-// fail tells everyone why the container never ran.
+// fail tells everyone why the container never ran, or why a fork does not go on.
 func (t *tether) fail(ctx context.Context, err error) {
-	t.console.Error("failed", "phase", t.phase.Load(), "err", err)
-	if !t.heard {
+	t.console.Error("failed", "phase", t.progress.Phase(), "err", err)
+	if !t.answered {
 		return
 	}
 	t.setStatus(&tetherv1.Status{State: tetherv1.State_FAILED, Failure: process.Failure(err)})
@@ -288,12 +240,10 @@ func (t *tether) fail(ctx context.Context, err error) {
 // powerOff leaves the disk clean and ends the machine.
 func (t *tether) powerOff() {
 	boot.PowerOff(boot.PowerOffMethod(t.cmdline), func() {
-		if t.container != nil {
-			t.container.Close()
-		}
-		if t.mounted {
-			if err := unix.Unmount(diskDir, 0); err != nil {
-				t.console.Warn("root disk not unmounted", "err", err)
+		if t.instance != nil {
+			t.instance.leaveRoot()
+			if err := t.instance.unmountDisk(); err != nil {
+				t.console.Warn("the disk is not clean", "err", err)
 			}
 		}
 		unix.Sync()

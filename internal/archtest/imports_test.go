@@ -32,6 +32,8 @@ func rules() []rule {
 	return []rule{
 		{why: "the controller knows vSphere, link and what a host offers beside vSphere, never QEMU or this host's daemon",
 			from: []string{"./controller"}, never: []string{"./hostd-bridge"}, but: []string{"./hostd-bridge/hostapi"}},
+		{why: "what a host offers beside vSphere is told to both ends, and knows none; of the guest it knows link",
+			from: []string{"./hostd-bridge/hostapi"}, never: []string{"./", "github.com/vmware/govmomi"}, but: []string{"./hostd-bridge/hostapi", "./tether/link"}},
 		{why: "the vSphere server does not know what realises its machines",
 			from: []string{"./hostd-bridge/internal/vim"}, never: []string{"./hostd-bridge/internal/qemu"}},
 		{why: "the inventory does not know what realises its machines, who serves it, or who counts",

@@ -33,6 +33,7 @@ func testCVM(t *testing.T, h *vmtest.Host) {
 	want(t, h.CVM(t, "stop", "cc"), 0, "cc\n", "")
 	want(t, h.CVM(t, "wait", "cc"), 0, "5\n", "")
 	want(t, h.CVM(t, "start", "cc"), 0, "cc\n", "")
+	waitLogLines(t, h, "cc", "ready", 2) // a first process ignores a signal that it does not trap yet
 	want(t, h.CVM(t, "kill", "-s", "TERM", "cc"), 0, "cc\n", "")
 	want(t, h.CVM(t, "wait", "cc"), 0, "5\n", "")
 	want(t, h.CVM(t, "inspect", "cc"), 0, id, "")

@@ -57,6 +57,12 @@ func equal(t *testing.T, what, got, want string) {
 // waitLog follows a container's log until a line holds text.
 func waitLog(t *testing.T, h *vmtest.Host, container, text string) {
 	t.Helper()
+	waitLogLines(t, h, container, text, 1)
+}
+
+// waitLogLines follows a container's log until that many lines hold text: one for each run that has come so far.
+func waitLogLines(t *testing.T, h *vmtest.Host, container, text string, want int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := h.Command(ctx, "docker", "logs", "-f", container)
@@ -71,10 +77,13 @@ func waitLog(t *testing.T, h *vmtest.Host, container, text string) {
 	defer cancel()
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if strings.Contains(lines.Text(), text) {
+			want--
+		}
+		if want == 0 {
 			return
 		}
 	}
-	t.Fatalf("the log of %s ended without %q", container, text)
+	t.Fatalf("the log of %s ended %d lines with %q too early", container, want, text)
 }
 
 // inspect reads one field of docker inspect.

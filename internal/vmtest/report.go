@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // reportTail is how much of each log a failed test prints, in bytes.
@@ -16,7 +18,7 @@ func (h *Host) report() {
 		return
 	}
 	logs, _ := filepath.Glob(filepath.Join(h.State, "logs", "*.log"))
-	consoles, _ := filepath.Glob(filepath.Join(h.datastore(), "*", "console.log"))
+	consoles, _ := filepath.Glob(filepath.Join(h.datastore(), "*", hostapi.ConsoleFile))
 	for _, path := range append(logs, consoles...) {
 		h.tb.Logf("--- end of %s\n%s", path, tail(path, reportTail))
 	}

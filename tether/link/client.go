@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 	"github.com/hashicorp/yamux"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -54,22 +55,24 @@ func openControl(session *yamux.Session) (*yamux.Stream, error) {
 	return session.OpenStream()
 }
 
-// call makes an RPC end with its context even while the connection stalls, and a lost connection an ErrLost. ttrpc
+// call makes an RPC end with its context even while the connection stalls, a lost connection an ErrLost, and a status a Refusal. ttrpc
 // itself waits on for the answer, since it complains on standard error about answers that nobody waits for.
 func call(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
 	done := make(chan error, 1)
 	go func() { done <- invoke(context.WithoutCancel(ctx), req, resp) }()
 	select {
 	case err := <-done:
-		st, isStatus := status.FromError(err)
-		switch {
-		case err == nil:
-			return nil
-		case isStatus:
-			return refusalOf(st.Code(), st.Message())
-		default:
-			return lost(err)
+		answer := status.FromProto(resp.GetStatus())
+		if err != nil {
+			var isStatus bool
+			if answer, isStatus = status.FromError(err); !isStatus {
+				return lost(err)
+			}
 		}
+		if answer.Code() != codes.OK {
+			return refusalOf(answer.Code(), answer.Message())
+		}
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}

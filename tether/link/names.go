@@ -55,7 +55,7 @@ type Service uint32
 
 // Services of the host; the numbers are part of the contract.
 const (
-	ServiceGuestinfo Service = 1 // RPCI text commands, see Message
+	ServiceGuestinfo Service = 1 // RPCI text commands, see Command
 	ServiceLog       Service = 2 // the main process's output, as records
 )
 

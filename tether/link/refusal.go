@@ -24,8 +24,8 @@ func Refuse(class error, format string, args ...any) *Refusal {
 
 func (r *Refusal) Error() string { return r.text }
 
-// Unwrap returns the class.
-func (r *Refusal) Unwrap() error { return r.class }
+// Is reports whether target is the class.
+func (r *Refusal) Is(target error) bool { return errors.Is(r.class, target) }
 
 // GRPCStatus is the refusal as it is sent; ttrpc and package status ask for it.
 func (r *Refusal) GRPCStatus() *status.Status { return status.New(codeOf(r.class), r.text) }

@@ -20,8 +20,8 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// helloTimeout bounds how long a host may take for its preface, and for the header of a stream.
-const helloTimeout = 30 * time.Second
+// openWait is how long a host may take for its preface, and for the header of a stream.
+const openWait = 30 * time.Second
 
 // Handler is what a tether does for its hosts. Methods are called by several goroutines, and each must return soon
 // after its context ended, which happens at the latest when the connection does. Errors should be *Refusal.
@@ -51,8 +51,8 @@ type Lossy interface{ Dropped() int64 }
 // goroutine of it is left then.
 func Serve(ctx context.Context, conn net.Conn, h Handler, log *slog.Logger) error {
 	defer conn.Close()
-	hello, cancel := context.WithTimeout(ctx, helloTimeout)
-	err := handshake(hello, conn, ourVersions())
+	opening, cancel := context.WithTimeout(ctx, openWait)
+	err := handshake(opening, conn, ourVersions())
 	cancel()
 	if err != nil {
 		return err
@@ -112,15 +112,16 @@ func (s *server) join(f func()) bool {
 	if ok {
 		go func() {
 			defer leave()
-			defer s.survive(nil)
+			defer s.catchPanic(nil)
 			f()
 		}()
 	}
 	return ok
 }
 
-// survive makes a panic of a handler the end of what it did, not of its program, which is PID 1 of a machine.
-func (s *server) survive(err *error) {
+// catchPanic, deferred, makes a panic of a handler the end of what it did and not of its program, which is PID 1 of a machine. The
+// caller gets *err, unless err is nil.
+func (s *server) catchPanic(err *error) {
 	p := recover()
 	if p == nil {
 		return
@@ -153,7 +154,7 @@ func (s *server) stream(ctx context.Context, stream *yamux.Stream) {
 		s.refuse(stream, Refuse(errdefs.ErrResourceExhausted, "the session has %d open streams, the limit", MaxStreams))
 		return
 	}
-	_ = stream.SetReadDeadline(time.Now().Add(helloTimeout))
+	_ = stream.SetReadDeadline(time.Now().Add(openWait))
 	h, err := readStreamHeader(stream)
 	if err != nil {
 		s.refuse(stream, Refuse(errdefs.ErrInvalidArgument, "%v", err))
@@ -297,6 +298,6 @@ func (s *server) count(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrp
 		return nil, Refuse(errdefs.ErrUnavailable, "the session is ending")
 	}
 	defer leave()
-	defer s.survive(&err)
+	defer s.catchPanic(&err)
 	return method(ctx, unmarshal)
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -224,16 +225,20 @@ func TestRefusals(t *testing.T) {
 	_, malformed := c.OpenInput(ctx, "a/b")
 	_, noTTY := c.Tether().Resize(ctx, &tetherv1.ResizeRequest{Session: link.MainSession})
 	for what, c := range map[string]struct {
-		err  error
-		code codes.Code
+		err   error
+		code  codes.Code
+		class error
 	}{
-		"no session": {noSession, codes.NotFound},
-		"no input":   {noInput, codes.FailedPrecondition},
-		"malformed":  {malformed, codes.Unknown},
-		"no tty":     {noTTY, codes.FailedPrecondition},
+		"no session": {noSession, codes.NotFound, errdefs.ErrNotFound},
+		"no input":   {noInput, codes.FailedPrecondition, errdefs.ErrFailedPrecondition},
+		"malformed":  {malformed, codes.Unknown, nil}, // our own error, not an answer
+		"no tty":     {noTTY, codes.FailedPrecondition, errdefs.ErrFailedPrecondition},
 	} {
 		if c.err == nil || status.Code(c.err) != c.code {
 			t.Errorf("%s: %v, want code %v", what, c.err, c.code)
+		}
+		if c.class != nil && !errors.Is(c.err, c.class) {
+			t.Errorf("%s: %v, want class %v", what, c.err, c.class)
 		}
 	}
 }

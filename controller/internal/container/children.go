@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/record"
-	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -111,11 +109,10 @@ func childExtra(c Container, p point, child *Child, marks []record.Mark) (map[st
 	if err != nil {
 		return nil, err
 	}
-	extra := template.ClearedKeys()
-	maps.Copy(extra, map[string]string{
+	extra := map[string]string{
 		record.KeyRole: record.RoleContainer, record.KeyName: child.Name, record.KeyContainer: string(text), record.KeyStart: record.Start{Marks: marks}.Encode(),
 		link.KeySpec: spec, link.KeyFork: fork, link.KeyGate: link.GateOpen,
-	})
+	}
 	return extra, nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,7 +14,6 @@ import (
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/record"
-	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -188,10 +186,9 @@ func (s *Service) copyMachine(ctx context.Context, c Container, p *point, fork *
 	if err != nil {
 		return err
 	}
-	extra := template.ClearedKeys()
-	maps.Copy(extra, map[string]string{
+	extra := map[string]string{
 		record.KeyRole: record.RoleForkSource, record.KeyContainer: c.VM.Extra[record.KeyContainer], record.KeyName: "", record.KeyStart: "", link.KeySpec: spec, link.KeyFork: encoded,
-	})
+	}
 	p.ref, err = s.host.InstantClone(context.WithoutCancel(ctx), c.VM.Ref, vsphere.CloneSpec{
 		Name: p.name, UUID: ident.UUID(ident.New()), ExtraConfig: extra,
 	})

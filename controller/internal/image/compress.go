@@ -3,11 +3,13 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
 	"errors"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/therootcompany/xz"
 )
 
 // Magic numbers at the start of compressed data.
@@ -22,30 +24,75 @@ var (
 // (zstd, lib/zstd.h: ZSTD_WINDOWLOG_LIMIT_DEFAULT is 27).
 const maxZstdWindow = 128 << 20
 
+// maxXZDictionary bounds the memory of a decoder in bytes: what xz -9 makes needs that much (xz(1)).
+const maxXZDictionary = 64 << 20
+
 // readBuffer is the size of reads from archives and registries in bytes.
 const readBuffer = 256 << 10
 
-// decompress returns what is in r, which is a plain, gzip or zstd stream as its first bytes tell. Closing it does not
-// close r.
+// decompress returns what is in r, which is a plain stream or one compressed by gzip, zstd, xz or bzip2, as its first bytes
+// tell. Closing it does not close r.
 func decompress(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, readBuffer)
+	src := &input{r: r}
+	b := bufio.NewReaderSize(src, readBuffer)
 	head, err := b.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	plain, err := decoder(b, head)
+	if err != nil {
+		return nil, err
+	}
+	return decoded{plain, src}, nil
+}
+
+// decoder returns what decodes r, which begins with head.
+func decoder(r io.Reader, head []byte) (io.ReadCloser, error) {
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
-		return gzip.NewReader(b)
+		return gzip.NewReader(r)
 	case bytes.HasPrefix(head, magicZstd), isSkippable(head):
-		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderConcurrency(2))
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
 		}
 		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(head, magicXZ), bytes.HasPrefix(head, magicBzip2):
-		return nil, invalid("it is compressed by xz or bzip2; compress it by gzip or zstd, or not at all")
+	case bytes.HasPrefix(head, magicXZ):
+		x, err := xz.NewReader(r, maxXZDictionary)
+		return io.NopCloser(x), err
+	case bytes.HasPrefix(head, magicBzip2):
+		return io.NopCloser(bzip2.NewReader(r)), nil
 	}
-	return io.NopCloser(b), nil
+	return io.NopCloser(r), nil
+}
+
+// decoded is the output of a decoder. An error is the data's fault, and of class errdefs.ErrInvalidArgument, unless the data
+// could not be read.
+type decoded struct {
+	io.ReadCloser
+	src *input
+}
+
+func (d decoded) Read(p []byte) (int, error) {
+	n, err := d.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && d.src.err == nil {
+		err = invalid("%w", err)
+	}
+	return n, err
+}
+
+// input remembers the error of what it reads.
+type input struct {
+	r   io.Reader
+	err error // nil also at the end
+}
+
+func (i *input) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	if err != nil && err != io.EOF {
+		i.err = err
+	}
+	return n, err
 }
 
 // isSkippable reports whether a zstd stream begins with a skippable frame, whose magic number is 0x184D2A50 to 0x184D2A5F in

@@ -19,8 +19,8 @@ type ImportOptions struct {
 	Changes []string // Dockerfile instructions, see applyChanges
 }
 
-// Import makes an image of one layer from the tar of a root file system, perhaps compressed by gzip or zstd. The tar
-// is unpacked as it comes; nothing is spooled.
+// Import makes an image of one layer from the tar of a root file system, perhaps compressed. The tar is unpacked as it
+// comes; nothing is spooled.
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions, p Progress) (digest.Digest, error) {
 	img, err := importedConfig(o)
 	if err != nil {

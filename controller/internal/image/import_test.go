@@ -53,7 +53,8 @@ func TestImportRefuses(t *testing.T) {
 	}{
 		"not a tar":  {body: testimage.Evil()["not a tar"], want: "cannot import"},
 		"torn":       {body: testimage.Evil()["torn"], want: "cannot import"},
-		"bzip2":      {body: []byte("BZh91AY&SY"), want: "gzip or zstd"},
+		"torn bzip2": {body: []byte("BZh91AY&SY"), want: "unexpected EOF"},
+		"torn gzip":  {body: gzipped(testimage.Layer())[:20], want: "unexpected EOF"},
 		"bad change": {body: testimage.Layer(), options: ImportOptions{Changes: []string{"RUN rm"}}, want: "RUN is not a valid change command"},
 		"bad name":   {body: testimage.Layer(), options: ImportOptions{Name: "A B"}, want: "invalid reference format"},
 	} {

@@ -32,6 +32,11 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 	}
 	defer unlock()
 	defer s.pins.pin(chains)()
+	return s.installLocked(ctx, src, chains, say, p)
+}
+
+// installLocked is install by one who holds the image's lock and has pinned its chains.
+func (s *Store) installLocked(ctx context.Context, src source, chains []digest.Digest, say wording, p Progress) error {
 	if err := s.ensure(ctx, src.layers, chains, say, p); err != nil {
 		return err
 	}

@@ -1,5 +1,7 @@
 package image
 
+import "github.com/containervm/containervm/hostd-bridge/hostapi"
+
 // Limits on what an image may cost. They stand far above real images and well below what fills a host; what exceeds
 // one is refused with an error that names it.
 const (
@@ -15,7 +17,7 @@ const (
 	// MaxManifestBytes bounds a manifest or index; the OCI distribution specification asks registries for 4 MiB.
 	MaxManifestBytes = 4 << 20
 	// MaxArchiveBytes bounds the archive of a load after decompression; it is spooled to a temporary file.
-	MaxArchiveBytes = 64 << 30
+	MaxArchiveBytes = hostapi.DiskBytes // more fits on no disk
 	// MaxArchiveEntries bounds the members of such an archive, not those of the layers in it.
 	MaxArchiveEntries = 100_000
 	// MaxIndexBytes bounds the image index on the datastore.

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Load takes all images of an archive, a docker-archive or an OCI image layout as one tar, perhaps compressed by gzip
-// or zstd as a whole. It returns the names as Docker shows them, IDs for images without one. Errors that are the
+// Load takes all images of an archive, a docker-archive or an OCI image layout as one tar, perhaps compressed as
+// a whole. It returns the names as Docker shows them, IDs for images without one. Errors that are the
 // archive's fault are of class errdefs.ErrInvalidArgument. The images that were complete before an error stay.
 func (s *Store) Load(ctx context.Context, r io.Reader, p Progress) ([]string, error) {
 	plain, err := decompress(r)

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"hash/crc32"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -73,6 +76,30 @@ func skippable(data []byte) []byte {
 	return append(frames, zstandard(data)...)
 }
 
+// hugeXZ says that its decoder needs 4 GiB of memory.
+func hugeXZ(t *testing.T) []byte {
+	data := slices.Clone(file(t, "image.tar.xz"))
+	header := data[12 : 12+(int(data[12])+1)*4] // of the first block: xz file format, 3.1
+	const filter = 2                            // LZMA2's ID, the size of its properties, the dictionary's size
+	if header[filter] != 0x21 {
+		t.Fatalf("the first filter is %#x", header[filter])
+	}
+	header[filter+2] = 40
+	binary.LittleEndian.PutUint32(header[len(header)-4:], crc32.ChecksumIEEE(header[:len(header)-4]))
+	return data
+}
+
+// file is a file of testdata: demo("busybox:demo", "a", "b", "c") as a docker-archive, compressed by the tool of the format's
+// authors.
+func file(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func TestLoadFormats(t *testing.T) {
 	img := demo("busybox:demo", "a", "b", "c")
 	compressed := func(c func([]byte) []byte, suffix string) testimage.Image {
@@ -89,6 +116,8 @@ func TestLoadFormats(t *testing.T) {
 		"both":             testimage.Archive(testimage.Saved(img)),
 		"whole gzip":       gzipped(testimage.Archive(testimage.DockerArchive(img))),
 		"whole zstd":       zstandard(testimage.Archive(testimage.Layout(img))),
+		"whole xz":         file(t, "image.tar.xz"),
+		"whole bzip2":      file(t, "image.tar.bz2"),
 		"whole, skippable": skippable(testimage.Archive(testimage.Layout(img))),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -244,7 +273,9 @@ func TestLoadRefuses(t *testing.T) {
 		"nothing":            {nil, "no image archive"},
 		"not a tar":          {[]byte(strings.Repeat("rubbish", 1000)), "cannot read the archive"},
 		"other tar":          {testimage.Layer(testimage.Entry{Name: "etc/passwd"}), "docker import"},
-		"xz":                 {[]byte("\xfd7zXZ\x00 and more"), "gzip or zstd"},
+		"damaged xz":         {[]byte("\xfd7zXZ\x00 and more"), "xz: data is corrupt"},
+		"torn xz":            {file(t, "image.tar.xz")[:300], "cannot read the archive: "},
+		"xz, huge":           {hugeXZ(t), "xz: LZMA2 dictionary size exceeds max"},
 		"torn gzip":          {gzipped(testimage.Archive(testimage.Layout(img)))[:300], "cannot read the archive"},
 		"torn tar":           {testimage.Archive(testimage.DockerArchive(img))[:700], "cannot read the archive"},
 		"no config":          {testimage.Archive(without(testimage.DockerArchive(img), img.ID().Encoded())), "the archive has no"},

@@ -2,17 +2,11 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,18 +21,25 @@ func (s *Store) Pull(ctx context.Context, ref string, auth registry.AuthConfig, 
 		return invalid("invalid reference format: %q: %w", ref, err)
 	}
 	named = reference.TagNameOnly(named)
-	r, err := newRemote(named, auth)
+	if err := s.pull(ctx, named, auth, p); err != nil {
+		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
+	}
+	return nil
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.AuthConfig, p Progress) error {
+	p.status(tagOrDigest(named), "Pulling from "+reference.FamiliarName(named))
+	r, err := newRemote(ctx, named, auth)
 	if err != nil {
 		return err
 	}
-	p.status(tagOrDigest(named), "Pulling from "+reference.FamiliarName(named))
 	src, err := r.source(ctx)
 	if err != nil {
-		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
+		return err
 	}
 	before, _ := s.index.read().byReference(named)
 	if err := s.fetch(ctx, r, src, p); err != nil {
-		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
+		return err
 	}
 	p.status("", "Digest: "+digestOf(src.digest))
 	what := "Downloaded newer image for "
@@ -49,7 +50,10 @@ func (s *Store) Pull(ctx context.Context, ref string, auth registry.AuthConfig, 
 	return nil
 }
 
-// fetch downloads the layers that are missing, some at a time, while those below them are unpacked.
+func digestOf(canonical string) string { return canonical[len(repository(canonical))+1:] }
+
+// fetch downloads the layers that are missing, some at a time, while those below them are unpacked. Of several pulls of one
+// image one does so, and the others wait for it.
 func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progress) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -57,8 +61,16 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 	if err != nil {
 		return err
 	}
+	unlock, busy := s.locks.tryLock(src.id)
+	if busy != nil {
+		p.status("", "Waiting for another pull or load of the same image")
+		if unlock, err = s.locks.lock(ctx, src.id); err != nil {
+			return err
+		}
+	}
+	defer unlock()
 	defer s.pins.pin(chains)()
-	d := newDownloads(ctx)
+	d := newDownloads(ctx, r.layer, p)
 	defer d.wait()
 	defer cancel(nil)
 	for i, c := range src.layers {
@@ -67,9 +79,9 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 			continue
 		}
 		p.status(c.id(), "Pulling fs layer")
-		src.layers[i].open = d.start(c, r.blob, p)
+		src.layers[i].open = d.start(c)
 	}
-	return s.install(ctx, src, wordsOfPull, p)
+	return s.installLocked(ctx, src, chains, wordsOfPull, p)
 }
 
 func tagOrDigest(named reference.Named) string {
@@ -77,28 +89,6 @@ func tagOrDigest(named reference.Named) string {
 		return d.Digest().String()
 	}
 	return named.(reference.Tagged).Tag()
-}
-
-// remoteImage is a repository of a registry, and what is wanted of it.
-type remoteImage struct {
-	named  reference.Named
-	repo   name.Repository
-	puller *remote.Puller
-}
-
-func newRemote(named reference.Named, auth registry.AuthConfig) (*remoteImage, error) {
-	repo, err := name.NewRepository(named.Name())
-	if err != nil {
-		return nil, invalid("invalid reference format: %w", err)
-	}
-	puller, err := remote.NewPuller(
-		remote.WithAuth(authn.FromConfig(authn.AuthConfig{
-			Username: auth.Username, Password: auth.Password, Auth: auth.Auth,
-			IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
-		})),
-		remote.WithTransport(tlsUnlessLoopback{remote.DefaultTransport}),
-	)
-	return &remoteImage{named: named, repo: repo, puller: puller}, err
 }
 
 // source reads the manifest and the configuration of the image for this platform.
@@ -196,40 +186,4 @@ func (r *remoteImage) config(ctx context.Context, d ocispec.Descriptor) ([]byte,
 		return nil, invalid("its configuration has the digest %s, not %s", got, d.Digest)
 	}
 	return data, nil
-}
-
-// blob opens a blob; reading it fails when its digest is another.
-func (r *remoteImage) blob(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
-	l, err := r.puller.Layer(ctx, r.repo.Digest(d.String()))
-	if err != nil {
-		return nil, err
-	}
-	return l.Compressed()
-}
-
-// registryError gives a registry's error its class.
-func registryError(err error) error {
-	var refused *transport.Error
-	if !errors.As(err, &refused) {
-		return err
-	}
-	switch refused.StatusCode {
-	case http.StatusNotFound:
-		return classed(errdefs.ErrNotFound, "%w", err)
-	case http.StatusUnauthorized:
-		return classed(errdefs.ErrUnauthenticated, "%w", err)
-	case http.StatusForbidden:
-		return classed(errdefs.ErrPermissionDenied, "%w", err)
-	}
-	return err
-}
-
-// tlsUnlessLoopback refuses requests over plain HTTP that would leave this machine.
-type tlsUnlessLoopback struct{ next http.RoundTripper }
-
-func (t tlsUnlessLoopback) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" && !isLoopback(req.URL.Hostname()) {
-		return nil, invalid("the registry %s does not speak TLS; only one on this machine may do without", req.URL.Host)
-	}
-	return t.next.RoundTrip(req)
 }

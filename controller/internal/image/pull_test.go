@@ -2,12 +2,15 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -116,6 +119,66 @@ func TestPull(t *testing.T) {
 	}
 	if _, ever := h.machines(); ever != 1 {
 		t.Errorf("%d VMs were made, want 1", ever)
+	}
+}
+
+// TestTwoPullsOfOneImage: the second waits for the first, and downloads what that one could not.
+func TestTwoPullsOfOneImage(t *testing.T) {
+	for name, broken := range map[string]bool{"both": false, "the first is given up": true} {
+		t.Run(name, func(t *testing.T) {
+			r, h := newRegistry(t), newFakeHost(t)
+			s := newStore(t, h)
+			img := demo("", "a", "b")
+			r.push("app", "1", img)
+			r.push("app", "2", img)
+			began, goOn := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			var downloads atomic.Int32
+			r.wrap = func(_ http.ResponseWriter, req *http.Request) bool {
+				if req.Method == http.MethodGet && strings.HasSuffix(req.URL.Path, digest.FromBytes(img.Layers[0]).String()) {
+					downloads.Add(1)
+					once.Do(func() { close(began) })
+					select {
+					case <-goOn:
+					case <-req.Context().Done():
+					}
+				}
+				return false
+			}
+			first, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var work sync.WaitGroup
+			work.Go(func() {
+				if err := s.Pull(first, r.host+"/app:1", dockerregistry.AuthConfig{}, ignore); (err != nil) != broken {
+					t.Errorf("the first pull: %v", err)
+				}
+			})
+			<-began
+			waits := make(chan struct{})
+			work.Go(func() {
+				err := s.Pull(t.Context(), r.host+"/app:2", dockerregistry.AuthConfig{}, func(e Event) {
+					if strings.HasPrefix(e.Status, "Waiting") {
+						close(waits)
+					}
+				})
+				if err != nil {
+					t.Errorf("the second pull: %v", err)
+				}
+			})
+			<-waits
+			want := int32(1)
+			if broken {
+				want = 2
+				cancel()
+			}
+			close(goOn)
+			work.Wait()
+			if n := downloads.Load(); n != want {
+				t.Errorf("the layer was downloaded %d times, want %d", n, want)
+			}
+			checkImage(t, h, s, img, r.host+"/app:2")
+			h.nothingLeft(s)
+		})
 	}
 }
 

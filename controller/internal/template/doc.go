@@ -22,5 +22,5 @@
 //	ended      its VM is off, which nobody asked for: as unfit
 //
 // A warm VM is rehearsing until its phase says that it has, then ready; it is claimed while a create, or the pool, is at work on
-// it. One that is not ready in Options.Timeout is removed.
+// it. One that is not ready in Options.Timeout is removed when something changes next.
 package template

@@ -119,15 +119,6 @@ func (s *Store) release(st *state) {
 	s.notifyLocked()
 }
 
-// ClearedKeys are extraConfig keys with empty values. A clone is given them since a vCenter's clone inherits all keys of its
-// source, and what the source's guest has said, or was told, is not true of the clone.
-func ClearedKeys() map[string]string {
-	return map[string]string{
-		record.KeyTemplate: "", link.KeySpec: "", link.KeyGate: "", link.KeyFork: "", link.KeyReceipt: "", link.KeyStatus: "", link.KeyPhase: "",
-		link.KeyMACs: "", link.KeyRehearse: "",
-	}
-}
-
 // Clone makes a child of the template with the name id, a container's, and the extraConfig extra. root is the datastore path of
 // the disk that its disk is a delta of; empty: it has none. It goes on when ctx ends: else the child might exist but its
 // reference be unknown here.
@@ -136,8 +127,7 @@ func (l *Lease) Clone(ctx context.Context, id string, extra map[string]string, r
 	if err != nil {
 		return vsphere.Ref{}, err
 	}
-	all := ClearedKeys()
-	all[record.KeyRole], all[link.KeyFork] = record.RoleWarm, fork
+	all := map[string]string{record.KeyRole: record.RoleWarm, link.KeyFork: fork}
 	maps.Copy(all, extra)
 	ref, err := l.s.host.InstantClone(context.WithoutCancel(ctx), l.vm.Ref, vsphere.CloneSpec{
 		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root,

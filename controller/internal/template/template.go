@@ -71,9 +71,9 @@ type Template struct {
 	Version        string // of its tether
 	State          string
 	Created        time.Time
-	Used           time.Time     // when it was cloned last, or made
+	Used           time.Time     // when it was leased last for a container, or made
 	Children       int           // containers on the host that were forked from it
-	Warm           int           // machines that were forked from it ahead of time
+	Warm           int           // its warm VMs
 	Forks          []vsphere.Ref // all of those
 }
 

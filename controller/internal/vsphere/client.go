@@ -12,6 +12,8 @@ import (
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 )
 
 // Ref names a virtual machine (a managed object reference).
@@ -37,14 +39,15 @@ type Client struct {
 	soap    *soap.Client
 	vim     *vim25.Client
 	session *session
+	host    *hostclient.Client // what it offers beside vSphere
 	place   place
 	boot    BootFiles
 	links   *links
-	// extensions are those that the host named when the session began
-	extensions []string
-	log        *slog.Logger
-	cancel     context.CancelFunc
-	watched    chan struct{} // closed when the watch has ended
+	log     *slog.Logger
+	cancel  context.CancelFunc
+	watched chan struct{} // closed when the watch has ended
+
+	extensions []string // those that the host named when the session began
 }
 
 // place is where new machines go: the host's defaults.
@@ -102,22 +105,14 @@ func newClient(ctx context.Context, cfg Config) (*Client, error) {
 		inventory: newInventory(), soap: sc, vim: vim, session: ses, log: log,
 		cancel: func() {}, watched: make(chan struct{}),
 	}
-	c.links = newLinks(c.DialVsock)
+	c.host = hostclient.New(u, c.do)
+	c.links = newLinks(c.host.DialVsock)
 	return c, ses.login(ctx)
 }
 
 func (c *Client) start(ctx context.Context) error {
-	var err error
-	if c.place, err = findPlace(ctx, c.vim); err != nil {
-		close(c.watched)
-		return err
-	}
-	if c.boot, err = c.readBoot(ctx); err != nil {
-		close(c.watched)
-		return err
-	}
-	if c.extensions, err = c.readExtensions(ctx); err != nil {
-		close(c.watched)
+	if err := c.learn(ctx); err != nil {
+		close(c.watched) // no watch begins
 		return err
 	}
 	watch, cancel := context.WithCancel(ctx)
@@ -128,6 +123,17 @@ func (c *Client) start(ctx context.Context) error {
 		c.watch(watch, first)
 	}()
 	return <-first
+}
+
+// learn asks the host for what does not change while the session lasts.
+func (c *Client) learn(ctx context.Context) (err error) {
+	if c.place, err = findPlace(ctx, c.vim); err != nil {
+		return err
+	}
+	if c.boot, err = c.readBoot(ctx); err != nil {
+		return fmt.Errorf("cannot find what containers boot: %w", err)
+	}
+	return c.readExtensions(ctx)
 }
 
 // Close ends the watch and the cached links and logs out. Running machines are not touched.
@@ -165,9 +171,9 @@ func findPlace(ctx context.Context, vim *vim25.Client) (p place, err error) {
 
 // do sends a request with the session's cookie, and once more after a new login when the host answers 401. The body
 // must be nil or rewindable through GetBody for that.
-func (c *Client) do(ctx context.Context, req *http.Request) (*http.Response, error) {
-	before := c.session.generation()
-	res, err := c.soap.Client.Do(req.WithContext(ctx))
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	ctx, before := req.Context(), c.session.generation()
+	res, err := c.soap.Client.Do(req)
 	if err != nil || res.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
 		return res, err
 	}

@@ -3,9 +3,12 @@ package vsphere
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // scsiKey is the key that vSphere gives to a VM's first SCSI controller, so that a disk can be added in one call, without
@@ -19,10 +22,10 @@ const apiVirtualCenter = "VirtualCenter"
 type CloneSpec struct {
 	Name string // unique on the host, also the VM's directory
 	UUID string // BIOS UUID, RFC 9562 text
-	// ExtraConfig comes over what the source has; an empty value removes a key.
+	// ExtraConfig comes over what the clone inherits (hostapi.Inherited); an empty value removes a key.
 	ExtraConfig map[string]string
-	// RootParent is the datastore path of the disk of which the clone gets a delta as "<Name>/root.vmdk"; empty: none. The
-	// host must have the extension DiskAtFork.
+	// RootParent is the datastore path of the disk of which the clone gets a delta as its root disk; empty: none. The host
+	// must have the extension DiskAtFork.
 	RootParent string
 }
 
@@ -32,7 +35,9 @@ func (c *Client) CanClone() bool { return c.vim.ServiceContent.About.ApiType == 
 // InstantClone makes a VM that goes on where source, which is on, stands now or, when it is frozen, stood when it froze.
 // The clone runs when it returns.
 func (c *Client) InstantClone(ctx context.Context, source Ref, spec CloneSpec) (Ref, error) {
-	conf := types.VirtualMachineInstantCloneSpec{Name: spec.Name, BiosUuid: spec.UUID, Config: optionValues(spec.ExtraConfig)}
+	conf := types.VirtualMachineInstantCloneSpec{
+		Name: spec.Name, BiosUuid: spec.UUID, Config: optionValues(c.cloneExtra(source, spec.ExtraConfig)),
+	}
 	if spec.RootParent != "" {
 		conf.Location.DeviceChange = []types.BaseVirtualDeviceConfigSpec{c.rootDelta(spec.Name, spec.RootParent)}
 	}
@@ -49,15 +54,31 @@ func (c *Client) InstantClone(ctx context.Context, source Ref, spec CloneSpec) (
 	return vm, c.settle(ctx, vm, func(now *VM) bool { return now != nil })
 }
 
-// rootDelta adds a delta of parent to a VM that exists, as the disk "<name>/root.vmdk".
+// cloneExtra returns extra with the removal of those keys of the source that a clone does not inherit: a vCenter's clone has
+// all of them. Keys that the host alone sets exist only where clones do not inherit them.
+func (c *Client) cloneExtra(source Ref, extra map[string]string) map[string]string {
+	all := map[string]string{}
+	if src := c.now(source); src != nil {
+		for key := range src.Extra {
+			if !hostapi.Inherited(key) && !hostapi.SetByHost(key) {
+				all[key] = ""
+			}
+		}
+	}
+	maps.Copy(all, extra)
+	return all
+}
+
+// rootDelta adds a delta of parent to a VM that exists, as its root disk.
 func (c *Client) rootDelta(name, parent string) *types.VirtualDeviceConfigSpec {
-	change := c.newDelta(name+"/root.vmdk", parent)
+	change := c.newDelta(rootDisk(name), parent)
 	change.Device.GetVirtualDevice().ControllerKey = scsiKey
 	return change
 }
 
-// AttachRoot gives a VM, which may run and must have no disk, a delta of the disk parent as "<name>/root.vmdk", and with the
-// same operation changes keys of extraConfig.
+// AttachRoot gives a VM, which may run and must have no disk, a delta of the disk parent as its root disk, and with the same
+// operation changes keys of extraConfig. The guest can read the new keys once the disk is there, where the host keeps the contract
+// of package hostapi (spec.md, "Order in one reconfiguration").
 func (c *Client) AttachRoot(ctx context.Context, vm Ref, name, parent string, extra map[string]string) error {
 	err := c.reconfigure(ctx, vm, types.VirtualMachineConfigSpec{
 		DeviceChange: []types.BaseVirtualDeviceConfigSpec{c.rootDelta(name, parent)}, ExtraConfig: optionValues(extra),

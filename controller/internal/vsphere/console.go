@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 const (
@@ -18,7 +20,7 @@ const (
 func (c *Client) ConsoleTail(ctx context.Context, name string) string {
 	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
-	r, err := c.get(ctx, name+"/console.log", consoleTail)
+	r, err := c.get(ctx, name+"/"+hostapi.ConsoleFile, consoleTail)
 	if err != nil {
 		return err.Error()
 	}

@@ -7,11 +7,11 @@ import (
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 const (
-	// diskKiB is the virtual size of every disk: 64 GiB (DESIGN.md, "Datastore layout").
-	diskKiB = 64 << 20
 	// controllerKey and diskKey are the keys of the one SCSI controller and of its disk in a new VM's configuration. Keys
 	// of new devices are negative by convention (vSphere API reference, VirtualDeviceConfigSpec).
 	controllerKey = -100
@@ -33,7 +33,7 @@ func (c *Client) newDelta(path, parent string) *types.VirtualDeviceConfigSpec {
 		Operation:     types.VirtualDeviceConfigSpecOperationAdd,
 		FileOperation: types.VirtualDeviceConfigSpecFileOperationCreate,
 		Device: &types.VirtualDisk{
-			CapacityInKB: diskKiB,
+			CapacityInKB: hostapi.DiskBytes >> 10,
 			VirtualDevice: types.VirtualDevice{
 				Key:           diskKey,
 				ControllerKey: controllerKey,

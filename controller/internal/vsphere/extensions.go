@@ -2,95 +2,79 @@ package vsphere
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // DiskAtFork is the extension of a host whose instant clones take a disk along (CloneSpec.RootParent).
-const DiskAtFork = "diskAtFork"
-
-// maxExtensions bounds what a host may say of its extensions, pools and machines, in bytes.
-const maxExtensions = 1 << 20
+const DiskAtFork = hostapi.ExtensionDiskAtFork
 
 // Has reports whether the host named an extension when the session began.
 func (c *Client) Has(extension string) bool { return slices.Contains(c.extensions, extension) }
 
-// readExtensions asks for the names of what the host offers beside the vSphere API; none on a host that knows no such
-// question.
-func (c *Client) readExtensions(ctx context.Context) ([]string, error) {
-	var answer struct{ Extensions []string }
-	if err := c.ask(ctx, "extensions", &answer); err != nil && !errdefs.IsNotImplemented(err) {
-		return nil, fmt.Errorf("cannot learn its extensions: %w", err)
+// readExtensions learns the names of the host's extensions; a host that knows no such question has none.
+func (c *Client) readExtensions(ctx context.Context) (err error) {
+	c.extensions, err = c.host.Extensions(ctx)
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		return fmt.Errorf("cannot learn its extensions: %w", err)
 	}
-	return answer.Extensions, nil
+	return nil
 }
 
-// Pool is how many machines the host keeps started for future clones of a frozen VM.
+// Pool is how many machines the host keeps prestarted for future clones of a frozen VM.
 type Pool struct {
 	Template   Ref
 	Prestarted int
 	Want       int
 }
 
-// Pools returns the host's pools; none on a host that has no such thing.
+// Pools returns the host's pre-start pools; none on a host that has no such thing.
 func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
-	var answer struct {
-		Pools []struct {
-			Template         string
-			Prestarted, Want int
-		}
-	}
-	if err := c.ask(ctx, "pools", &answer); err != nil && !errdefs.IsNotImplemented(err) {
-		return nil, fmt.Errorf("cannot learn of the host's pools: %w", err)
+	answer, err := c.host.Pools(ctx)
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		return nil, fmt.Errorf("cannot learn of the host's pre-start pools: %w", err)
 	}
 	var pools []Pool
-	for _, p := range answer.Pools {
-		pools = append(pools, Pool{Template: Ref{Type: "VirtualMachine", Value: p.Template}, Prestarted: p.Prestarted, Want: p.Want})
+	for _, p := range answer {
+		pools = append(pools, Pool{Template: vmRef(p.Template), Prestarted: p.Prestarted, Want: p.Want})
 	}
 	return pools, nil
 }
 
-// Memory is what a machine takes of its host's memory, in KiB.
+// Memory is what a machine takes of its host's memory.
 type Memory struct {
 	VM Ref
-	// SharedKiB is what the memory holds that a frozen machine is, or that it was forked from; 0 of a machine that was booted.
-	SharedKiB int64
-	// GuestPrivateKiB is the guest's memory that no one else has.
-	GuestPrivateKiB int64
-	// OverheadKiB is the host's own for the machine, beside the guest's memory.
-	OverheadKiB int64
+	hostapi.Memory
 }
 
 // Memory has the host measure all machines that are on; none on a host that has no such thing.
 func (c *Client) Memory(ctx context.Context) ([]Memory, error) {
-	var answer struct {
-		Machines []struct {
-			VM                                      string
-			SharedKiB, GuestPrivateKiB, OverheadKiB int64
-		}
-	}
-	if err := c.ask(ctx, "memory", &answer); err != nil && !errdefs.IsNotImplemented(err) {
+	answer, err := c.host.Memory(ctx)
+	if err != nil && !errdefs.IsNotImplemented(err) {
 		return nil, fmt.Errorf("cannot learn of the machines' memory: %w", err)
 	}
 	var all []Memory
-	for _, m := range answer.Machines {
-		ref := Ref{Type: "VirtualMachine", Value: m.VM}
-		all = append(all, Memory{VM: ref, SharedKiB: m.SharedKiB, GuestPrivateKiB: m.GuestPrivateKiB, OverheadKiB: m.OverheadKiB})
+	for _, m := range answer {
+		all = append(all, Memory{VM: vmRef(m.VM), Memory: m.Memory})
 	}
 	return all, nil
 }
 
-// ask gets one of the host's own JSON documents.
-func (c *Client) ask(ctx context.Context, name string, answer any) error {
-	res, err := c.do(ctx, &http.Request{Method: http.MethodGet, URL: c.extension(name), Header: http.Header{}})
-	if err := extensionError(res, err, http.StatusOK); err != nil {
-		return err
+func vmRef(value string) Ref { return Ref{Type: "VirtualMachine", Value: value} }
+
+// OpenLog reads the log of a VM's main process as records (package link) from a byte offset; -1 is the present end. With
+// follow it goes on as the log grows and ends with the run; with wait it goes on with the next run when the VM is off. It
+// returns once the host has taken the request, so no byte after that is missed, and the offset of the first byte. ctx bounds
+// the whole read.
+func (c *Client) OpenLog(ctx context.Context, vm Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error) {
+	log, err := c.host.OpenLog(ctx, vm.Value, from, follow, wait)
+	if err != nil {
+		return nil, 0, err
 	}
-	defer res.Body.Close()
-	return json.NewDecoder(io.LimitReader(res.Body, maxExtensions)).Decode(answer)
+	return log.ReadCloser, log.Offset, nil
 }

@@ -2,11 +2,11 @@ package vsphere
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +14,9 @@ import (
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 )
 
 // FileInfo describes a file of the datastore.
@@ -25,34 +28,25 @@ type FileInfo struct {
 }
 
 // BootFiles are the datastore paths of what VMs are made from.
-type BootFiles struct {
-	Kernel string `json:"kernel"`
-	Initrd string `json:"initrd"`
-	Blank  string `json:"blank"` // disk with an empty file system
-}
-
-// bootIndex names the BootFiles of the host's release (DESIGN.md, "Datastore layout").
-const bootIndex = "cvm/boot/current.json"
-
-// maxBootIndex bounds bootIndex, in bytes.
-const maxBootIndex = 64 << 10
+type BootFiles = hostapi.BootFiles
 
 // Boot returns what new VMs boot and what their disks begin with.
 func (c *Client) Boot() BootFiles { return c.boot }
 
-func (c *Client) readBoot(ctx context.Context) (boot BootFiles, err error) {
-	r, err := c.Download(ctx, bootIndex)
+func (c *Client) readBoot(ctx context.Context) (BootFiles, error) {
+	r, err := c.Download(ctx, hostapi.BootIndex)
 	if err != nil {
-		return boot, fmt.Errorf("cannot find what containers boot: %w", err)
+		return BootFiles{}, err
 	}
 	defer r.Close()
-	if err := json.NewDecoder(io.LimitReader(r, maxBootIndex)).Decode(&boot); err != nil {
-		return boot, fmt.Errorf("cannot find what containers boot: cannot decode %s: %w", bootIndex, err)
+	data, err := io.ReadAll(io.LimitReader(r, hostapi.MaxBootIndex+1))
+	if err != nil {
+		return BootFiles{}, err
 	}
-	if boot.Kernel == "" || boot.Initrd == "" || boot.Blank == "" {
-		return boot, fmt.Errorf("cannot find what containers boot: %s lacks kernel, initrd or blank", bootIndex)
+	if len(data) > hostapi.MaxBootIndex {
+		return BootFiles{}, fmt.Errorf("cannot read %s: it is longer than %d bytes", hostapi.BootIndex, hostapi.MaxBootIndex)
 	}
-	return boot, nil
+	return hostapi.DecodeBootFiles(data)
 }
 
 // Upload writes a file of the datastore from r, replacing it. Paths here and below are relative to the datastore's root.
@@ -62,11 +56,8 @@ func (c *Client) Upload(ctx context.Context, name string, r io.Reader) error {
 		return fmt.Errorf("cannot upload %s: %w", name, err)
 	}
 	req.Header.Set("Content-Type", "application/octet-stream")
-	res, err := c.do(ctx, req)
-	if err == nil && res.StatusCode == http.StatusCreated {
-		res.StatusCode = http.StatusOK // a new file: as good
-	}
-	if err := answerError(res, err, http.StatusOK); err != nil {
+	res, err := c.exchange(req, http.StatusOK, http.StatusCreated)
+	if err != nil {
 		return fmt.Errorf("cannot upload %s: %w", name, err)
 	}
 	return res.Body.Close()
@@ -83,19 +74,23 @@ func (c *Client) get(ctx context.Context, name string, tail int) (io.ReadCloser,
 	if err != nil {
 		return nil, fmt.Errorf("cannot download %s: %w", name, err)
 	}
-	want := http.StatusOK
 	if tail != 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=-%d", tail)) // RFC 9110, 14.1.2: suffix range
-		want = http.StatusPartialContent
 	}
-	res, err := c.do(ctx, req)
-	if err == nil && res.StatusCode == http.StatusOK {
-		want = http.StatusOK // a server may ignore the range
-	}
-	if err := answerError(res, err, want); err != nil {
+	res, err := c.exchange(req, http.StatusOK, http.StatusPartialContent) // a server may ignore the range
+	if err != nil {
 		return nil, fmt.Errorf("cannot download %s: %w", name, err)
 	}
 	return res.Body, nil
+}
+
+// exchange sends a request and returns the answer if its status is one of those wanted.
+func (c *Client) exchange(req *http.Request, want ...int) (*http.Response, error) {
+	res, err := c.do(req)
+	if err == nil && !slices.Contains(want, res.StatusCode) {
+		return nil, hostclient.Refused(res)
+	}
+	return res, err
 }
 
 // Stat describes a file of the datastore. The error wraps errdefs.ErrNotFound when there is none.

@@ -7,10 +7,9 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/vim25/mo"
-)
 
-// bridgeVendor is the hardware vendor that hostd-bridge names; its model then says what runs the machines.
-const bridgeVendor = "containerVM"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
 
 // HostInfo describes the host for people.
 type HostInfo struct {
@@ -44,7 +43,7 @@ func (c *Client) Host(ctx context.Context) (HostInfo, error) {
 	if hw := host.Summary.Hardware; hw != nil {
 		info.Model, info.CPUModel = hw.Vendor+" "+hw.Model, hw.CpuModel
 		info.CPUs, info.MemoryBytes = int(hw.NumCpuThreads), hw.MemorySize
-		if hw.Vendor == bridgeVendor {
+		if hw.Vendor == hostapi.Vendor {
 			info.Accelerator = hw.Model
 		}
 	}

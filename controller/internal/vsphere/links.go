@@ -19,7 +19,7 @@ var ErrClosed = errors.New("the connection to the host is closed")
 
 // links keeps one link session per VM: it costs several round trips to set up, and streams within it cost one.
 type links struct {
-	dial func(ctx context.Context, vm Ref, port uint32) (net.Conn, error)
+	dial func(ctx context.Context, vm string, port uint32) (net.Conn, error) // vm is a moref value
 
 	mu     sync.Mutex
 	byVM   map[Ref]*cachedLink
@@ -33,7 +33,7 @@ type cachedLink struct {
 	err    error
 }
 
-func newLinks(dial func(context.Context, Ref, uint32) (net.Conn, error)) *links {
+func newLinks(dial func(context.Context, string, uint32) (net.Conn, error)) *links {
 	return &links{dial: dial, byVM: map[Ref]*cachedLink{}}
 }
 
@@ -110,7 +110,7 @@ func (l *links) connect(vm Ref, cached *cachedLink) {
 func (l *links) open(vm Ref) (*link.Client, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), linkTimeout)
 	defer cancel()
-	conn, err := l.dial(ctx, vm, link.PortLink)
+	conn, err := l.dial(ctx, vm.Value, link.PortLink)
 	if err != nil {
 		return nil, err
 	}

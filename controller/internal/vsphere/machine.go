@@ -10,16 +10,12 @@ import (
 	"github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // settleTime bounds how long the inventory may lag behind an operation that the host has finished.
 const settleTime = 10 * time.Second
-
-// keyKernel and keyInitrd are the extraConfig keys that tell hostd-bridge what to boot (DESIGN.md).
-const (
-	keyKernel = "cvm.boot.kernel"
-	keyInitrd = "cvm.boot.initrd"
-)
 
 // VMSpec says what VM to make.
 type VMSpec struct {
@@ -29,7 +25,7 @@ type VMSpec struct {
 	MemoryMiB int
 	Kernel    string // datastore paths of what it boots
 	Initrd    string
-	// RootParent is the datastore path of the disk of which the VM gets a delta as "<Name>/root.vmdk"; empty: no disk.
+	// RootParent is the datastore path of the disk of which the VM gets a delta as its root disk; empty: no disk.
 	RootParent  string
 	MAC         string // of its network card; empty: the host chooses
 	NoNetwork   bool   // it gets no network card
@@ -60,7 +56,7 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 	if extra == nil {
 		extra = map[string]string{}
 	}
-	extra[keyKernel], extra[keyInitrd] = c.path(spec.Kernel), c.path(spec.Initrd)
+	extra[hostapi.KeyKernel], extra[hostapi.KeyInitrd] = c.path(spec.Kernel), c.path(spec.Initrd)
 	conf := types.VirtualMachineConfigSpec{
 		Name:        spec.Name,
 		Uuid:        spec.UUID,
@@ -83,10 +79,13 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 		return conf, err
 	}
 	if spec.RootParent != "" {
-		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(spec.Name+"/root.vmdk", spec.RootParent))
+		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(rootDisk(spec.Name), spec.RootParent))
 	}
 	return conf, nil
 }
+
+// rootDisk is the datastore path of a VM's root disk.
+func rootDisk(name string) string { return name + "/" + hostapi.RootDisk }
 
 func (c *Client) networkCard(mac string) (types.BaseVirtualDevice, error) {
 	backing, err := c.place.network.EthernetCardBackingInfo(context.Background()) // makes no call for a standard network
@@ -113,30 +112,27 @@ func optionValues(kv map[string]string) []types.BaseOptionValue {
 
 func (c *Client) machine(vm Ref) *object.VirtualMachine { return object.NewVirtualMachine(c.vim, vm) }
 
-// PowerOn starts a VM. When it returns, the inventory shows the VM of the new run: what the guest set in an earlier run
-// is gone.
+// PowerOn starts a VM. When it returns, the inventory shows the VM in the new run, or off after it: what the guest set in an
+// earlier run is gone.
 func (c *Client) PowerOn(ctx context.Context, vm Ref) error {
-	before := c.now(vm)
+	last := hostapi.Run(0)
+	if before := c.now(vm); before != nil {
+		last = hostapi.RunOf(before.Extra)
+	}
 	if err := c.wait(ctx, c.machine(vm).PowerOn); err != nil {
 		return failed(err, "power on VM %s", vm.Value)
 	}
-	return c.settle(ctx, vm, func(now *VM) bool {
-		return now == nil || now.PowerState == PoweredOn || before == nil || saidMore(before.Extra, now.Extra)
-	})
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || begun(now, last) })
 }
 
-// keyTimeline is the extraConfig key of hostd-bridge's marks, the first of which it sets before the machine is on.
-const keyTimeline = "cvm.host.timeline"
-
-// saidMore reports whether a key is new or has another value: a VM that is off again has run and said so. Keys that
-// vanish tell only that a run begins.
-func saidMore(before, now map[string]string) bool {
-	for k, v := range now {
-		if before[k] != v && k != keyTimeline {
-			return true
-		}
+// begun reports whether a run later than last has begun, or begun and ended. A host that does not count runs shows that by the
+// power state alone.
+func begun(now *VM, last hostapi.Run) bool {
+	run := hostapi.RunOf(now.Extra)
+	if now.PowerState == PoweredOn {
+		return run > last || run == 0
 	}
-	return false
+	return run > last && now.Extra[hostapi.KeyExit] != ""
 }
 
 // PowerOff ends a VM at once. A VM that is off already is no error.

@@ -15,16 +15,20 @@ import (
 	"github.com/vmware/govmomi/vim25/soap"
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // simulate runs govmomi's simulator of an ESXi host, a server of the vSphere API that no one here wrote, with the boot
-// index in its datastore.
-func simulate(t *testing.T) vsphere.Config {
+// index in its datastore. edits change it before it serves.
+func simulate(t *testing.T, edits ...func(*simulator.Service)) vsphere.Config {
 	t.Helper()
 	model := simulator.ESX()
 	model.Machine = 0
 	if err := model.Create(); err != nil {
 		t.Fatal(err)
+	}
+	for _, edit := range edits {
+		edit(model.Service)
 	}
 	server := model.Service.NewServer()
 	t.Cleanup(func() {
@@ -46,7 +50,7 @@ func simulate(t *testing.T) vsphere.Config {
 			t.Fatal(err)
 		}
 	}
-	upload("cvm/boot/current.json", `{"kernel":"cvm/boot/kernel","initrd":"cvm/boot/initrd","blank":"cvm/blank.vmdk"}`)
+	upload(hostapi.BootIndex, `{"kernel":"cvm/boot/kernel","initrd":"cvm/boot/initrd","blank":"cvm/blank.vmdk"}`)
 	return cfg
 }
 
@@ -85,7 +89,7 @@ func TestSimulatorMachines(t *testing.T) {
 		return vm
 	}
 	if vm := now(); vm.Ref != ref || vm.PowerState != vsphere.PoweredOff || vm.MemoryMiB != 64 || vm.Extra["guestinfo.a"] != "1" ||
-		!strings.HasSuffix(vm.Extra["cvm.boot.kernel"], "cvm/boot/kernel") {
+		!strings.HasSuffix(vm.Extra[hostapi.KeyKernel], "cvm/boot/kernel") {
 		t.Errorf("made: %+v", vm)
 	}
 	must(c.PowerOn(ctx, ref))
@@ -171,7 +175,7 @@ func namesOf(files []vsphere.FileInfo) (names []string) {
 func TestSimulatorLacksExtensions(t *testing.T) {
 	c := connect(t, simulate(t))
 	ref := vsphere.Ref{Type: "VirtualMachine", Value: "1"}
-	if _, err := c.DialVsock(t.Context(), ref, 5); !errdefs.IsNotImplemented(err) {
+	if _, err := c.Link(t.Context(), ref); !errdefs.IsNotImplemented(err) {
 		t.Errorf("vsock: %v", err)
 	}
 	if _, _, err := c.OpenLog(t.Context(), ref, 0, false, false); !errdefs.IsNotImplemented(err) {

@@ -52,7 +52,7 @@ func (c *Client) watch(ctx context.Context, first chan<- error) {
 		if ctx.Err() != nil {
 			return
 		}
-		c.log.Warn("lost the watch over the virtual machines, setting it up again", "complete", complete, "pause", pause, "error", err)
+		c.log.Warn("lost the watch over the virtual machines, setting it up again", "complete", complete, "pause", pause, "err", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -211,6 +211,6 @@ func (c *Client) discard(destroy func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), logoutTimeout)
 	defer cancel()
 	if err := destroy(ctx); err != nil {
-		c.log.Debug("cannot remove an object of the watch", "error", err)
+		c.log.Debug("cannot remove an object of the watch", "err", err)
 	}
 }

@@ -76,7 +76,8 @@ func arguments(s shape, h host) ([]string, error) {
 		"-cpu", cpu(h.accel),
 		"-smp", smp(max(1, s.cpus), h.accel),
 		"-m", fmt.Sprintf("%dM", s.memoryMiB),
-		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s", s.memoryMiB, supervisor.RAMFD, onOff(s.boot != nil)),
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/proc/self/fd/%d,share=%s",
+			s.memoryMiB, supervisor.RAMFD, onOff(s.boot != nil)),
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d", supervisor.ConsoleFD), "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", supervisor.QMPFD), "-mon", "chardev=qmp,mode=control",
 	}

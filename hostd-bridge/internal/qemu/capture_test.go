@@ -85,7 +85,7 @@ func stamp(frames []frame) (uint32, error) {
 	return 0, fmt.Errorf("no connection is begun in %d frames", len(frames))
 }
 
-// TestTetherForkOnTheWire captures what children send: nothing of it is their template's, or anyone's but their own.
+// TestTetherForkOnTheWire captures what children send: all of it has their own addresses, not their template's.
 func TestTetherForkOnTheWire(t *testing.T) {
 	disk := busyboxDisk(t)
 	g := tetherTemplate(t)

@@ -35,7 +35,7 @@ func qemuImg(t *testing.T, args ...string) string {
 func TestCreateDisk(t *testing.T) {
 	h, dir := &Hypervisor{}, t.TempDir()
 	base := filepath.Join(dir, "layers", "base.vmdk")
-	delta := filepath.Join(dir, "container", "root.vmdk")
+	delta := filepath.Join(dir, "container", hostapi.RootDisk)
 	for _, d := range []string{base, delta} {
 		if err := os.Mkdir(filepath.Dir(d), 0o700); err != nil {
 			t.Fatal(err)

@@ -111,4 +111,9 @@ func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, err
 }
 
 // Close implements vm.Child.
-func (c *child) Close() error { return errors.Join(c.prestarted.Close(), os.RemoveAll(c.runDir)) }
+func (c *child) Close() error {
+	if err := c.prestarted.Close(); err != nil {
+		return err // the directory shows what is left
+	}
+	return os.RemoveAll(c.runDir)
+}

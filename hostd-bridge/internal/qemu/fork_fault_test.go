@@ -37,8 +37,8 @@ func TestStateThatQEMUCannotLoad(t *testing.T) {
 			state, err := os.Open(path)
 			must(t, err)
 			defer state.Close()
-			c, prepared := g.prepareChild(&template{ram: tpl.ram, state: state}, i+1)
-			_, err = prepared.Start(t.Context(), c.spec)
+			c, prestarted := g.prestartChild(&template{ram: tpl.ram, state: state}, i+1)
+			_, err = prestarted.Start(t.Context(), c.spec)
 			if err == nil || !strings.Contains(err.Error(), "cannot load the template's state") || !strings.Contains(err.Error(), test.words) {
 				t.Errorf("start: %v; want QEMU's words %q", err, test.words)
 			}
@@ -51,7 +51,7 @@ func TestStateThatQEMUCannotLoad(t *testing.T) {
 				t.Errorf("sockets left: %v, %v", left, err)
 			}
 			if _, err := os.Stat(dir + "/pool"); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the directory of the prepared child: %v", err)
+				t.Errorf("the directory of the prestarted machine: %v", err)
 			}
 		})
 	}
@@ -95,7 +95,7 @@ func TestChildKilledInItsReceipt(t *testing.T) {
 	c.silent()
 }
 
-// A child that cannot become someone else says which item of the receipt has failed, ends, and was never on the network.
+// A child that cannot take on its identity says which item of the receipt has failed, ends, and was never on the network.
 func TestReceiptFails(t *testing.T) {
 	g := tetherTemplate(t)
 	g.capturing()

@@ -43,9 +43,9 @@ func (g *guest) awaitFrozen() {
 // child makes the n-th child of a fork point.
 func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *guest {
 	g.t.Helper()
-	c, prepared := g.prepareChild(tpl, n, change...)
+	c, prestarted := g.prestartChild(tpl, n, change...)
 	var err error
-	if c.Machine, err = prepared.Start(g.t.Context(), c.spec); err != nil {
+	if c.Machine, err = prestarted.Start(g.t.Context(), c.spec); err != nil {
 		g.t.Fatal(err)
 	}
 	g.t.Cleanup(func() {
@@ -57,8 +57,8 @@ func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *
 	return c
 }
 
-// prepareChild makes the n-th child up to its start.
-func (g *guest) prepareChild(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) (*guest, vm.Child) {
+// prestartChild makes the n-th child up to its start.
+func (g *guest) prestartChild(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) (*guest, vm.Child) {
 	g.t.Helper()
 	dir := filepath.Join(filepath.Dir(g.spec.RunDir), fmt.Sprintf("child%d", n))
 	spec := g.spec
@@ -75,13 +75,13 @@ func (g *guest) prepareChild(tpl vm.Template, n int, change ...func(*vm.MachineS
 	}
 	c := &guest{t: g.t, h: g.h, spec: spec}
 	g.t.Cleanup(c.showConsole)
-	prepared, err := g.h.Prepare(g.t.Context(), tpl, vm.ChildSpec{
+	prestarted, err := g.h.Prepare(g.t.Context(), tpl, vm.ChildSpec{
 		RunDir: pool, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Machine: spec.Machine, NICs: len(spec.NICs), CID: spec.CID,
 	})
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return c, prepared
+	return c, prestarted
 }
 
 func (g *guest) template() *template {
@@ -244,7 +244,7 @@ func TestForksOfARunningMachine(t *testing.T) {
 	}
 }
 
-func TestPreparedChildIsGivenUp(t *testing.T) {
+func TestPrestartedMachineIsClosed(t *testing.T) {
 	g := frozenGuest(t)
 	pool := filepath.Join(t.TempDir(), "pool")
 	if err := os.Mkdir(pool, 0o700); err != nil {
@@ -255,7 +255,7 @@ func TestPreparedChildIsGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left := processesNaming(t, pool); strings.Count(left, "cwd") != 2 {
-		t.Errorf("processes of a prepared child: %s", left)
+		t.Errorf("processes of a prestarted machine: %s", left)
 	}
 	if err := c.Close(); err != nil {
 		t.Error(err)

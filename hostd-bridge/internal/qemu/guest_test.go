@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
@@ -163,7 +164,7 @@ func (g *guest) showConsole() {
 	if !g.t.Failed() {
 		return
 	}
-	for _, path := range []string{filepath.Join(g.spec.HomeDir, "console.log"), filepath.Join(g.spec.RunDir, "supervisor.log")} {
+	for _, path := range []string{filepath.Join(g.spec.HomeDir, hostapi.ConsoleFile), filepath.Join(g.spec.RunDir, "supervisor.log")} {
 		b, _ := os.ReadFile(path)
 		g.t.Logf("%s:\n%s", filepath.Base(path), b)
 	}

@@ -86,7 +86,7 @@ func eventOf(e supervisor.Event) vm.Event {
 	}
 }
 
-// emit passes one event on. It reports false when nobody listens any more.
+// emit passes one event on. It reports false after Close.
 func (m *machine) emit(e vm.Event) bool {
 	select {
 	case m.events <- e:

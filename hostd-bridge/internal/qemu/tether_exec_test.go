@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -214,7 +213,7 @@ func testExecAtTheEnd(t *testing.T, g *guest, c *link.Client) {
 
 func wantCode(t *testing.T, err error, code codes.Code) {
 	t.Helper()
-	if !strings.Contains(fmt.Sprint(err), code.String()) {
+	if status.Code(err) != code {
 		t.Errorf("error %v, want %v", err, code)
 	}
 }

@@ -183,7 +183,7 @@ func (g *guest) staysWarm(d time.Duration) {
 	}
 }
 
-// A child that was made ahead of time goes through a start on a disk that it is lent, and becomes someone when it is told who.
+// A warm child rehearses a start on a disk that is not its own, and takes on its identity when it gets a Spec.
 func TestTetherWarmFork(t *testing.T) {
 	disk, blank := busyboxDisk(t), makeFileSystem(t)
 	g := tetherTemplate(t)

@@ -86,7 +86,7 @@ func counted(from, to int) string {
 // delta is a disk of the machine's own above another.
 func delta(t *testing.T, base string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "root.vmdk")
+	path := filepath.Join(t.TempDir(), hostapi.RootDisk)
 	must(t, createDelta(path, base))
 	return path
 }

@@ -245,7 +245,7 @@ func TestResetOfAMachine(t *testing.T) {
 	}
 }
 
-// readopt lets go of a machine that runs and adopts it, as one daemon does after another.
+// readopt closes a machine that runs and adopts it, as one daemon does after another.
 func (g *guest) readopt() {
 	g.t.Helper()
 	if err := g.Close(); err != nil {

@@ -95,7 +95,8 @@ func (p *Prestarted) tell(ctx context.Context, document any) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot start the machine: %w", context.Cause(ctx))
 	case err != nil:
-		return fmt.Errorf("cannot start the machine: its supervisor ended without a word: %w: %s", err, tail(ownLogPath(p.runDir), 2048))
+		said := tail(ownLogPath(p.runDir), 2048)
+		return fmt.Errorf("cannot start the machine: its supervisor ended without an answer: %w: %s", err, said)
 	case r.Error != "":
 		return errors.New(r.Error)
 	}

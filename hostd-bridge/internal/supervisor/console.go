@@ -19,8 +19,8 @@ type console struct {
 	err  error         // set before done is closed
 }
 
-// copyConsole makes the file anew and copies from until its end, which is QEMU's. A file that cannot be written loses the
-// guest's words, not the guest: it would stand still if nobody took them.
+// copyConsole makes the file anew and copies from until QEMU closes it. When the file cannot be written the rest is discarded: a
+// guest whose console is not read stands still.
 func copyConsole(path string, from io.ReadCloser) (*console, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
 	if err != nil {

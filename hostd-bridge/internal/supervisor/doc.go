@@ -1,28 +1,20 @@
-// Package supervisor is the process behind one virtual machine: it is QEMU's parent, plays the machine's vsock device, and keeps its
-// guestinfo and its log. It outlives the daemon, which finds it again by its socket. It exists once per machine, so it is small:
-// it knows nothing of vSphere, and it imports nothing that does.
+// Package supervisor is the process behind one virtual machine: it is QEMU's parent, plays the machine's vsock device, and
+// keeps its guestinfo and its log. It outlives the daemon, which finds it again by its socket. It exists once per machine, so
+// it is small: it knows nothing of vSphere, and it imports nothing that does.
 //
 // When it ends QEMU ends too, by the parent-death signal; when QEMU ends it writes a last report, exit.json, and ends.
 //
 // # States of a machine
 //
-//	              begin               pause
-//	prestarted ----------> running <----------> paused
-//	    |                    |  ^    resume      |  ^
-//	    |                    v  | fork point     v  | fork point
-//	    |                   +----------------------------+
-//	    |                   |          copying           |
-//	    |                   +----------------------------+
-//	    |                     | freeze
-//	    | abandon             v
-//	    |                   frozen     from running, paused, copying: the end of QEMU
-//	    |                     | kill    |
-//	    v                     v         v
-//	  ending ------------- ending --- ending
+//	prestarted       -- begin: identity, disk, a child's state --> running
+//	running          -- pause --> paused -- resume --> running
+//	running, paused  -- a fork point is taken --> copying -- done, or failed --> as before
+//	                                              copying -- freeze --> frozen
+//	each of them     -- abandon, kill, QEMU's end --> ending
 //
 // One goroutine owns the state, the memory files and the root slot: that of Run, which starts the machine and then executes
-// operations one after the other (machine.own). So nothing lets the CPUs run while their memory is copied, and a freeze and a snapshot
-// wait for each other. A kill waits for nobody: it kills QEMU, which makes the operation in flight fail.
+// operations one after the other (machine.own). So nothing lets the CPUs run while their memory is copied, and a freeze and a
+// snapshot wait for each other. A kill waits for no operation: it kills QEMU, and the operation in flight fails.
 package supervisor
 
 import (
@@ -35,7 +27,7 @@ import (
 const (
 	QMPFD     = 3 // socket of the control connection
 	VhostFD   = 4 // stands for /dev/vhost-vsock: see package vsock
-	lockFD    = 5 // the lock that is taken while QEMU lives; nobody reads it
+	lockFD    = 5 // the lock that is taken while QEMU lives; QEMU does not use it
 	ConsoleFD = 6 // socket of the serial console
 	RAMFD     = 7 // the guest's memory
 	StateFD   = 8 // a child's device state

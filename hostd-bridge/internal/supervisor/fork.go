@@ -112,8 +112,8 @@ func (m *machine) guestSet(key, value string) error {
 	return nil
 }
 
-// freeze makes the machine a template, when its guest calls instantclone.freeze: its CPUs never run again. It returns when that is done
-// or has failed; the error is for the guest.
+// freeze makes the machine a template, when its guest calls instantclone.freeze: its CPUs never run again. It returns when
+// that is done or has failed; the error is for the guest.
 func (m *machine) freeze() error {
 	return m.exec(m.qemu.ended, func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), forkTimeout)
@@ -196,8 +196,8 @@ func (m *machine) copyRAM(ctx context.Context) (*os.File, error) {
 	return ram, nil
 }
 
-// forkPoint is the fork point of a machine: memory and device state. A machine that runs goes on, with newDisk over its disk unless
-// that is empty; the caller closes the files then, which release does. Those of a frozen machine stay the machine's.
+// forkPoint is the fork point of a machine: memory and device state. A machine that runs goes on, with newDisk over its disk
+// unless that is empty. The caller calls release when it is done with the files.
 func (m *machine) forkPoint(ctx context.Context, newDisk string) (ram, saved *os.File, release func(), err error) {
 	err = m.exec(m.ended, func() (err error) {
 		if m.state == stateFrozen {

@@ -11,7 +11,7 @@ import (
 	"github.com/containervm/containervm/tether/link"
 )
 
-// logFile is a machine's stdio.log: appended to by one, followed by many.
+// logFile is a machine's stdio.log: the guest appends to it, and clients follow it.
 type logFile struct {
 	file  *os.File
 	first func() // called at the first output of the run, unless nil
@@ -29,7 +29,7 @@ func openLog(path, marker string, now time.Time) (*logFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the machine's log: %w", err)
 	}
-	good, _ := link.ScanRecords(f) // whatever is wrong behind the last whole record is cut off
+	good, _ := link.ScanRecords(f) // what follows the last whole record is cut off, whatever is wrong with it
 	if err := f.Truncate(good); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("cannot cut the torn tail of the machine's log: %w", err)
@@ -52,11 +52,12 @@ func (l *logFile) append(b []byte) error {
 		return fmt.Errorf("cannot write the machine's log (%d of %d bytes): %w", n, len(b), err)
 	}
 	l.size += int64(n)
-	l.wake()
+	l.wakeLocked()
 	return nil
 }
 
-func (l *logFile) wake() {
+// wakeLocked wakes all followers; mu is held.
+func (l *logFile) wakeLocked() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -66,7 +67,7 @@ func (l *logFile) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ended = true
-	l.wake()
+	l.wakeLocked()
 }
 
 func (l *logFile) state() (size int64, ended bool, changed <-chan struct{}) {
@@ -98,8 +99,8 @@ func (l *logFile) copyTo(ctx context.Context, w io.Writer, from int64, follow bo
 	}
 }
 
-// receive appends the records of a guest's connection until the guest has ended its half: when it returns nil all of them are in the
-// file, and the end of the connection may tell the guest so. The time is that of arrival: one clock for all guests.
+// receive appends the records of a guest's connection until the guest has ended its half: when it returns nil all of them are
+// in the file, and the end of the connection may tell the guest so. The time is that of arrival: one clock for all guests.
 func (l *logFile) receive(r io.Reader, now func() time.Time) error {
 	records := link.NewRecordReader(r)
 	var b []byte

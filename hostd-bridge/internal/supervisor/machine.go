@@ -208,7 +208,8 @@ func (m *machine) listen(s link.Service, handle func(net.Conn) error) error {
 }
 
 // accept handles connections until the listener ends. A connection is closed when it was handled to its end: a guest that has
-// ended its half and then reads end of file knows that all it sent was taken.
+// ended its half and then reads end of file knows that all it sent was taken. One that failed is reset, so that the guest
+// does not read that.
 func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) error) {
 	for {
 		c, err := l.Accept()
@@ -219,6 +220,9 @@ func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) e
 			defer c.Close()
 			if err := handle(c); err != nil {
 				m.log.Warn("connection of the guest failed", "service", s, "err", err)
+				if a, ok := c.(interface{ Abort() error }); ok { // not the kernel's
+					_ = a.Abort() // the machine may have ended already
+				}
 			}
 		})
 	}
@@ -227,7 +231,7 @@ func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) e
 // qemuEvents are what QEMU reports by itself.
 type qemuEvents struct {
 	shutdown *shutdown     // the first of them; may be read when the connection of QMP is done
-	resets   chan struct{} // holds a RESET that nobody has taken yet
+	resets   chan struct{} // holds a RESET that systemReset has not taken yet
 	loaded   chan error    // how the loading of a child's state has ended
 }
 

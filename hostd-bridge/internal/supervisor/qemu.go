@@ -22,9 +22,9 @@ type qemuProcess struct {
 	err         error              // of exec.Cmd.Wait
 }
 
-// startQEMU starts QEMU on a thread of its own, which lives as long as QEMU: the parent-death signal is sent when the
-// thread that forked ends, and the seccomp filter that intercepts the vhost ioctls is one of that thread and of what it
-// starts, so it needs no program between us and QEMU. QEMU inherits the lock, the memory and, for a child, the state.
+// startQEMU starts QEMU on a thread of its own that lives as long as QEMU, for two reasons: the parent-death signal is sent
+// when the thread that forked ends, and the seccomp filter that intercepts the vhost ioctls holds for that thread and what it
+// starts, so no program is needed between us and QEMU. QEMU inherits the lock, the memory and, for a child, the state.
 func startQEMU(cfg Config, lock, ram, state *os.File) (*qemuProcess, error) {
 	q := &qemuProcess{ended: make(chan struct{})}
 	started := make(chan error)
@@ -89,7 +89,7 @@ func (q *qemuProcess) start(cfg Config, lock, ram, state *os.File) (err error) {
 	return q.cmd.Start()
 }
 
-// close lets go of what belongs to a QEMU that did not start.
+// close closes what belongs to a QEMU that did not start.
 func (q *qemuProcess) close() {
 	for _, f := range []*os.File{q.control, q.console} {
 		if f != nil {

@@ -16,8 +16,8 @@ import (
 )
 
 // Run is the life of a supervisor: it reads a Config from in, starts QEMU, writes a Result to out, reads an Identity, lets
-// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an Identity the
-// machine is abandoned. Records go to log.
+// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an
+// Identity the machine is abandoned. Records go to log.
 func Run(in io.ReadCloser, out io.WriteCloser, log io.Writer) error {
 	err := supervise(in, out, log)
 	if err != nil {
@@ -61,7 +61,7 @@ func supervise(in io.ReadCloser, out io.WriteCloser, logTo io.Writer) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { s.serve(l) })
 	if err := errors.Join(report(out, nil), out.Close()); err != nil {
-		m.log.Error("nobody waits for the machine: it is ended", "err", err)
+		m.log.Error("the daemon no longer waits for the machine: it is ended", "err", err)
 		m.end()
 	}
 	m.own()
@@ -77,10 +77,10 @@ func newLog(to io.Writer, debug bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: level}))
 }
 
-var errUnwanted = errors.New("the machine was given up before it had an identity")
+var errUnwanted = errors.New("the machine was abandoned before it had an identity")
 
-// bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; errUnwanted is its way to say that
-// there is none. When bringUp fails the machine is to be abandoned.
+// bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; it returns errUnwanted when
+// there is none. When bringUp fails the caller abandons the machine.
 func (m *machine) bringUp(ctx context.Context, identity func() (Identity, error)) (*net.UnixListener, error) {
 	if err := m.handshake(ctx); err != nil {
 		return nil, err

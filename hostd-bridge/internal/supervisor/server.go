@@ -13,7 +13,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 )
 
-// lingerTimeout is how long the supervisor of an ended machine waits for its clients to take what is left.
+// lingerTimeout is how long the supervisor of an ended machine waits for its clients to read the rest.
 const lingerTimeout = 10 * time.Second
 
 // server answers the daemon.
@@ -40,7 +40,7 @@ func listen(runDir string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// serve answers clients until the machine has ended and they have taken what is left.
+// serve answers clients until the machine has ended and they have read the rest.
 func (s *server) serve(l *net.UnixListener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -123,7 +123,7 @@ func (s *server) answer(c *net.UnixConn, r reply) bool {
 	return true
 }
 
-// events sends what the guest has set and sets and how far the machine has come, then the Exit.
+// events sends what the guest has set and sets, the marks and the freeze, then the Exit.
 func (s *server) events(ctx context.Context, c *net.UnixConn) {
 	if !s.answer(c, reply{}) {
 		return
@@ -246,8 +246,8 @@ func (s *server) dial(ctx context.Context, c *net.UnixConn, port uint32) {
 	splice(c, guest)
 }
 
-// hangup returns a context that ends when the client, which is not to send anything now, closes its connection. After
-// stop the connection can be read again.
+// hangup returns a context that ends when the client closes its connection; it may send nothing meanwhile. After stop the
+// connection can be read again.
 func hangup(parent context.Context, c *net.UnixConn) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	watched := make(chan struct{})

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // runState is where a machine stands. Package supervisor's comment draws it.
@@ -80,70 +79,4 @@ func (m *machine) enter(next runState) error {
 	m.log.Debug("run state", "from", m.state, "to", next)
 	m.state = next
 	return nil
-}
-
-// operation is work that only the owner may do.
-type operation struct {
-	do   func() error
-	done chan error // takes the result of do
-}
-
-// exec has the owner do an operation and returns its result. It gives up when gone is closed before the operation begins.
-func (m *machine) exec(gone <-chan struct{}, do func() error) error {
-	o := operation{do, make(chan error, 1)}
-	select {
-	case m.operations <- o:
-		return <-o.done
-	case <-gone:
-		return errEnded
-	}
-}
-
-// serve does operations, one at a time, until the channel is closed.
-func (m *machine) serve(until <-chan struct{}) {
-	for {
-		select {
-		case o := <-m.operations:
-			o.done <- o.do()
-		case <-until:
-			return
-		}
-	}
-}
-
-// own is the life of the machine from when its CPUs run to its last report. The goroutine that calls it is the machine's owner: it
-// alone changes the run state and what belongs to it, so operations on these exclude each other.
-func (m *machine) own() {
-	m.serve(m.qemu.ended)
-	m.drain()
-	if m.state == stateFrozen {
-		close(m.frozen)
-		m.serve(m.unwanted)
-	}
-	_ = m.enter(stateEnding) // every state but this one allows it
-	m.report()
-}
-
-// abandon ends a machine that is not owned yet, and adds to err what QEMU said. Of one that is unwanted nobody else knows the
-// directory, so it goes too.
-func (m *machine) abandon(err error) error {
-	_ = m.enter(stateEnding) // every state but this one allows it
-	m.qemu.kill()
-	m.vsock.Close()
-	if errors.Is(err, errUnwanted) {
-		return errors.Join(err, os.RemoveAll(m.dir))
-	}
-	return withStderr(err, m.dir)
-}
-
-// end kills QEMU on request. A machine that is frozen gives up its fork point.
-func (m *machine) end() {
-	m.giveUp()
-	m.qemu.kill()
-}
-
-// kill ends the machine and returns when the report is written.
-func (m *machine) kill() {
-	m.end()
-	<-m.ended
 }

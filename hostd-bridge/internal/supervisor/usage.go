@@ -23,8 +23,8 @@ func (m *machine) measureRAM() (r residence, err error) {
 	return r, err
 }
 
-// memory measures what the machine takes now. Nothing is counted beforehand: it costs a walk over QEMU's page tables, and
-// only when someone asks. The owner does not wait for the walk.
+// memory measures what the machine takes now. Nothing is counted beforehand: it costs a walk over QEMU's page tables,
+// for which the owner does not wait.
 func (m *machine) memory() (hostapi.Memory, error) {
 	before, err := m.measureRAM()
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // apiVersion is the version of the vSphere API whose subset is served: that of vSphere 8.0 Update 3.
@@ -109,7 +111,7 @@ func (o *objects) host() any {
 		ConnectionState: types.HostSystemConnectionStateConnected, PowerState: types.HostSystemPowerStatePoweredOn,
 	}
 	hardware := types.HostHardwareSummary{
-		Vendor: "containerVM", Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: nominalMHz, NumCpuPkgs: 1,
+		Vendor: hostapi.Vendor, Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: nominalMHz, NumCpuPkgs: 1,
 		NumCpuCores: int16(inv.Capacity.CPUs), NumCpuThreads: int16(inv.Capacity.CPUs), MemorySize: inv.Capacity.MemoryMiB << 20,
 	}
 	return &mo.HostSystem{

@@ -5,6 +5,7 @@ import (
 
 	"github.com/vmware/govmomi/vim25/types"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
@@ -19,9 +20,6 @@ const (
 
 // firstCardUnit is the unit number of the first network card on the PCI controller, as on ESXi.
 const firstCardUnit = 7
-
-// diskBytes is the virtual size of every disk (DESIGN.md, "Datastore layout").
-const diskBytes = 64 << 30
 
 // devices are a VM's devices as clients see them. What QEMU really has in their places is virtio; the names are those
 // that vSphere has for them.
@@ -60,8 +58,8 @@ func diskDevice(d *vm.Disk) *types.VirtualDisk {
 		}
 	}
 	out := &types.VirtualDisk{
-		VirtualDevice:   device(diskKey, "Hard disk 1", fmt.Sprintf("%d KB", diskBytes>>10)),
-		CapacityInBytes: diskBytes, CapacityInKB: diskBytes >> 10,
+		VirtualDevice:   device(diskKey, "Hard disk 1", fmt.Sprintf("%d KB", hostapi.DiskBytes>>10)),
+		CapacityInBytes: hostapi.DiskBytes, CapacityInKB: hostapi.DiskBytes >> 10,
 	}
 	out.Backing, out.ControllerKey, out.UnitNumber = backing, scsiKey, types.NewInt32(0)
 	return out
@@ -135,8 +133,8 @@ func diskAdded(n int, spec *types.VirtualDeviceConfigSpec, d *types.VirtualDisk)
 	if !ok {
 		return nil, invalidDevice(n, "a disk's backing is a VirtualDiskFlatVer2BackingInfo, not a %T", d.Backing)
 	}
-	if max(d.CapacityInBytes, d.CapacityInKB<<10) > diskBytes {
-		return nil, invalidDevice(n, "every disk has %d GiB, more is not possible", diskBytes>>30)
+	if max(d.CapacityInBytes, d.CapacityInKB<<10) > hostapi.DiskBytes {
+		return nil, invalidDevice(n, "every disk has %d GiB, more is not possible", hostapi.DiskBytes>>30)
 	}
 	change := &vm.DiskChange{}
 	switch spec.FileOperation {

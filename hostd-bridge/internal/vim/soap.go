@@ -40,10 +40,52 @@ func decodeRequest(data []byte, lookup func(name string) any) (name string, req 
 	if req = lookup(name); req == nil {
 		return name, nil, errMethod
 	}
-	if err := d.DecodeElement(req, &start); err != nil {
+	if err := decodeElement(d, req, &start); err != nil {
 		return name, nil, fmt.Errorf("cannot decode the argument of %s: %w", name, err)
 	}
 	return name, req, nil
+}
+
+// decodeElement decodes an element. The decoder panics at an xsi:type that does not fit the element, and leaves a nil in the list
+// of one whose type it does not know: both are the client's fault, so both are errors here.
+func decodeElement(d *xml.Decoder, req any, start *xml.StartElement) (err error) {
+	defer func() {
+		if why := recover(); why != nil {
+			err = fmt.Errorf("an element has an xsi:type that does not fit: %v", why)
+		}
+	}()
+	if err := d.DecodeElement(req, start); err != nil {
+		return err
+	}
+	if holdsNil(reflect.ValueOf(req)) {
+		return errors.New("an element has an unknown xsi:type")
+	}
+	return nil
+}
+
+// holdsNil reports whether a list in a decoded value has a nil.
+func holdsNil(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		return !v.IsNil() && holdsNil(v.Elem())
+	case reflect.Slice:
+		for n := range v.Len() {
+			item := v.Index(n)
+			if item.Kind() == reflect.Interface && item.IsNil() && item.NumMethod() > 0 { // one of anyType may be empty
+				return true
+			}
+			if holdsNil(item) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for n := range v.NumField() {
+			if f := v.Field(n); f.CanInterface() && holdsNil(f) { // those of time.Time cannot
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // enterBody reads up to the first element in Envelope/Body and returns it.

@@ -179,7 +179,7 @@ func (d *Device) Listen(port uint32) (net.Listener, error) {
 	return l, nil
 }
 
-// Dial implements Transport. The error is ECONNREFUSED when nobody listens in the guest.
+// Dial implements Transport. The error is ECONNREFUSED when the guest does not listen on the port.
 func (d *Device) Dial(ctx context.Context, port uint32) (Conn, error) {
 	s, err := d.dial(ctx, port)
 	if err != nil {

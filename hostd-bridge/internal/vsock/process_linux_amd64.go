@@ -78,7 +78,7 @@ func (p *process) transfer(call transferFunc, local [][]byte, remote []span) err
 		l, r = skipLocal(l, n), skipRemote(r, n)
 	}
 	runtime.KeepAlive(local)
-	clear(v.local) // the pool keeps nobody's buffers
+	clear(v.local) // the pool must not keep the callers' buffers alive
 	return nil
 }
 

@@ -3,6 +3,7 @@ package vsock
 import (
 	"errors"
 	"io"
+	"net"
 	"syscall"
 	"testing"
 )
@@ -71,7 +72,7 @@ func TestGuestProtocol(t *testing.T) {
 	if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
 		t.Fatalf("%q, %v", b, err)
 	}
-	// From another CID, or with a length beyond its end, a packet is nobody's.
+	// From another CID, or with a length beyond its end, a packet is dropped.
 	s.send(encode(header{srcCID: 4, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opReset}, ""))
 	long := encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opData}, "x")
 	le.PutUint32(long[24:], 1<<31)
@@ -82,6 +83,24 @@ func TestGuestProtocol(t *testing.T) {
 	}
 	s.send(encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opShutdown, flags: shutBoth}, ""))
 	s.hears(opReset) // both ends are through
+}
+
+func TestAbort(t *testing.T) {
+	s := newScript(t)
+	c := s.accepted(51)
+	s.says(opData, 51, "unread")
+	if err := c.(interface{ Abort() error }).Abort(); err != nil {
+		t.Fatal(err)
+	}
+	s.hears(opReset)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read: %v", err)
+	}
+	if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("close: %v", err)
+	}
+	s.says(opData, 51, "late")
+	s.hears(opReset) // the connection is unknown
 }
 
 func TestGuestResetsConnection(t *testing.T) {

@@ -229,6 +229,26 @@ func (s *stream) Close() error {
 		return net.ErrClosed
 	}
 	s.shutNowLocked(shutBoth)
+	s.closeLocked()
+	return nil
+}
+
+// Abort closes the connection by a reset: the guest learns that what it has sent may be lost.
+func (s *stream) Abort() error {
+	s.dev.mu.Lock()
+	defer s.dev.mu.Unlock()
+	if s.state.closedByUs() {
+		return net.ErrClosed
+	}
+	s.shut = shutBoth
+	s.abortLocked(net.ErrClosed)
+	s.dev.flushLocked()
+	s.closeLocked()
+	return nil
+}
+
+// closeLocked is the part of Close that the guest does not see.
+func (s *stream) closeLocked() {
 	s.state = s.state.after(eventClosing)
 	s.in = buffer{}
 	s.readBy.setLocked(time.Time{}, nil)
@@ -238,7 +258,6 @@ func (s *stream) Close() error {
 	if s.state == stateLingering {
 		s.linger = time.AfterFunc(closeTimeout, s.forget)
 	}
-	return nil
 }
 
 // forget removes a closed connection whose guest has sent no reset.

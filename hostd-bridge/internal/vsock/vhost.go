@@ -276,14 +276,14 @@ func signal(f *os.File) error {
 	return err
 }
 
-// stop ends the work on the rings and notes where it was.
+// stop ends the work on the rings and keeps their positions.
 func (v *vhost) stop() {
 	if bases, ok := v.dev.stop(); ok {
 		v.queues[queueOut].base, v.queues[queueIn].base = bases[queueOut], bases[queueIn]
 	}
 }
 
-// close lets go of everything of QEMU's.
+// close closes QEMU's descriptors and waits for their goroutines.
 func (v *vhost) close() {
 	v.dev.stop()
 	for i := range v.queues {

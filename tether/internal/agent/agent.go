@@ -33,7 +33,7 @@ type Config struct {
 	// Unpacker is nil in a machine that unpacks nothing.
 	Unpacker *Unpacker
 	// Stop begins to end the machine; grace is negative for none.
-	Stop func(sig unix.Signal, grace time.Duration) error
+	Stop func(ctx context.Context, sig unix.Signal, grace time.Duration) error
 	// Hold and Release are nil in a machine that cannot be forked.
 	Hold    func(ctx context.Context, atPoint bool) error
 	Release func(*tetherv1.Fork) error
@@ -44,9 +44,9 @@ type Config struct {
 type Agent struct {
 	Config
 
-	mu   sync.Mutex
-	owed int           // answers that hosts wait for
-	none chan struct{} // closed while owed is 0
+	mu      sync.Mutex
+	pending int           // answers that hosts wait for
+	none    chan struct{} // closed while pending is 0
 }
 
 // New returns an agent.
@@ -98,18 +98,18 @@ func (a *Agent) Drain(ctx context.Context) {
 	}
 }
 
-// owe counts an answer until it is given. New ones may come while Drain waits, which a sync.WaitGroup does not allow.
-func (a *Agent) owe() (given func()) {
+// beginAnswer counts an answer until it is given. New ones may come while Drain waits, which a sync.WaitGroup does not allow.
+func (a *Agent) beginAnswer() (given func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.owed == 0 {
+	if a.pending == 0 {
 		a.none = make(chan struct{})
 	}
-	a.owed++
+	a.pending++
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if a.owed--; a.owed == 0 {
+		if a.pending--; a.pending == 0 {
 			close(a.none)
 		}
 	}
@@ -163,7 +163,7 @@ func (a *Agent) Wait(ctx context.Context, r *tetherv1.WaitRequest) (*tetherv1.Wa
 	if err != nil {
 		return nil, err
 	}
-	defer a.owe()()
+	defer a.beginAnswer()()
 	exit, err := s.Wait(ctx)
 	if err != nil {
 		return nil, link.Refuse(err, "%v", err)
@@ -214,12 +214,12 @@ func (a *Agent) Processes(context.Context, *tetherv1.ProcessesRequest) (*tetherv
 }
 
 // Stop ends the machine in order.
-func (a *Agent) Stop(_ context.Context, r *tetherv1.StopRequest) (*tetherv1.StopResponse, error) {
+func (a *Agent) Stop(ctx context.Context, r *tetherv1.StopRequest) (*tetherv1.StopResponse, error) {
 	grace := time.Duration(r.GraceSeconds) * time.Second
 	if r.NoGraceLimit {
 		grace = -1
 	}
-	return &tetherv1.StopResponse{}, sessionError(a.Config.Stop(unix.Signal(r.Signal), grace))
+	return &tetherv1.StopResponse{}, sessionError(a.Config.Stop(ctx, unix.Signal(r.Signal), grace))
 }
 
 // Hold stops the container's processes for a fork.
@@ -246,7 +246,7 @@ func (a *Agent) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (*tetherv
 	if !link.ValidSession(r.Upload) {
 		return nil, link.Refuse(errdefs.ErrInvalidArgument, "malformed upload id %.80q", r.Upload)
 	}
-	defer a.owe()()
+	defer a.beginAnswer()()
 	return a.Unpacker.Unpack(ctx, r)
 }
 

@@ -96,7 +96,10 @@ func wantCode(t *testing.T, what string, err error, code codes.Code) {
 func TestAgentOfAContainer(t *testing.T) {
 	c, main := container(t, "read line; exit 3")
 	stopped := make(chan time.Duration, 2)
-	a, host := serve(t, Config{Container: c, Stop: func(_ unix.Signal, grace time.Duration) error { stopped <- grace; return process.ErrEnded }})
+	a, host := serve(t, Config{Container: c, Stop: func(_ context.Context, _ unix.Signal, grace time.Duration) error {
+		stopped <- grace
+		return process.ErrEnded
+	}})
 	ctx, rpc := t.Context(), host.Tether()
 
 	info, err := rpc.Info(ctx, &tetherv1.InfoRequest{})

@@ -10,16 +10,16 @@ import (
 // monitorSlack is by how much the runtime's monitor may wake late, in nanoseconds.
 const monitorSlack = 4_000_000
 
-// CalmMonitor makes the monitor thread of Go's runtime wake with other timers rather than on its own, 20 µs after it went to
-// sleep. It looks for threads that hang in a system call, and in an emulated machine nearly every call takes longer than
+// SlackenMonitor makes the monitor thread of Go's runtime wake with other timers rather than on its own, 20 µs after it went to
+// sleep. The monitor looks for threads that hang in a system call, and in an emulated machine nearly every call takes longer than
 // that: it took a container's only processor fifty times for each exec, to wake a thread that had nothing to do. It needs /proc.
-func CalmMonitor() error {
+func SlackenMonitor() error {
 	thread, err := monitorThread("/proc/self/task")
 	if err == nil {
 		err = os.WriteFile(fmt.Sprintf("/proc/%d/timerslack_ns", thread), []byte(strconv.Itoa(monitorSlack)), 0)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot calm the runtime's monitor: %w", err)
+		return fmt.Errorf("cannot set the timer slack of the runtime's monitor: %w", err)
 	}
 	return nil
 }

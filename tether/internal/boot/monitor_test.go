@@ -22,8 +22,8 @@ func TestMonitorThreadIsTheSecond(t *testing.T) {
 }
 
 // The runtime of this very program: the thread is one of its own, and takes the slack.
-func TestCalmMonitor(t *testing.T) {
-	if err := CalmMonitor(); err != nil {
+func TestSlackenMonitor(t *testing.T) {
+	if err := SlackenMonitor(); err != nil {
 		t.Skipf("%v (try: as root)", err)
 	}
 	id, err := monitorThread("/proc/self/task")

@@ -32,7 +32,7 @@ type Point struct {
 
 	mu      sync.Mutex
 	waiting []net.Conn
-	came    chan struct{} // closed at the next one
+	arrived chan struct{} // closed when the next one does
 }
 
 // Listen makes the socket. It is called in the container's root, whose Dir must exist.
@@ -49,7 +49,7 @@ func Listen() (*Point, error) {
 }
 
 func serve(l net.Listener) *Point {
-	p := &Point{listener: l, done: make(chan struct{}), came: make(chan struct{})}
+	p := &Point{listener: l, done: make(chan struct{}), arrived: make(chan struct{})}
 	go p.accept()
 	return p
 }
@@ -66,8 +66,8 @@ func (p *Point) accept() {
 			c.Close()
 		} else {
 			p.waiting = append(p.waiting, c)
-			close(p.came)
-			p.came = make(chan struct{})
+			close(p.arrived)
+			p.arrived = make(chan struct{})
 		}
 		p.mu.Unlock()
 	}
@@ -77,13 +77,13 @@ func (p *Point) accept() {
 func (p *Point) Await(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		n, came := len(p.waiting), p.came
+		n, arrived := len(p.waiting), p.arrived
 		p.mu.Unlock()
 		if n > 0 {
 			return nil
 		}
 		select {
-		case <-came:
+		case <-arrived:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -166,8 +166,8 @@ func ResetConnections() (n int, err error) {
 	return n, nil
 }
 
-// carrierLook is how often AwaitCarrier looks: mostly the first look finds what it waits for.
-const carrierLook = time.Millisecond
+// carrierPoll is the pause between two checks of AwaitCarrier. Mostly the first check finds the link up.
+const carrierPoll = time.Millisecond
 
 // AwaitCarrier waits until a card that is up has its link, at most until ctx ends.
 func AwaitCarrier(ctx context.Context, card string) error {
@@ -188,7 +188,7 @@ func AwaitCarrier(ctx context.Context, card string) error {
 			return nil
 		}
 		select {
-		case <-time.After(carrierLook):
+		case <-time.After(carrierPoll):
 		case <-ctx.Done():
 			return fmt.Errorf("%s has no link: %w", card, context.Cause(ctx))
 		}

@@ -61,8 +61,8 @@ func (c *Container) cgroupFile(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// freezeLook is how long one wait for a change of cgroup.events lasts, in milliseconds; a change ends it at once.
-const freezeLook = 100
+// freezePoll is how long one wait for a change of cgroup.events lasts, in milliseconds; a change ends it at once.
+const freezePoll = 100
 
 func awaitFrozen(ctx context.Context, events *os.File) error {
 	for {
@@ -79,7 +79,7 @@ func awaitFrozen(ctx context.Context, events *os.File) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		_, err = unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, freezeLook)
+		_, err = unix.Poll([]unix.PollFd{{Fd: int32(events.Fd()), Events: unix.POLLPRI}}, freezePoll)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}

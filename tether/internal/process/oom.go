@@ -32,8 +32,8 @@ func newOOMWatch() *oomWatch {
 	return &oomWatch{kmsg: fd}
 }
 
-// struck reports whether the kernel has killed since the watch began.
-func (o *oomWatch) struck() bool {
+// killed reports whether the kernel has killed since the watch began.
+func (o *oomWatch) killed() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	record := make([]byte, maxKernelRecord)

@@ -73,7 +73,7 @@ func (s *Session) watch() {
 		exit.Code = 128 + exit.Signal // what a shell reports
 	}
 	// As with Docker, a container is out of memory when any process of it was killed for that.
-	exit.OomKilled = (s.first || ws.Signal() == unix.SIGKILL) && s.oom.struck()
+	exit.OomKilled = (s.first || ws.Signal() == unix.SIGKILL) && s.oom.killed()
 	for _, p := range s.pumps {
 		p.finish()
 	}

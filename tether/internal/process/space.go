@@ -15,7 +15,7 @@ import (
 const leaveWait = 5 * time.Second
 
 // Space is the container's namespaces as the tether holds them: one operating-system thread whose root and mount
-// namespace are the container's and whose children are born in the container's PID namespace, the first of them as its
+// namespace are the container's and whose children begin in the container's PID namespace, the first of them as its
 // PID 1. So a path looked up in the Space cannot leave the container's root, whatever links an image holds, and a
 // process is started in it by one fork and one exec, with no helper in between.
 //

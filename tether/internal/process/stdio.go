@@ -38,8 +38,8 @@ type input struct {
 	stdin
 }
 
-// Write ends with the writer's context: the deadline of the shared stdin expires then, and whoever else waits takes it
-// back. The order counts: a context that ends after the look expires the deadline after it was taken back.
+// Write ends with the writer's context: the deadline of the shared stdin expires then, and other writers that wait set it back and
+// go on. The context is checked after the deadline was set back, because one that ends later lets the deadline expire again.
 func (i *input) Write(p []byte) (n int, err error) {
 	stop := context.AfterFunc(i.ctx, func() { _ = i.stdin.SetWriteDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -88,9 +88,10 @@ func pipe(ours int, owner account) (*os.File, int, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, -1, fmt.Errorf("cannot make pipe: %w", err)
 	}
-	err := errors.Join(
-		unix.SetNonblock(p[ours], true),
-		unix.Fchown(p[1-ours], int(owner.uid), int(owner.gid)))
+	err := unix.SetNonblock(p[ours], true)
+	if err == nil {
+		err = unix.Fchown(p[1-ours], int(owner.uid), int(owner.gid))
+	}
 	if err != nil {
 		_ = unix.Close(p[0])
 		_ = unix.Close(p[1])

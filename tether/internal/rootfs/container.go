@@ -181,12 +181,20 @@ func remount(flags uintptr) error {
 
 // moveRoot puts the mount dir over "/". pivot_root(2) is not for an initramfs, whose root cannot be unmounted.
 func moveRoot(dir string) error {
-	return errors.Join(
-		unix.Chdir(dir),
-		unix.Mount(".", "/", "", unix.MS_MOVE, ""),
-		unix.Chroot("."),
-		unix.Chdir("/"),
-		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	err := unix.Chdir(dir)
+	if err == nil {
+		err = unix.Mount(".", "/", "", unix.MS_MOVE, "")
+	}
+	if err == nil {
+		err = unix.Chroot(".")
+	}
+	if err == nil {
+		err = unix.Chdir("/")
+	}
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	return err
 }
 
 func (m mount) create(staging string) error {
@@ -279,11 +287,13 @@ func (f File) replace() error {
 	if err := writeNew(fresh, f.Text); err != nil {
 		return errors.Join(err, os.RemoveAll(fresh))
 	}
-	err := os.Rename(fresh, f.Path)
-	if err == nil {
+	if os.Rename(fresh, f.Path) == nil {
 		return nil
 	}
-	return errors.Join(os.RemoveAll(f.Path), os.Rename(fresh, f.Path)) // a directory stood there
+	if err := os.RemoveAll(f.Path); err != nil { // a directory stood there
+		return err
+	}
+	return os.Rename(fresh, f.Path)
 }
 
 // writeNew makes a file that must not exist.

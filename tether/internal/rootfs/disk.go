@@ -42,7 +42,7 @@ func WaitDisk(ctx context.Context) (Disk, error) {
 	if unix.Access(firstDisk, unix.F_OK) == nil {
 		return Disk{Path: firstDisk}, nil
 	}
-	// The socket first, then the look: so no announcement falls between.
+	// The socket is opened before the disks are listed, so that no announcement is missed in between.
 	events, err := listenUevents()
 	if err != nil {
 		return Disk{}, err
@@ -121,8 +121,8 @@ func (d Disk) Reread() error {
 	return d.with(func(fd int) error { return unix.IoctlSetInt(fd, unix.BLKFLSBUF, 0) }, "re-read")
 }
 
-// freeLook is how often AwaitFree looks.
-const freeLook = time.Millisecond
+// freePoll is the pause between two checks of AwaitFree.
+const freePoll = time.Millisecond
 
 // AwaitFree waits until no file system is mounted from the disk in any namespace: the kernel lets go of those of a namespace that
 // has ended a little later.
@@ -136,7 +136,7 @@ func (d Disk) AwaitFree(ctx context.Context) error {
 			return fmt.Errorf("cannot look at disk %s: %w", d.Path, err)
 		}
 		select {
-		case <-time.After(freeLook):
+		case <-time.After(freePoll):
 		case <-ctx.Done():
 			return fmt.Errorf("disk %s is still in use: %w", d.Path, context.Cause(ctx))
 		}

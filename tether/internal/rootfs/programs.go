@@ -1,7 +1,6 @@
 package rootfs
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
@@ -43,9 +42,10 @@ func (p programs) mount(staging string, directories []string) error {
 		if err := unix.Mknod(target, unix.S_IFREG|0o555, 0); err != nil {
 			return fmt.Errorf("%s: %w", target, err)
 		}
-		err := errors.Join(
-			unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}),
-			unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH))
+		err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		if err == nil {
+			err = unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", target, err)
 		}

@@ -114,15 +114,18 @@ func inRoot(t *testing.T, r Root, f func(entered error)) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread is spoiled
-		if err := errors.Join(
-			unix.Unshare(unix.CLONE_NEWNS),
-			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
-			unix.Mount(r.Dir, r.Dir, "", unix.MS_BIND, ""),
-		); err != nil {
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = unix.Mount(r.Dir, r.Dir, "", unix.MS_BIND, "")
+		}
+		if err != nil {
 			done <- err
 			return
 		}
-		err := r.Stage()
+		err = r.Stage()
 		if err == nil {
 			err = r.Enter()
 		}
@@ -254,4 +257,33 @@ func TestFullDisk(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A root that cannot be moved leaves the thread where it is: a chroot to wherever that stands would be the image's way out.
+func TestMoveRootStopsAtTheFirstFailure(t *testing.T) {
+	needRoot(t)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread is spoiled
+		done <- func() error {
+			var before, after unix.Stat_t
+			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+				return err
+			}
+			if err := unix.Stat("/", &before); err != nil {
+				return err
+			}
+			if moveRoot("/nosuch") == nil {
+				return errors.New("a directory that does not exist became the root")
+			}
+			if err := unix.Stat("/", &after); err != nil {
+				return err
+			}
+			if after.Dev != before.Dev || after.Ino != before.Ino {
+				return errors.New("the root has changed")
+			}
+			return nil
+		}()
+	}()
+	must(t, <-done)
 }

@@ -884,7 +884,7 @@ func (x *Status) GetMarks() []*Mark {
 // Mark is a point of a start-up timeline.
 type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                          // "hello", "receipt", "disk", "root", "exec", ...: spec.md lists them
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                          // "forked", "disk", "running", ...: spec.md lists them
 	UnixNano      int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"` // by the guest's clock after it was set from its host's
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

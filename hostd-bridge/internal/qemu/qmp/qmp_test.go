@@ -79,7 +79,7 @@ func TestExecuteGivesUpWithItsContext(t *testing.T) {
 	asked := make(chan struct{})
 	c := newClient(t, func(Event) {}, func(c command) string {
 		close(asked)
-		return `{"return": {}, "id": 4711}` // of nobody's command
+		return `{"return": {}, "id": 4711}` // of no command
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -110,6 +110,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		c := &Client{events: func(Event) {}, calls: map[uint64]chan message{1: make(chan message, 1)}}
 		c.dispatch(m)
-		c.dispatch(m) // a second answer is nobody's
+		c.dispatch(m) // a second answer is dropped
 	})
 }

@@ -65,20 +65,12 @@ func run() error {
 		}
 		c.CloseWrite()
 	})
-	if err := greet("up"); err != nil {
+	if err := announce("up"); err != nil {
 		return err
 	}
 	if strings.Contains(cmdline(), "test.freeze") {
-		for generation := 1; ; generation++ {
-			if err := freeze(); err != nil {
-				return err
-			}
-			if err := greet(fmt.Sprintf("child %d", generation)); err != nil {
-				return err
-			}
-			if again, err := askHost("info-get guestinfo.again"); err != nil || again == "" {
-				break
-			}
+		if err := freezeAgain(); err != nil {
+			return err
 		}
 		go watch()
 	}
@@ -91,6 +83,21 @@ func run() error {
 		return err
 	}
 	return c.Close()
+}
+
+// freezeAgain freezes the machine, and each child in turn that has the key guestinfo.again.
+func freezeAgain() error {
+	for generation := 1; ; generation++ {
+		if err := freeze(); err != nil {
+			return err
+		}
+		if err := announce(fmt.Sprintf("child %d", generation)); err != nil {
+			return err
+		}
+		if again, err := askHost("info-get guestinfo.again"); err != nil || again == "" {
+			return nil
+		}
+	}
 }
 
 // listen waits for the transport, which a module may bring up a little later.
@@ -214,8 +221,8 @@ func askHost(text string) (string, error) {
 	return ask(c, text)
 }
 
-// greet says by guestinfo and by log in which phase the guest is.
-func greet(phase string) error {
+// announce says by guestinfo and by log in which phase the guest is.
+func announce(phase string) error {
 	cid, info, err := dialHost()
 	if err != nil {
 		return err

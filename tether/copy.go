@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/containervm/containervm/tether/internal/guestinfo"
+	"github.com/containervm/containervm/tether/internal/identity"
+	"github.com/containervm/containervm/tether/internal/netconf"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// watchForks sends to forks each time that the machine has become a fork of itself, until ctx ends. The receiver closes what it was
+// sent once it has dealt with the fork: the next one is looked for then.
+func watchForks(ctx context.Context, console *slog.Logger, forks chan<- chan struct{}) {
+	watch := guestinfo.New(guestinfo.NewStream(guestinfo.Dial(link.ServiceGuestinfo), guestinfo.CID))
+	defer watch.Close()
+	for {
+		if err := watch.AwaitFork(ctx); err != nil {
+			if ctx.Err() == nil {
+				console.Warn("forks of this machine are not noticed", "err", err)
+			}
+			return
+		}
+		handled := make(chan struct{})
+		select {
+		case forks <- handled:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-handled:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// becomeCopy makes a fork of the running container a container of its own, and lets its processes go on. A fork that is to be a
+// fork point stands still here until it is forked itself.
+func (t *tether) becomeCopy(ctx context.Context) error {
+	for {
+		t.becomeFork()
+		if err := t.instance.hold.forked(ctx); err != nil {
+			return t.forkFailed(ctx, err)
+		}
+		if err := t.learn(ctx); err != nil {
+			return t.forkFailed(ctx, err)
+		}
+		if !isForkPoint(t.child.spec) {
+			break
+		}
+		if err := t.host.Freeze(ctx); err != nil {
+			return fmt.Errorf("cannot become a fork point: %w", err)
+		}
+	}
+	if err := t.specialise(ctx); err != nil {
+		return err
+	}
+	t.reporter.Set(link.KeyVersion, t.version)
+	t.progress.tellPhase()
+	t.setStatus(t.running())
+	f := t.child.fork
+	if f == nil {
+		f = &tetherv1.Fork{Index: 1}
+	}
+	return t.instance.hold.release(f)
+}
+
+// isForkPoint reports whether a fork of a running container is to stand still. Hosts older than the field say so by the mode alone.
+func isForkPoint(s *tetherv1.Spec) bool { return s.ForkPoint || s.Mode == tetherv1.Mode_TEMPLATE }
+
+// specialise does all items of the receipt for a container that goes on.
+func (t *tether) specialise(ctx context.Context) error {
+	base, err := t.rootBase()
+	if err != nil {
+		return err
+	}
+	if t.cards, err = netconf.FindCards(); err != nil {
+		return err
+	}
+	c, container := t.child, t.instance.container
+	c.cards = t.cards
+	inRoot := func(f func() (string, error)) func() (string, error) {
+		return func() (detail string, err error) {
+			err = container.Do(func() (err error) {
+				detail, err = f()
+				return err
+			})
+			return detail, err
+		}
+	}
+	items := []identity.Item{
+		t.entropy(ctx),
+		{Name: "boot-id", Do: inRoot(func() (string, error) { return identity.CoverBootID("/dev/shm") })},
+		{Name: "sockets", Do: resetConnections},
+		{Name: "stale-addresses", Do: func() (string, error) { return "", netconf.ForgetAddresses(c.spec.Interfaces) }},
+	}
+	items = append(items, t.commonItems(ctx, c)...)
+	items = append(items,
+		identity.Item{Name: "neighbours", Do: forgetNeighbours},
+		machineIDItem(c.spec),
+		identity.Item{Name: "dns", Do: inRoot(func() (string, error) {
+			return "/etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id", rootOf(base, c.spec).Rewrite()
+		})},
+	)
+	container.Rename(c.spec.Hostname)
+	if err := c.receipt.Do(items...); err != nil {
+		return t.forkFailed(ctx, err)
+	}
+	return t.handIn(ctx)
+}

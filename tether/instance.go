@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/tether/internal/identity"
+	"github.com/containervm/containervm/tether/internal/process"
+	"github.com/containervm/containervm/tether/internal/rootfs"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// instance is a container on this machine: who it is, its disk, its root and its processes. A rehearsal has one of its own.
+type instance struct {
+	spec      *tetherv1.Spec
+	disk      rootfs.Disk
+	mounted   bool
+	container *process.Container // nil without a root
+	hold      *hold              // nil until the process is to run
+	main      *process.Session   // nil until the process runs
+}
+
+// mountDisk waits for the root disk and mounts it. reread forgets what the kernel has cached of another disk in the same slot.
+func (i *instance) mountDisk(ctx context.Context, reread bool) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, rootfs.DiskWait)
+	defer cancel()
+	if i.disk, err = rootfs.WaitDisk(ctx); err == nil && reread {
+		err = i.disk.Reread()
+	}
+	if err == nil {
+		err = i.disk.Mount(diskDir, 0, rootfs.DurableOptions)
+	}
+	if err != nil {
+		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
+	}
+	i.mounted = true
+	return nil
+}
+
+// unmountDisk lets go of the disk, if it is mounted.
+func (i *instance) unmountDisk() error {
+	if !i.mounted {
+		return nil
+	}
+	if err := unix.Unmount(diskDir, 0); err != nil {
+		return fmt.Errorf("cannot unmount the root disk: %w", err)
+	}
+	i.mounted = false
+	return nil
+}
+
+// enterRoot makes space the container's, with root as its root. It owns space, also when it fails.
+func (i *instance) enterRoot(root rootfs.Root, space *process.Space, reaper *process.Reaper) (err error) {
+	if err := space.Do(root.Enter); err != nil {
+		space.Close()
+		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
+	}
+	i.container, err = process.NewContainer(space, reaper, i.spec.Hostname, rootfs.Cgroup)
+	return err
+}
+
+// start runs p as the main process. It may ask for its fork point from its first instruction on.
+func (i *instance) start(p *tetherv1.Process, console *slog.Logger) (err error) {
+	if i.hold, err = newHold(i.container, console); err != nil {
+		return err
+	}
+	i.main, err = i.container.Start(link.MainSession, p, process.Options{})
+	return err
+}
+
+// leaveRoot lets go of the container's namespaces, whose processes have ended with their PID 1.
+func (i *instance) leaveRoot() {
+	if i.hold != nil {
+		i.hold.close()
+		i.hold = nil
+	}
+	if i.container != nil {
+		i.container.Close()
+		i.container = nil
+	}
+}
+
+// rootOf is base with what is the container's own.
+func rootOf(base rootfs.Root, spec *tetherv1.Spec) rootfs.Root {
+	base.ReadOnly = spec.ReadOnlyRoot
+	base.Files = []rootfs.File{
+		{Path: "/etc/hostname", Text: identity.Hostname(spec)},
+		{Path: "/etc/hosts", Text: identity.Hosts(spec)},
+		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
+		{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
+	}
+	return base
+}
