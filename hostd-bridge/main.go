@@ -59,7 +59,7 @@ func command() *cobra.Command {
 	f.IntVar(&c.PrestartMemoryMiB, "prestart-memory", daemon.DefaultPrestartMemoryMiB, "MiB that those may take in all")
 	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "refuse disks in InstantClone_Task, as a vCenter does")
 	f.BoolVar(&c.Capture, "capture", false, "write what each network card sends and receives to nic<N>.pcap in the machine's directory below --run, while it runs")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log debug records too, also in each machine's supervisor.log and console.log")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log debug records too, also in the logs of each machine's supervisor and guest")
 	return cmd
 }
 

@@ -112,7 +112,7 @@ func connect(ctx, hostCtx context.Context, c Config) (*vsphere.Client, error) {
 
 func closeHost(host *vsphere.Client, log *slog.Logger) {
 	if err := host.Close(); err != nil {
-		log.Debug("cannot end the session with the host", "error", err)
+		log.Debug("cannot end the session with the host", "err", err)
 	}
 }
 

@@ -36,7 +36,7 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 	if err == nil || p.rec.HostConfig.Runtime == RuntimeFork || !mayBoot(err) {
 		return id, err
 	}
-	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", held.Name, "error", err)
+	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", held.Name, "err", err)
 	p.why = err.Error()
 	return s.boot(ctx, p)
 }
@@ -78,7 +78,7 @@ func (s *Service) fork(ctx context.Context, held *template.Lease, p *plan) (id s
 		if id, err = s.become(ctx, held, m, p); err == nil || !mayBoot(err) {
 			return id, err
 		}
-		s.log.Warn("cannot use a machine that was forked ahead of time", "vm", m.VM.Name, "error", err)
+		s.log.Warn("cannot use a machine that was forked ahead of time", "vm", m.VM.Name, "err", err)
 	}
 	p.way = wayFork
 	if s.host.Has(vsphere.DiskAtFork) {

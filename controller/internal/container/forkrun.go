@@ -156,7 +156,7 @@ func (s *Service) copyHeld(ctx context.Context, c Container, p *point) error {
 	}
 	switch rerr := s.releaseProcess(ctx, c, fork); {
 	case errdefs.IsFailedPrecondition(rerr): // held for longer than a tether bears; the copy is as good
-		s.log.Warn("a container went on before its fork was done", "container", c.ID, "error", rerr)
+		s.log.Warn("a container went on before its fork was done", "container", c.ID, "err", rerr)
 	case rerr != nil:
 		err = errors.Join(err, rerr)
 	}
@@ -231,6 +231,6 @@ func (s *Service) discard(ref vsphere.Ref, name string) {
 		err = s.host.Destroy(ctx, ref)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Error("a machine is left behind", "vm", name, "error", err)
+		s.log.Error("a machine is left behind", "vm", name, "err", err)
 	}
 }

@@ -49,7 +49,7 @@ func (s *Service) holdProcess(ctx context.Context, c Container, atPoint bool) er
 func (s *Service) letGo(c Container, held <-chan error) {
 	release := func() {
 		if err := s.releaseProcess(context.Background(), c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
-			s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
+			s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "err", err)
 		}
 	}
 	release()
@@ -79,7 +79,7 @@ func (s *Service) sweepForks(ctx context.Context, left []vsphere.VM) {
 		fork, _ := link.DecodeFork(vm.Extra[link.KeyFork])
 		if c, err := s.running(fork.GetSource()); err == nil {
 			if err := s.releaseProcess(ctx, c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
-				s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
+				s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "err", err)
 			}
 		}
 		s.discard(vm.Ref, vm.Name)

@@ -79,7 +79,7 @@ func eventOf(e supervisor.Event) vm.Event {
 	case e.Frozen:
 		return vm.Event{Frozen: true}
 	case e.Mark != nil:
-		mark := hostapi.Mark(*e.Mark)
+		mark := *e.Mark
 		return vm.Event{Mark: &mark}
 	default:
 		return vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}}
@@ -126,7 +126,7 @@ func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadClos
 // Memory implements vm.Machine.
 func (m *machine) Memory(ctx context.Context) (hostapi.Memory, error) {
 	taken, err := m.Client.Memory(ctx)
-	return hostapi.Memory(taken), err
+	return taken, err
 }
 
 // AttachDisk implements vm.Machine.
