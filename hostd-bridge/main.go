@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/ready"
 	"github.com/containervm/containervm/internal/version"
 )
 
@@ -27,7 +28,7 @@ func main() {
 func command() *cobra.Command {
 	var c daemon.Config
 	var verbose bool
-	var prestart int
+	var prestart, readyFD int
 	bin := filepath.Dir(executable())
 	cmd := &cobra.Command{
 		Use:          "hostd-bridge",
@@ -44,6 +45,9 @@ func command() *cobra.Command {
 			}
 			return daemon.Run(cmd.Context(), c, func(e daemon.Endpoint) {
 				fmt.Fprintf(cmd.OutOrStdout(), "serving %s (user %s, CA %s)\n", e.URL, e.Username, e.CAFile)
+				if err := ready.Say(readyFD, e); err != nil {
+					c.Log.Warn("whoever started this daemon does not hear of it", "err", err)
+				}
 			})
 		},
 	}
@@ -59,6 +63,7 @@ func command() *cobra.Command {
 	f.IntVar(&c.PrestartMemoryMiB, "prestart-memory", daemon.DefaultPrestartMemoryMiB, "MiB that those may take in all")
 	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "refuse disks in InstantClone_Task, as a vCenter does")
 	f.BoolVar(&c.Capture, "capture", false, "write what each network card sends and receives to nic<N>.pcap in the machine's directory below --run, while it runs")
+	f.IntVar(&readyFD, "ready-fd", -1, "inherited descriptor to write the endpoint to, password included, as a line of JSON when it serves")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log debug records too, also in the logs of each machine's supervisor and guest")
 	return cmd
 }
