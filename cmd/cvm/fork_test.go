@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// fakeForks answers as the controller does for forks and templates, and notes what it was asked.
+// fakeForks answers as the controller does for forks and templates, and keeps what it was asked.
 type fakeForks struct {
 	mu      sync.Mutex
 	calls   []string
@@ -34,15 +34,15 @@ func (f *fakeForks) start(t *testing.T) *app {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h http.HandlerFunc) {
 		method, path, _ := strings.Cut(pattern, " ")
-		note := func(w http.ResponseWriter, r *http.Request) {
+		record := func(w http.ResponseWriter, r *http.Request) {
 			f.mu.Lock()
 			f.calls = append(f.calls, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v1.47"))
 			f.mu.Unlock()
 			w.Header().Set("Content-Type", "application/json")
 			h(w, r)
 		}
-		mux.HandleFunc(method+" "+path, note)
-		mux.HandleFunc(method+" /v1.47"+path, note)
+		mux.HandleFunc(method+" "+path, record)
+		mux.HandleFunc(method+" /v1.47"+path, record)
 	}
 	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.47") })
 	handle("POST /containers/web/fork", f.fork)

@@ -169,7 +169,7 @@ func runCVM(t *testing.T, a *app, args ...string) (string, int) {
 
 func TestAwaitEnd(t *testing.T) {
 	p := testPaths(t)
-	held, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
+	hostLock, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestAwaitEnd(t *testing.T) {
 	if err := awaitEnd(ctx, p); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
-	held.Close()
+	hostLock.Close()
 	if err := awaitEnd(t.Context(), p); err != nil {
 		t.Error(err)
 	}

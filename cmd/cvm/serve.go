@@ -107,14 +107,14 @@ func (h *hostConfig) loggers(w io.Writer, more ...slog.Handler) func(part string
 
 // serve runs the host until ctx ends or someone asks for a shutdown. The virtual machines go on running.
 func serve(ctx context.Context, p paths, h hostConfig, logger func(part string) *slog.Logger, ready func(hostStatus)) error {
-	held, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
+	hostLock, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("cannot use the state directory %s: another cvm uses it", p.State)
 	}
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(held) // closed by the end of this process: who waits for the lock finds no process any more
+	defer runtime.KeepAlive(hostLock) // closed by the end of this process: who waits for the lock finds no process any more
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own path: %w", err)
