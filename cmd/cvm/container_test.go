@@ -144,8 +144,11 @@ func TestRunDetachKeys(t *testing.T) {
 	if _, err := keyboard.WriteString("\x10\x11text" + "\x18y"); err != nil {
 		t.Fatal(err)
 	}
-	if out, code := runCVM(t, a, "run", "-it", "--detach-keys", "ctrl-x,y", "image"); code != 0 {
-		t.Errorf("exit %d: %s", code, out)
+	a.out, a.err = io.Discard, io.Discard // the copy of the output ends after the command
+	root := newRoot(a)
+	root.SetArgs([]string{"run", "-it", "--detach-keys", "ctrl-x,y", "image"})
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Error(err)
 	}
 	if in := <-got; in != "\x10\x11text" {
 		t.Errorf("the process was sent %q: Docker's own keys mean nothing when there are others", in)
