@@ -55,7 +55,9 @@ func (r *router) handle(pattern string, h handler) {
 }
 
 // New returns the API's handler.
-func New(d Deps) http.Handler {
+func New(d Deps) http.Handler { return versioned(routes(d).mux, d.Log) }
+
+func routes(d Deps) *router {
 	r := &router{mux: http.NewServeMux(), log: d.Log}
 	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
 	(&forkAPI{containers: d.Containers, forks: d.Forks, templates: d.Templates, host: d.Host}).routes(r)
@@ -69,7 +71,7 @@ func New(d Deps) http.Handler {
 	(&networkAPI{containers: d.Containers}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)
 	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
-	return versioned(r.mux, d.Log)
+	return r
 }
 
 // answer remembers whether an answer has begun.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -26,6 +25,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/internal/version"
 )
 
 // Config says where the controller serves and what it controls.
@@ -96,7 +96,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Templates: templates, Host: host, Version: version(), Log: c.Log,
+		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)
@@ -120,7 +120,7 @@ func connect(ctx, hostCtx context.Context, c Config) (*vsphere.Client, error) {
 
 func closeHost(host *vsphere.Client, log *slog.Logger) {
 	if err := host.Close(); err != nil {
-		log.Debug("cannot end the session with the host", "error", err)
+		log.Debug("cannot end the session with the host", "err", err)
 	}
 }
 
@@ -168,12 +168,4 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *slog.
 	}
 	<-failed
 	return nil
-}
-
-// version is that of the main module as the Go toolchain stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return "0.1.0-dev"
 }

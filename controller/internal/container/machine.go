@@ -36,7 +36,7 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 	if err == nil || p.rec.HostConfig.Runtime == RuntimeFork || !mayBoot(err) {
 		return id, err
 	}
-	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", lease.Name, "error", err)
+	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", lease.Name, "err", err)
 	p.why = err.Error()
 	return s.boot(ctx, p)
 }
@@ -78,7 +78,7 @@ func (s *Service) fork(ctx context.Context, lease *template.Lease, p *plan) (id 
 		if id, err = s.assign(ctx, lease, child, p); err == nil || !mayBoot(err) {
 			return id, err
 		}
-		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "error", err)
+		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "err", err)
 	}
 	p.way = wayFork
 	if s.host.Has(vsphere.DiskAtFork) {

@@ -38,7 +38,7 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 		return err
 	}
 	if err := s.images.Released(ctx, c.ImageID, s.ImageUsers); err != nil {
-		s.log.Warn("cannot free the layers of a removed image", "image", c.ImageID, "error", err)
+		s.log.Warn("cannot free the layers of a removed image", "image", c.ImageID, "err", err)
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func (r *remover) consider(ctx context.Context, c Container) {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "error", err)
+			r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "err", err)
 			if try == removeTries {
 				return
 			}

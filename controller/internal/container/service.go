@@ -97,7 +97,7 @@ func (s *Service) All() []Container {
 		}
 		c, err := Parse(vm)
 		if err != nil {
-			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "error", err)
+			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "err", err)
 			continue
 		}
 		all = append(all, c)

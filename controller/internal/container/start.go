@@ -208,7 +208,7 @@ func (s *Service) powerOff(c Container) error {
 	defer cancel()
 	err := s.host.PowerOff(ctx, c.VM.Ref)
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Warn("cannot end a machine", "container", c.ID, "error", err)
+		s.log.Warn("cannot end a machine", "container", c.ID, "err", err)
 		return err
 	}
 	return nil

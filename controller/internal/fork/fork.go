@@ -158,7 +158,7 @@ func (s *Service) copyHeld(ctx context.Context, c container.Container, p *point)
 	p.ref = ref
 	err = s.release(ctx, c, fork)
 	if errdefs.IsFailedPrecondition(err) { // held for longer than a tether bears; the copy is as good
-		s.log.Warn("a container went on before its fork was done", "container", c.ID, "error", err)
+		s.log.Warn("a container went on before its fork was done", "container", c.ID, "err", err)
 		return nil
 	}
 	if err != nil {

@@ -50,7 +50,7 @@ func (s *Service) hold(ctx context.Context, c container.Container, atPoint bool)
 // letGo ends a hold that no fork comes of, if there is one.
 func (s *Service) letGo(ctx context.Context, c container.Container) {
 	if err := s.release(ctx, c, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
-		s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "error", err)
+		s.log.Warn("cannot let the processes of a container go on", "container", c.ID, "err", err)
 	}
 }
 

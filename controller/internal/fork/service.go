@@ -87,7 +87,7 @@ func (s *Service) discard(ref vsphere.Ref, name string) {
 		err = s.host.Destroy(ctx, ref)
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Error("a machine is left behind", "vm", name, "error", err)
+		s.log.Error("a machine is left behind", "vm", name, "err", err)
 	}
 }
 
