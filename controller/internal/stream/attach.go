@@ -52,7 +52,7 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 		a.cancel()
 		return nil, fmt.Errorf("cannot attach to %s: %w", &c, err)
 	}
-	a.log = &logReader{ctx: ctx, r: r, at: at, run: c.Run}
+	a.log = &logReader{r: r, at: at, run: c.Run}
 	return a, nil
 }
 
@@ -72,7 +72,7 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 		return a.idle(ctx, detached)
 	}
 	written := make(chan error, 1)
-	go func() { written <- a.write(out) }()
+	go func() { written <- a.write(ctx, out) }()
 	for {
 		select {
 		case err := <-written:
@@ -80,6 +80,7 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 		case err := <-detached:
 			if errors.Is(err, ErrDetached) {
 				a.Close()
+				cancel()
 				<-written
 				return nil
 			}
@@ -94,27 +95,27 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 
 // write copies the output until its end. An attachment to a parked machine that ends at its gate goes on with the run in which
 // the container is started.
-func (a *Attachment) write(out Sink) error {
+func (a *Attachment) write(ctx context.Context, out Sink) error {
 	defer func() { a.log.r.Close() }()
 	for {
 		err := a.log.copy(out, selection{a.opt.Stdout, a.opt.Stderr})
 		if err != nil || !a.opt.Stream || a.Container.Phase() != container.PhaseParked {
 			return err
 		}
-		if more, err := a.next(); !more {
+		if more, err := a.next(ctx); !more {
 			return err
 		}
 	}
 }
 
 // next opens the log behind what was read of a run that has ended; false: it was the attachment's own.
-func (a *Attachment) next() (more bool, err error) {
+func (a *Attachment) next(ctx context.Context) (more bool, err error) {
 	run := a.log.run
-	now, err := container.Await(a.log.ctx, a.s.host, a.Container, func(now *container.Container) bool {
+	now, err := container.Await(ctx, a.s.host, a.Container, func(now *container.Container) bool {
 		return now.Run != run || now.Started() || !now.On()
 	})
 	switch {
-	case errdefs.IsNotFound(err), a.log.ctx.Err() != nil:
+	case errdefs.IsNotFound(err), ctx.Err() != nil:
 		return false, nil // removed without a start, or detached
 	case err != nil:
 		return false, err
@@ -122,7 +123,7 @@ func (a *Attachment) next() (more bool, err error) {
 		return false, nil
 	}
 	a.log.r.Close()
-	r, at, err := a.s.host.OpenLog(a.log.ctx, now.VM.Ref, a.log.at, true, now.Run == run)
+	r, at, err := a.s.host.OpenLog(ctx, now.VM.Ref, a.log.at, true, now.Run == run)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}
@@ -183,7 +184,6 @@ func runs(c *container.Container) bool { return c.Phase() == container.PhaseRunn
 
 // logReader reads the log of a run, and knows how far it came.
 type logReader struct {
-	ctx context.Context // of all reads
 	r   io.ReadCloser
 	at  int64       // offset of the next record
 	run hostapi.Run // that the log is read for
