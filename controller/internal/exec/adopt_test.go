@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -119,5 +121,24 @@ func TestEndsWithRun(t *testing.T) {
 		if st := x.state(e); st.Running == c.ends || c.ends && *st.ExitCode != 137 {
 			t.Errorf("%s: %+v", name, st)
 		}
+	}
+}
+
+// TestStartOfAnEndedSession: a session that was made in a run that has ended does not start in the next one, and one whose machine
+// ends while it is being started does not run for ever.
+func TestStartOfAnEndedSession(t *testing.T) {
+	on := func(run string) vsphere.VM {
+		return vsphere.VM{Ref: vsphere.Ref{Value: "vm-1"}, PowerState: vsphere.PoweredOn, Extra: map[string]string{hostapi.KeyRun: run}}
+	}
+	second := on("2")
+	s := New(nil, &one{c: container.Container{VM: second, Run: 2}}, container.Timeouts{}.WithDefaults())
+	e, _ := s.sessions.add(&session{vm: second.Ref, run: 1, State: State{ID: "e", ContainerID: "c"}})
+	s.sessions.observe(vsphere.VMEvent{After: &second})
+	if _, err := s.Start(t.Context(), "e", false, nil); !errdefs.IsConflict(err) {
+		t.Errorf("start of a session of the run before: %v", err)
+	}
+	s.sessions.runs(e, 7)
+	if st := s.sessions.state(e); st.Running || st.ExitCode == nil {
+		t.Errorf("a session that ended while it was started: %+v", st)
 	}
 }

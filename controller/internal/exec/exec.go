@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
@@ -40,8 +39,8 @@ func (s *Service) Start(ctx context.Context, id string, attach bool, consoleSize
 	if err != nil {
 		return nil, err
 	}
-	if !s.sessions.begin(e) {
-		return nil, errdefs.ErrConflict.WithMessage("exec command " + id + " is already running")
+	if err := s.sessions.begin(e); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.startTime) // a start is not left half done
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -90,19 +91,25 @@ func (x *sessions) end(e *session, code int) {
 	e.endLocked(code)
 }
 
-// begin says that a session's process is being started; false: it was already.
-func (x *sessions) begin(e *session) bool {
+// begin says that a session's process is being started, or why it cannot be: it was already, or its run has ended.
+func (x *sessions) begin(e *session) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	first := !e.Started
+	switch {
+	case !e.ended.IsZero():
+		return errdefs.ErrConflict.WithMessage("exec command " + e.ID + " has already run, or its container has ended")
+	case e.Started:
+		return errdefs.ErrConflict.WithMessage("exec command " + e.ID + " is already running")
+	}
 	e.Started = true
-	return first
+	return nil
 }
 
+// runs says that a session's process runs, unless its end is known already.
 func (x *sessions) runs(e *session, pid int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e.Running, e.Pid = true, pid
+	e.Running, e.Pid = e.ended.IsZero(), pid
 }
 
 func (x *sessions) get(id string) (*session, bool) {
