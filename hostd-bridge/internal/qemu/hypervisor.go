@@ -170,7 +170,11 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec v
 	if err != nil {
 		return nil, err
 	}
-	return newMachine(ctx, c, spec.RunDir, h.config.Log)
+	m, err := newMachine(ctx, c, spec.RunDir, h.config.Log)
+	if err != nil { // nobody would know of a machine that goes on
+		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close())
+	}
+	return m, nil
 }
 
 // check refuses a machine that QEMU would refuse with an error that does not say what is wrong.
@@ -194,6 +198,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.
 		if err == nil {
 			return m, nil, nil
 		}
+		c.Close()
 	}
 	if ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)
