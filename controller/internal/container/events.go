@@ -51,7 +51,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 		if after.Name != before.Name {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
-		if after.begunSince(&before) {
+		if after.BegunSince(&before) {
 			add(after, events.ActionStart, nil)
 		}
 		if after.goneSince(&before) {

@@ -99,8 +99,8 @@ func (c *Container) goneSince(before *Container) bool {
 	return c.gone() && (c.Run > before.Run || c.Run == before.Run && !before.gone() && before.Ended == nil)
 }
 
-// begunSince reports whether a process has run that had not in an earlier picture.
-func (c *Container) begunSince(before *Container) bool {
+// BegunSince reports whether a process has run that had not in an earlier picture.
+func (c *Container) BegunSince(before *Container) bool {
 	return c.Ran() && (c.Run > before.Run || c.Run == before.Run && !before.Ran())
 }
 

@@ -142,7 +142,7 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 	off := make(chan struct{})
 	go func() {
 		defer close(off)
-		if c, err := container.Await(ctx, a.s.host, a.Container, runs); err == nil {
+		if c, err := container.Await(ctx, a.s.host, a.Container, a.hasRun); err == nil {
 			_, _ = container.Await(ctx, a.s.host, c, func(now *container.Container) bool { return !now.On() }) // gone is off, too
 		}
 	}()
@@ -153,6 +153,9 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 	}
 	return nil
 }
+
+// hasRun reports whether the process runs, or has run in the run that the attachment was made for: one can be too short to be seen.
+func (a *Attachment) hasRun(now *container.Container) bool { return runs(now) || now.BegunSince(&a.Container) }
 
 // feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
 // so (StdinOnce), else its stdin stays open for the next one.
