@@ -155,7 +155,9 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 }
 
 // hasRun reports whether the process runs, or has run in the run that the attachment was made for: one can be too short to be seen.
-func (a *Attachment) hasRun(now *container.Container) bool { return runs(now) || now.BegunSince(&a.Container) }
+func (a *Attachment) hasRun(now *container.Container) bool {
+	return runs(now) || now.BegunSince(&a.Container)
+}
 
 // feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
 // so (StdinOnce), else its stdin stays open for the next one.
