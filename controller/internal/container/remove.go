@@ -86,7 +86,7 @@ const (
 // when ctx ends and all removals that it began have.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
-	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
+	r := &remover{s: s, busy: map[string]bool{}, done: make(chan removal)}
 	for _, c := range s.All() {
 		r.consider(ctx, c)
 	}
@@ -104,8 +104,13 @@ func (s *Service) Run(ctx context.Context) {
 			if c, err := Parse(*e.After); err == nil {
 				r.consider(ctx, c)
 			}
-		case id := <-r.done:
-			delete(r.busy, id)
+		case ended := <-r.done:
+			delete(r.busy, ended.id)
+			if vm, ok := s.host.Get(ended.id); ok && ended.err == nil { // it was started again, and may have ended since
+				if c, err := Parse(vm); err == nil {
+					r.consider(ctx, c)
+				}
+			}
 		}
 	}
 }
@@ -114,7 +119,13 @@ func (s *Service) Run(ctx context.Context) {
 type remover struct {
 	s    *Service
 	busy map[string]bool
-	done chan string
+	done chan removal
+}
+
+// removal is one that has ended. Without an error the container is gone, or was started again.
+type removal struct {
+	id  string
+	err error
 }
 
 // consider begins the removal of a container that has ended and wants it.
@@ -123,22 +134,24 @@ func (r *remover) consider(ctx context.Context, c Container) {
 		return
 	}
 	r.busy[c.ID] = true
-	go func() {
-		defer func() { r.done <- c.ID }()
-		for try := 1; ; try++ {
-			err := r.s.removeEnded(ctx, c)
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "err", err)
-			if try == removeTries {
-				return
-			}
-			select {
-			case <-time.After(removeRetry):
-			case <-ctx.Done():
-				return
-			}
+	go func() { r.done <- removal{c.ID, r.remove(ctx, c)} }()
+}
+
+// remove removes a container that has ended, in a few attempts.
+func (r *remover) remove(ctx context.Context, c Container) error {
+	for try := 1; ; try++ {
+		err := r.s.removeEnded(ctx, c)
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
-	}()
+		r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "err", err)
+		if try == removeTries {
+			return err
+		}
+		select {
+		case <-time.After(removeRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
