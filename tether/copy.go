@@ -12,26 +12,27 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// watchForks sends to forks each time that the machine has become a fork of itself, until ctx ends. The receiver closes what it was
-// sent once it has dealt with the fork: the next one is looked for then.
-func watchForks(ctx context.Context, console *slog.Logger, forks chan<- chan struct{}) {
-	watch := guestinfo.New(guestinfo.NewStream(guestinfo.Dial(link.ServiceGuestinfo), guestinfo.CID))
+// watchForks sends to forks each time that the machine has become a fork of itself, until ctx ends. cid is the machine's vsock CID. The
+// receiver sends the CID of the fork that it has dealt with to the channel that it got: the next one is looked for then. A machine that
+// was forked again in the meantime has another CID already, so no fork is missed.
+func watchForks(ctx context.Context, console *slog.Logger, cid uint32, forks chan<- chan<- uint32) {
+	watch := guestinfo.NewStream(guestinfo.Dial(link.ServiceGuestinfo), guestinfo.CID)
 	defer watch.Close()
+	handled := make(chan uint32)
 	for {
-		if err := watch.AwaitFork(ctx); err != nil {
+		if err := watch.AwaitFork(ctx, cid); err != nil {
 			if ctx.Err() == nil {
 				console.Warn("forks of this machine are not noticed", "err", err)
 			}
 			return
 		}
-		handled := make(chan struct{})
 		select {
 		case forks <- handled:
 		case <-ctx.Done():
 			return
 		}
 		select {
-		case <-handled:
+		case cid = <-handled:
 		case <-ctx.Done():
 			return
 		}
@@ -39,25 +40,29 @@ func watchForks(ctx context.Context, console *slog.Logger, forks chan<- chan str
 }
 
 // becomeCopy makes a fork of the running container a container of its own, and lets its processes go on. A fork that is to be a
-// fork point stands still here until it is forked itself.
-func (t *tether) becomeCopy(ctx context.Context) error {
+// fork point stands still here until it is forked itself. cid is that of the fork which it has become.
+func (t *tether) becomeCopy(ctx context.Context) (cid uint32, err error) {
 	for {
 		t.becomeFork()
-		if err := t.instance.hold.forked(ctx); err != nil {
-			return t.forkFailed(ctx, err)
+		cid, err = guestinfo.CID()
+		if err == nil {
+			err = t.instance.hold.forked(ctx)
 		}
-		if err := t.learn(ctx); err != nil {
-			return t.forkFailed(ctx, err)
+		if err == nil {
+			err = t.learn(ctx)
+		}
+		if err != nil {
+			return cid, t.forkFailed(ctx, err)
 		}
 		if !isForkPoint(t.child.spec) {
 			break
 		}
 		if err := t.host.Freeze(ctx); err != nil {
-			return fmt.Errorf("cannot become a fork point: %w", err)
+			return cid, fmt.Errorf("cannot become a fork point: %w", err)
 		}
 	}
 	if err := t.specialise(ctx); err != nil {
-		return err
+		return cid, err
 	}
 	t.reporter.Set(link.KeyVersion, t.version)
 	t.progress.tellPhase()
@@ -66,7 +71,7 @@ func (t *tether) becomeCopy(ctx context.Context) error {
 	if f == nil {
 		f = &tetherv1.Fork{Index: 1}
 	}
-	return t.instance.hold.release(f)
+	return cid, t.instance.hold.release(f)
 }
 
 // isForkPoint reports whether a fork of a running container is to stand still. Hosts older than the field say so by the mode alone.

@@ -60,7 +60,7 @@ func spareThreads(n int) {
 	ended.Wait()
 }
 
-// freeze makes the machine a template. Whoever goes on from here is a child of it.
+// freeze makes the machine a template. It returns in the children alone.
 func (t *tether) freeze(ctx context.Context) error {
 	t.flush(ctx) // so that no child tells what its template had to tell
 	if err := t.host.Freeze(ctx); err != nil {

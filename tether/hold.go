@@ -55,11 +55,11 @@ func (h *hold) take(ctx context.Context, atPoint bool) error {
 	if h.limit != nil {
 		return errors.New("the container's processes are held already")
 	}
-	return h.freeze(ctx)
+	return h.freezeLocked(ctx)
 }
 
-// freeze wants mu held.
-func (h *hold) freeze(ctx context.Context) error {
+// freezeLocked stops the processes. The caller holds mu.
+func (h *hold) freezeLocked(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, freezeWait)
 	defer cancel()
 	if err := h.container.Freeze(ctx); err != nil {
@@ -72,12 +72,12 @@ func (h *hold) freeze(ctx context.Context) error {
 	return nil
 }
 
-// forked has the processes stand in a machine that turns out to be a fork, also when nobody held them in its source.
+// forked stops the processes in a machine that has become a fork, also when nobody held them in its source.
 func (h *hold) forked(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.limit == nil {
-		return h.freeze(ctx)
+		return h.freezeLocked(ctx)
 	}
 	h.limit.Stop() // a fork's own end is what bounds it
 	return nil

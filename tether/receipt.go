@@ -34,7 +34,7 @@ func newChild(ready []*tetherv1.Interface, cards netconf.Cards) *child {
 	return &child{receipt: identity.NewReceipt(time.Now()), ready: ready, cards: cards}
 }
 
-// entropy has to come first: all that draws random numbers would draw the template's.
+// entropy has to come first: whatever draws random numbers before it draws those of the fork point.
 func (t *tether) entropy(ctx context.Context) identity.Item {
 	return identity.Item{Name: "entropy", Do: func() (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, hostWait)

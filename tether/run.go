@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"time"
@@ -35,7 +36,7 @@ func (t *tether) attend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logged := t.startLog(ctx)
-	stops, forks := make(chan stopRequest), make(chan chan struct{})
+	stops, forks := make(chan stopRequest), make(chan chan<- uint32)
 	hold := t.instance.hold
 	a, stopServing, err := t.serve(ctx, agent.Config{
 		Container: t.instance.container, Stop: stopBy(stops, t.instance.main.Done()), Hold: hold.take, Release: hold.release,
@@ -44,11 +45,15 @@ func (t *tether) attend(ctx context.Context) error {
 		return err
 	}
 	defer stopServing()
+	if t.vsock {
+		cid, err := guestinfo.CID()
+		if err != nil {
+			return fmt.Errorf("cannot learn the machine's vsock CID: %w", err)
+		}
+		go watchForks(ctx, t.console, cid, forks)
+	}
 	t.setStatus(t.running())
 	t.listenForSignals()
-	if t.vsock {
-		go watchForks(ctx, t.console, forks)
-	}
 	if err := t.loop(ctx, stops, forks); err != nil {
 		return err
 	}
@@ -61,7 +66,7 @@ func (t *tether) attend(ctx context.Context) error {
 }
 
 // loop does one thing at a time with the container until its process has ended. An error is that of a fork that cannot go on.
-func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan struct{}) error {
+func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan<- uint32) error {
 	for {
 		select {
 		case <-t.instance.main.Done():
@@ -75,10 +80,11 @@ func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-cha
 			}
 			_ = t.stop(0, grace) // the one error is that the process has ended
 		case handled := <-forks:
-			if err := t.becomeCopy(ctx); err != nil {
+			cid, err := t.becomeCopy(ctx)
+			if err != nil {
 				return err
 			}
-			close(handled)
+			handled <- cid
 		}
 	}
 }

@@ -20,7 +20,10 @@ import (
 
 	"github.com/containervm/containervm/controller/api"
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -79,16 +82,21 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Interfaces: container.Interfaces(), Timeout: c.Timeouts.Template,
 	}, c.Log)
 	registry := prometheus.NewRegistry()
-	containers := container.New(host, images, templates, container.NewMetrics(registry), c.Timeouts, c.Log)
+	times := c.Timeouts.WithDefaults()
+	containers := container.New(host, images, templates, container.NewMetrics(registry), times, c.Log)
+	execs := exec.New(host, containers, times)
+	forks := fork.New(host, containers, templates, registry, times, c.Log)
 	containers.Collect(registry)
 	work, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { containers.Run(work) })
+	background.Go(func() { execs.Run(work) })
+	background.Go(func() { forks.Sweep(work) })
 	background.Go(func() { templates.Run(work) })
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Images: images, Templates: templates, Host: host, Version: version(), Log: c.Log,
+		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Templates: templates, Host: host, Version: version(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)

@@ -17,7 +17,8 @@ const (
 	StreamStdout RecordStream = 1
 	// StreamStderr is output on its standard error.
 	StreamStderr RecordStream = 2
-	// StreamRun marks a start of the machine. Its payload is empty, or for a fork that inherits a log "fork GENERATION INDEX".
+	// StreamRun marks a start of the machine. The host writes it; its payload, at most 64 bytes, is the host's own (for hostd-bridge,
+	// hostapi.Marker).
 	StreamRun RecordStream = 3
 )
 

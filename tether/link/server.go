@@ -218,7 +218,7 @@ func sendAll(ctx context.Context, stream io.Writer, r io.Reader, dropped int64) 
 		n, err := r.Read(buf[frameHeaderLength:])
 		if lossy != nil {
 			if now := lossy.Dropped(); now > dropped {
-				_, _ = stream.Write(appendSkipFrame(nil, now-dropped)) // a failure meets the next Write too
+				_, _ = stream.Write(appendSkipFrame(nil, now-dropped)) // the next Write fails too
 				dropped = now
 			}
 		}

@@ -43,10 +43,10 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 	return nil
 }
 
-// removeEnded removes a container once no start of it is under way. A machine that has only its disk to put in order is not waited
-// for: the disk goes with it.
+// removeEnded removes a container once no start of it is in flight. It does not wait for a machine that only has to write its
+// disk: the disk is removed too.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,6 @@ const (
 // when ctx ends and all removals that it began have.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
-	s.sweepForks(ctx, s.left)
 	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
 	for _, c := range s.All() {
 		r.consider(ctx, c)
@@ -98,12 +97,11 @@ func (s *Service) Run(ctx context.Context) {
 				events = nil
 				continue
 			}
-			s.execs.observe(e)
 			s.clock.observe(e)
 			if e.After == nil || e.After.Extra[record.KeyRole] != record.RoleContainer {
 				continue
 			}
-			if c, err := parse(*e.After); err == nil {
+			if c, err := Parse(*e.After); err == nil {
 				r.consider(ctx, c)
 			}
 		case id := <-r.done:

@@ -88,7 +88,7 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 	if err != nil {
 		return invalid("%v", err)
 	}
-	c, err := s.running(ref)
+	c, err := s.GetRunning(ref)
 	if err != nil {
 		if errdefs.IsConflict(err) {
 			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: %v", ref, err))

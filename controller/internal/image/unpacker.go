@@ -16,7 +16,6 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
-	"google.golang.org/grpc/status"
 )
 
 // Size of an unpacker VM. The memory holds the page cache of what is being written; with a second CPU a layer is received
@@ -153,7 +152,7 @@ func (u *unpacker) stream(ctx context.Context, feed func(io.Writer) error) (*tet
 		var err error
 		res, err = u.link.Tether().Unpack(ctx, &tetherv1.UnpackRequest{Upload: id, MaxBytes: MaxLayerBytes, MaxEntries: MaxLayerEntries})
 		if err != nil {
-			err = invalid("%s", status.Convert(err).Message())
+			err = invalid("%v", err)
 			cancel(err)
 		}
 		done <- err

@@ -19,9 +19,9 @@ import (
 // template is a fork point: two sealed files in memory.
 type template struct{ ram, state *os.File }
 
-var _ vm.Template = (*template)(nil)
+var _ vm.ForkPoint = (*template)(nil)
 
-// MemoryMiB implements vm.Template.
+// MemoryMiB implements vm.ForkPoint.
 func (t *template) MemoryMiB() int {
 	st, err := t.ram.Stat()
 	if err != nil {
@@ -30,7 +30,7 @@ func (t *template) MemoryMiB() int {
 	return int(st.Size() >> 20)
 }
 
-// ResidentMiB implements vm.Template.
+// ResidentMiB implements vm.ForkPoint.
 func (t *template) ResidentMiB() int {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(t.ram.Fd()), &st); err != nil {
@@ -39,18 +39,18 @@ func (t *template) ResidentMiB() int {
 	return int(st.Blocks * 512 >> 20)
 }
 
-// Close implements vm.Template.
+// Close implements vm.ForkPoint.
 func (t *template) Close() error { return errors.Join(t.ram.Close(), t.state.Close()) }
 
-// Template implements vm.Machine.
-func (m *machine) Template(ctx context.Context) (vm.Template, error) { return m.forkPoint(ctx, "") }
+// ForkPoint implements vm.Machine.
+func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) { return m.forkPoint(ctx, "") }
 
 // Snapshot implements vm.Machine.
-func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.Template, error) {
+func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.ForkPoint, error) {
 	return m.forkPoint(ctx, newDisk)
 }
 
-func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.Template, error) {
+func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.ForkPoint, error) {
 	ram, state, err := m.Client.Template(ctx, newDisk)
 	if err != nil {
 		return nil, err
@@ -65,10 +65,10 @@ type child struct {
 	runDir     string
 }
 
-var _ vm.Child = (*child)(nil)
+var _ vm.Prestarted = (*child)(nil)
 
-// Prepare implements vm.Hypervisor.
-func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSpec) (vm.Child, error) {
+// Prestart implements vm.Hypervisor.
+func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.PrestartSpec) (vm.Prestarted, error) {
 	of, ok := t.(*template)
 	if !ok {
 		return nil, fmt.Errorf("cannot make a child of a %T", t)
@@ -93,7 +93,7 @@ func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSp
 // placeholderMAC is a locally administered address (IEEE 802, 8.4) that no frame ever carries: the loaded state replaces it.
 func placeholderMAC(i int) string { return fmt.Sprintf("02:00:00:00:00:%02x", i) }
 
-// Start implements vm.Child.
+// Start implements vm.Prestarted.
 func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	if len(spec.NICs) > 0 {
 		macs := make([]string, len(spec.NICs))
@@ -110,7 +110,7 @@ func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, err
 	return c.h.begin(ctx, c.prestarted, spec)
 }
 
-// Close implements vm.Child.
+// Close implements vm.Prestarted.
 func (c *child) Close() error {
 	if err := c.prestarted.Close(); err != nil {
 		return err // the directory shows what is left

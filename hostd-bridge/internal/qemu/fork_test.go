@@ -41,7 +41,7 @@ func (g *guest) awaitFrozen() {
 }
 
 // child makes the n-th child of a fork point.
-func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *guest {
+func (g *guest) child(tpl vm.ForkPoint, n int, change ...func(*vm.MachineSpec)) *guest {
 	g.t.Helper()
 	c, prestarted := g.prestartChild(tpl, n, change...)
 	var err error
@@ -58,7 +58,7 @@ func (g *guest) child(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) *
 }
 
 // prestartChild makes the n-th child up to its start.
-func (g *guest) prestartChild(tpl vm.Template, n int, change ...func(*vm.MachineSpec)) (*guest, vm.Child) {
+func (g *guest) prestartChild(tpl vm.ForkPoint, n int, change ...func(*vm.MachineSpec)) (*guest, vm.Prestarted) {
 	g.t.Helper()
 	dir := filepath.Join(filepath.Dir(g.spec.RunDir), fmt.Sprintf("child%d", n))
 	spec := g.spec
@@ -75,7 +75,7 @@ func (g *guest) prestartChild(tpl vm.Template, n int, change ...func(*vm.Machine
 	}
 	c := &guest{t: g.t, h: g.h, spec: spec}
 	g.t.Cleanup(c.showConsole)
-	prestarted, err := g.h.Prepare(g.t.Context(), tpl, vm.ChildSpec{
+	prestarted, err := g.h.Prestart(g.t.Context(), tpl, vm.PrestartSpec{
 		RunDir: pool, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Machine: spec.Machine, NICs: len(spec.NICs), CID: spec.CID,
 	})
 	if err != nil {
@@ -86,7 +86,7 @@ func (g *guest) prestartChild(tpl vm.Template, n int, change ...func(*vm.Machine
 
 func (g *guest) template() *template {
 	g.t.Helper()
-	tpl, err := g.Template(g.t.Context())
+	tpl, err := g.ForkPoint(g.t.Context())
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -250,7 +250,7 @@ func TestPrestartedMachineIsClosed(t *testing.T) {
 	if err := os.Mkdir(pool, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c, err := g.h.Prepare(t.Context(), g.template(), vm.ChildSpec{RunDir: pool, CPUs: 1, MemoryMiB: g.spec.MemoryMiB, NICs: 1, CID: 99})
+	c, err := g.h.Prestart(t.Context(), g.template(), vm.PrestartSpec{RunDir: pool, CPUs: 1, MemoryMiB: g.spec.MemoryMiB, NICs: 1, CID: 99})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,14 +7,13 @@ import (
 	"net"
 	"sync"
 
-	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
 // machine is a running machine, seen through its supervisor.
 type machine struct {
-	*supervisor.Client // SetGuestinfo, Pause, Resume, Reset, Kill
+	*supervisor.Client // SetGuestinfo, Pause, Resume, Reset, Memory, Kill
 	runDir             string
 	log                *slog.Logger
 
@@ -79,8 +78,7 @@ func eventOf(e supervisor.Event) vm.Event {
 	case e.Frozen:
 		return vm.Event{Frozen: true}
 	case e.Mark != nil:
-		mark := hostapi.Mark(*e.Mark)
-		return vm.Event{Mark: &mark}
+		return vm.Event{Mark: e.Mark}
 	default:
 		return vm.Event{Guestinfo: &vm.Guestinfo{Key: e.Key, Value: e.Value}}
 	}
@@ -121,12 +119,6 @@ func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadClos
 		return nil, err
 	}
 	return c, nil
-}
-
-// Memory implements vm.Machine.
-func (m *machine) Memory(ctx context.Context) (hostapi.Memory, error) {
-	taken, err := m.Client.Memory(ctx)
-	return hostapi.Memory(taken), err
 }
 
 // AttachDisk implements vm.Machine.

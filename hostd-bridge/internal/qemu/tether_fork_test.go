@@ -37,7 +37,7 @@ func encoded[M any](t testing.TB, encode func(M) (string, error), m M) string {
 }
 
 // container makes the n-th child of a template run spec on a delta of disk.
-func (g *guest) container(tpl vm.Template, n int, spec *tetherv1.Spec, disk string, change ...func(*vm.MachineSpec)) *guest {
+func (g *guest) container(tpl vm.ForkPoint, n int, spec *tetherv1.Spec, disk string, change ...func(*vm.MachineSpec)) *guest {
 	g.t.Helper()
 	return g.child(tpl, n, append([]func(*vm.MachineSpec){func(s *vm.MachineSpec) {
 		spec.Id = fmt.Sprintf("%032x%032x", n, n)

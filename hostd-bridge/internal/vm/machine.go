@@ -16,9 +16,9 @@ type Hypervisor interface {
 	// Adopt finds the machine that an earlier daemon started in runDir. When it has ended it returns (nil, exit, nil);
 	// when runDir holds no trace of a machine it returns an Exit that says so.
 	Adopt(ctx context.Context, runDir string) (Machine, *Exit, error)
-	// Prepare starts all of a child that does not depend on who it will be: its QEMU waits for the template's state. It may be
-	// closed unused. A prepared child ends with this process.
-	Prepare(ctx context.Context, t Template, spec ChildSpec) (Child, error)
+	// Prestart starts all of a machine that does not depend on which VM it will be: its QEMU waits for the state of the fork point. It
+	// ends with this process.
+	Prestart(ctx context.Context, at ForkPoint, spec PrestartSpec) (Prestarted, error)
 	// Describe says what accelerates the machines and why, for people ("TCG: no vmx or svm flag").
 	Describe() string
 }
@@ -41,34 +41,34 @@ type Machine interface {
 	// Pause stops the CPUs; Resume lets them go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
-	// Template returns the fork point of a machine that is frozen. The caller closes it.
-	Template(ctx context.Context) (Template, error)
+	// ForkPoint returns the fork point of a machine that is frozen. The caller closes it.
+	ForkPoint(ctx context.Context) (ForkPoint, error)
 	// Snapshot stops the CPUs, takes memory and device state, has everything that is written from then on go to the disk newDisk,
 	// a delta of the machine's present one that the caller has made (empty: there is no disk), and lets the CPUs go on. Also
 	// when it fails the machine goes on; the disk is then the old one.
-	Snapshot(ctx context.Context, newDisk string) (Template, error)
+	Snapshot(ctx context.Context, newDisk string) (ForkPoint, error)
 	// Memory measures what the machine takes of the host's memory now.
 	Memory(ctx context.Context) (hostapi.Memory, error)
 	// Reset restarts the guest as by a reset button.
 	Reset(ctx context.Context) error
 	// Kill ends the machine at once, as by pulling the plug, and returns when its processes are gone.
 	Kill(ctx context.Context) error
-	// Close lets go of the machine without ending it: an Adopt finds it again.
+	// Close releases the machine without ending it: Adopt finds it again.
 	Close() error
 }
 
-// Template is a fork point: the memory and the device state of a machine that stands still, as open files that nobody can
-// change. Children may outlive it, and the machine that it was taken of.
-type Template interface {
+// ForkPoint is the memory and the device state of a machine that stands still, as open files that nobody can change. Machines
+// that go on from it may outlive it, and the machine that it was taken of.
+type ForkPoint interface {
 	// MemoryMiB is the size of the memory; ResidentMiB is how much of it is not zero.
 	MemoryMiB() int
 	ResidentMiB() int
 	Close() error
 }
 
-// ChildSpec is what of a child has to be known when its QEMU starts. The devices are those of the template.
-type ChildSpec struct {
-	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it
+// PrestartSpec is what of a machine has to be known when its QEMU is prestarted. The devices are those of the fork point.
+type PrestartSpec struct {
+	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it after Close
 	CPUs      int
 	MemoryMiB int
 	Machine   string // as MachineSpec.Machine
@@ -76,13 +76,13 @@ type ChildSpec struct {
 	CID       uint32
 }
 
-// Child is a machine that waits to be someone.
-type Child interface {
+// Prestarted is a machine that waits to become a VM's.
+type Prestarted interface {
 	// Start gives the machine its identity (Name, RunDir, HomeDir, RootDisk, Guestinfo of spec; RunDir exists and is empty) and
 	// lets it go on from the fork point, with its network link down. It returns once its CPUs run. When it fails nothing is
-	// left of the machine. A Child can be started once.
+	// left of the machine. It can be called once.
 	Start(ctx context.Context, spec MachineSpec) (Machine, error)
-	// Close ends a child that was not started.
+	// Close ends a machine that was not started. When it fails something may be left, and RunDir shows it.
 	Close() error
 }
 
@@ -127,7 +127,7 @@ type MachineSpec struct {
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
 	RootDisk  string // qcow2; empty: the root slot is empty
-	Blank     string // qcow2: what a child that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
+	Blank     string // qcow2: what a warm VM that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
 	NICs      []NIC
 	Run       hostapi.Run       // the number of the run that begins
 	CID       uint32            // vsock context ID, 3 to 1<<28-1

@@ -3,7 +3,6 @@ package vsock
 import (
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -271,7 +270,7 @@ func encode(h header, payload string) []byte {
 	return append(b, payload...)
 }
 
-func silent() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // nullModem joins two hosts: what one sends to its guest is what the other's guest sends.
 func nullModem(t testing.TB) (a, b *Device, da, db *driver) {

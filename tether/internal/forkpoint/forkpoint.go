@@ -18,7 +18,7 @@ const (
 	Dir = "/dev/cvm"
 	// Program is the program that asks and prints the answer: "GENERATION INDEX" and a line feed, index 0 in the source.
 	Program = Dir + "/forkpoint"
-	// Socket is what it asks by: whoever connects waits, and reads the same line.
+	// Socket is the unix socket that Program asks by. A process that connects waits, and reads the same line after the fork.
 	Socket = Dir + "/fork.sock"
 )
 
@@ -73,7 +73,7 @@ func (p *Point) accept() {
 	}
 }
 
-// Await returns when a process waits. One that has given up meanwhile counts.
+// Await returns when a process waits. A process that has given up meanwhile counts.
 func (p *Point) Await(ctx context.Context) error {
 	for {
 		p.mu.Lock()
@@ -90,14 +90,14 @@ func (p *Point) Await(ctx context.Context) error {
 	}
 }
 
-// Answer tells all who wait which machine this is.
+// Answer tells all processes that wait which machine this is.
 func (p *Point) Answer(generation, index uint32) {
 	p.mu.Lock()
 	waiting := p.waiting
 	p.waiting = nil
 	p.mu.Unlock()
 	for _, c := range waiting {
-		_, _ = fmt.Fprintf(c, "%d %d\n", generation, index) // who has given up is not told
+		_, _ = fmt.Fprintf(c, "%d %d\n", generation, index) // a process that has given up reads nothing
 		_ = c.Close()
 	}
 }

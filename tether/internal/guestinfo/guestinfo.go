@@ -82,26 +82,6 @@ func (c *Client) Freeze(ctx context.Context) error {
 	return err
 }
 
-// AwaitFork returns nil when the machine has become a fork of itself. It wants a client of its own, as Await.
-func (c *Client) AwaitFork(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for {
-		reply, err := c.transport.Once(ctx, link.Command{Name: link.CommandWait, Key: link.KeyNever}.String())
-		if err == nil {
-			_, err = link.ParseReply(reply)
-			return err
-		}
-		if ctx.Err() != nil || !retryable(err) {
-			return err
-		}
-		select { // the host's end was lost, not the machine forked
-		case <-ctx.Done():
-		case <-time.After(longPause):
-		}
-	}
-}
-
 // Time is the host's clock.
 func (c *Client) Time(ctx context.Context) (time.Time, error) {
 	text, err := c.do(ctx, link.Command{Name: link.CommandTime})

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containervm/containervm/tether/link"
@@ -182,5 +183,29 @@ func TestReporterSendsTheNewest(t *testing.T) {
 	}
 	if len(sent) != 3 || sent[0].value != "1" || sent[1].value != "3" || sent[2].value != "up" {
 		t.Errorf("sent %v", sent)
+	}
+}
+
+// A fork that happened while nobody waited for one is noticed at once: the machine has another CID than its caller knows.
+func TestAwaitForkThatHasHappened(t *testing.T) {
+	s := NewStream(func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") }, func() (uint32, error) { return 8, nil })
+	if err := s.AwaitFork(t.Context(), 7); err != nil {
+		t.Error(err)
+	}
+}
+
+// A fork that happens between two tries to reach the host is noticed by the next.
+func TestAwaitForkBetweenTries(t *testing.T) {
+	var cid atomic.Uint32
+	cid.Store(7)
+	lost := make(chan struct{})
+	var once sync.Once
+	s := NewStream(func(context.Context) (net.Conn, error) {
+		once.Do(func() { close(lost) })
+		return nil, errors.New("nobody there")
+	}, func() (uint32, error) { return cid.Load(), nil })
+	go func() { <-lost; cid.Store(8) }()
+	if err := s.AwaitFork(t.Context(), 7); err != nil {
+		t.Error(err)
 	}
 }

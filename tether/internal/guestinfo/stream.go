@@ -48,13 +48,18 @@ func (s *Stream) RoundTrip(ctx context.Context, command string) (string, error) 
 	}
 }
 
-// Once implements Transport. A connection that ends under it after the machine's CID has changed has brought the machine through a
-// fork, which is how a freeze succeeds.
+// Once implements Transport. A connection that ends after the machine's CID has changed has brought the machine through a fork, which
+// is how a freeze succeeds.
 func (s *Stream) Once(ctx context.Context, command string) (string, error) {
 	before, err := s.cid()
 	if err != nil {
 		return "", err
 	}
+	return s.once(ctx, command, before)
+}
+
+// once is Once in a machine that had the CID before.
+func (s *Stream) once(ctx context.Context, command string, before uint32) (string, error) {
 	reply, err := s.try(ctx, command)
 	if err == nil || ctx.Err() != nil {
 		return reply, err
@@ -63,6 +68,28 @@ func (s *Stream) Once(ctx context.Context, command string) (string, error) {
 		return link.ReplyOK(""), nil
 	}
 	return "", err
+}
+
+// AwaitFork returns nil when the machine has become a fork of itself: its CID is not cid any more. Nothing else can be asked by the
+// stream meanwhile.
+func (s *Stream) AwaitFork(ctx context.Context, cid uint32) error {
+	for {
+		if now, err := s.cid(); err != nil || now != cid {
+			return err // forked while nobody waited
+		}
+		reply, err := s.once(ctx, link.Command{Name: link.CommandWait, Key: link.KeyNever}.String(), cid)
+		if err == nil {
+			_, err = link.ParseReply(reply)
+			return err
+		}
+		if ctx.Err() != nil || !retryable(err) {
+			return err
+		}
+		select { // the host's end was lost, not the machine forked
+		case <-ctx.Done():
+		case <-time.After(longPause):
+		}
+	}
 }
 
 func (s *Stream) try(ctx context.Context, command string) (reply string, err error) {

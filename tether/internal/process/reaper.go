@@ -73,8 +73,8 @@ func (r *Reaper) deliver(pid int, ws unix.WaitStatus) {
 	}
 }
 
-// start calls fork and registers the child that it makes. The lock is not held across the fork, which lasts until the
-// child's exec and so as long as a file system of the container likes; what happens to the child before it is registered is kept.
+// start calls fork and registers the child that it makes. The lock is not held across the fork: that lasts until the child's exec,
+// which a file system of the container can delay without limit. Events of a child that is not registered yet are kept.
 func (r *Reaper) start(fork func() (pid int, err error)) (*child, error) {
 	r.mu.Lock()
 	r.starting++

@@ -84,8 +84,8 @@ func links() map[string]string {
 }
 
 // Stage mounts the container's file systems, all but its root and /proc, in the calling thread's mount namespace, which must be the
-// container's own. It needs nothing of the container, so a template does it for its children. In a Staging of a former container what
-// is there is mounted over.
+// container's own. It needs nothing of the container, so a template does it for its children. What a former container
+// left in Staging is mounted over.
 func (r Root) Stage() error {
 	programs, err := r.openPrograms()
 	if err != nil {

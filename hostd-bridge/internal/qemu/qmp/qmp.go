@@ -30,7 +30,7 @@ type Error struct {
 // Error returns QEMU's description.
 func (e *Error) Error() string { return e.Desc }
 
-// ErrClosed: QEMU has closed the connection, which it does when it ends.
+// ErrClosed says that QEMU has closed the connection, which it does when it ends.
 var ErrClosed = errors.New("QEMU has closed its control connection")
 
 // message is anything that QEMU sends.

@@ -60,7 +60,7 @@ type operation struct {
 	child     *inventory.Entry
 	machine   *prestart.Machine // the child's; nil: none was prestarted for it
 	disk      *vm.DiskChange    // what fills the child's root slot; nil: nothing
-	forkPoint vm.Template       // nil: machine has it
+	forkPoint vm.ForkPoint      // nil: machine has it
 }
 
 // InstantClone makes a VM that goes on from where the VM source is, and returns once its CPUs run. A source that is frozen
@@ -209,7 +209,7 @@ func (c *Cloner) takeForkPoint(ctx context.Context, o *operation) (kept string, 
 	case o.machine != nil:
 		return kept, nil
 	case o.src.Frozen:
-		o.forkPoint, err = m.Template(ctx)
+		o.forkPoint, err = m.ForkPoint(ctx)
 	default:
 		o.forkPoint, err = m.Snapshot(ctx, c.opt.Disks.HostPath(o.src))
 	}

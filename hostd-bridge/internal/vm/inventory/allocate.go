@@ -27,11 +27,11 @@ const (
 func (i *Inventory) Allocate(v *vm.VM, cid uint32) (e *Entry, release func(), err error) {
 	i.alloc.Lock()
 	defer i.alloc.Unlock()
-	home, err := i.freeHome(v)
+	home, err := i.freeHomeLocked(v)
 	if err != nil {
 		return nil, nil, err
 	}
-	e, next, err := i.enter(v.Copy(), home, cid) // the caller keeps its maps and slices
+	e, next, err := i.enterLocked(v.Copy(), home, cid) // the caller keeps its maps and slices
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,8 +42,8 @@ func (i *Inventory) Allocate(v *vm.VM, cid uint32) (e *Entry, release func(), er
 	return e, e.releaser(i.begin()), nil
 }
 
-// enter takes a VM into the inventory, in memory. It returns the counters as they are after it. The caller holds alloc.
-func (i *Inventory) enter(v *vm.VM, home string, cid uint32) (*Entry, counters, error) {
+// enterLocked takes a VM into the inventory, in memory. It returns the counters as they are after it. The caller holds alloc.
+func (i *Inventory) enterLocked(v *vm.VM, home string, cid uint32) (*Entry, counters, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if ref, taken := i.nameTakenLocked(v.Name, ""); taken {
@@ -105,13 +105,10 @@ func (i *Inventory) nameTakenLocked(name, except string) (string, bool) {
 	return "", false
 }
 
-// freeHome chooses the VM's directory: its name, or that with a number behind it where a directory is in the way. The caller
+// freeHomeLocked chooses the VM's directory: its name, or that with a number behind it where a directory is in the way. The caller
 // holds alloc.
-func (i *Inventory) freeHome(v *vm.VM) (string, error) {
-	homes := map[string]bool{vm.ForksDir: true}
-	for _, other := range i.ListAll() {
-		homes[other.Home] = true
-	}
+func (i *Inventory) freeHomeLocked(v *vm.VM) (string, error) {
+	others := i.ListAll()
 	base := v.Home
 	if base == "" {
 		base = v.Name
@@ -121,7 +118,7 @@ func (i *Inventory) freeHome(v *vm.VM) (string, error) {
 		if n > 0 {
 			home = fmt.Sprintf("%s_%d", base, n)
 		}
-		if homes[home] {
+		if home == vm.ForksDir || slices.ContainsFunc(others, func(v *vm.VM) bool { return v.Home == home }) {
 			continue
 		}
 		_, err := i.store.Stat(home)
@@ -153,15 +150,19 @@ func (i *Inventory) ReturnCID(cid uint32) {
 // freeCIDLocked returns the next context ID that no VM has and that is not leased. Freed ones come back only after all others, so
 // that a packet of a dead guest meets no new one. The caller holds mu.
 func (i *Inventory) freeCIDLocked() uint32 {
-	taken := make(map[uint32]bool, len(i.entries))
-	for _, e := range i.entries {
-		taken[e.vm.CID] = true
+	taken := func(cid uint32) bool {
+		for _, e := range i.entries {
+			if e.vm.CID == cid {
+				return true
+			}
+		}
+		return i.leased[cid]
 	}
 	for cid := i.next.CID; ; {
 		if cid++; cid < minCID || cid > maxCID {
 			cid = minCID
 		}
-		if !i.leased[cid] && !taken[cid] {
+		if !taken(cid) {
 			return cid
 		}
 	}

@@ -125,14 +125,14 @@ func (e *Entry) Annotate(edit func(*vm.VM) bool) {
 }
 
 // Ended is a synced Change after which the VM has no machine. It is published also when the journal fails, since the machine is
-// gone. clear runs before it is published: then nobody has begun the next run.
-func (e *Entry) Ended(edit func(*vm.VM), clear func(next *vm.VM)) error {
+// gone. cleanUp runs before it is published: until then nobody begins the next run.
+func (e *Entry) Ended(edit func(*vm.VM), cleanUp func(next *vm.VM)) error {
 	e.commit.Lock()
 	defer e.commit.Unlock()
 	next := e.VM().Copy()
 	edit(next)
 	err := e.inv.record(Synced, next)
-	clear(next)
+	cleanUp(next)
 	e.inv.publish(func() {
 		e.vm, e.machine = next, nil
 		if e.ended != nil { // nil: it had no machine

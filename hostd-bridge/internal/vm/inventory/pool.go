@@ -55,7 +55,7 @@ func (i *Inventory) CreatePool(p vm.Pool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return p.Ref, i.putPool(&p, count)
+	return p.Ref, i.putPoolLocked(&p, count)
 }
 
 // UpdatePool changes a resource pool's name and limits, also while its VMs run. The root's name stays.
@@ -69,11 +69,11 @@ func (i *Inventory) UpdatePool(ref string, edit func(*vm.Pool)) error {
 	next := *old
 	edit(&next)
 	next.Ref, next.Parent = old.Ref, old.Parent
-	return i.putPool(&next)
+	return i.putPoolLocked(&next)
 }
 
-// putPool checks a pool, and commits it with other changes as one record. The caller holds alloc.
-func (i *Inventory) putPool(p *vm.Pool, others ...journal.Change) error {
+// putPoolLocked checks a pool, and commits it with other changes as one record. The caller holds alloc.
+func (i *Inventory) putPoolLocked(p *vm.Pool, others ...journal.Change) error {
 	if err := p.Check(); err != nil {
 		return err
 	}

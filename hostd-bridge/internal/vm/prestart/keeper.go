@@ -108,7 +108,7 @@ func (p *Pool) add(ctx context.Context, ref string) error {
 	if err := p.opt.Admission.Prestart(); err != nil {
 		return err
 	}
-	at, err := source.Template(ctx)
+	at, err := source.ForkPoint(ctx)
 	if err != nil {
 		return err
 	}

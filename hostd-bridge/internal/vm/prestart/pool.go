@@ -65,9 +65,9 @@ type template struct {
 
 // Machine is a prestarted machine that belongs to its caller, who starts, returns or discards it.
 type Machine struct {
-	child vm.Child
-	cid   uint32
-	dir   string
+	waiting vm.Prestarted
+	cid     uint32
+	dir     string
 }
 
 // CID is the context ID that the machine has, which is leased for its VM.
@@ -129,11 +129,19 @@ func (p *Pool) Return(ref string, m *Machine) {
 // Discard ends machines that are not started.
 func (p *Pool) Discard(all ...*Machine) {
 	for _, m := range all {
-		if err := errors.Join(m.child.Close(), os.RemoveAll(m.dir)); err != nil {
+		if err := m.discard(); err != nil {
 			p.opt.Log.Warn("cannot end a prestarted machine", "err", err)
 		}
 		p.opt.Inventory.ReturnCID(m.cid)
 	}
+}
+
+// discard ends a machine, and then removes its directory, which shows what is left if it does not end.
+func (m *Machine) discard() error {
+	if err := m.waiting.Close(); err != nil {
+		return err
+	}
+	return os.RemoveAll(m.dir)
 }
 
 // Drop ends what was prestarted for a VM, which is no template any more until it is used again.
@@ -148,11 +156,11 @@ func (p *Pool) Drop(ref string) {
 }
 
 // Prestart starts a machine that waits for the state of the fork point of src. cid is leased, or that of the VM that it will be.
-func (p *Pool) Prestart(ctx context.Context, at vm.Template, src *vm.VM, cid uint32) (*Machine, error) {
+func (p *Pool) Prestart(ctx context.Context, at vm.ForkPoint, src *vm.VM, cid uint32) (*Machine, error) {
 	m := &Machine{cid: cid, dir: filepath.Join(p.opt.RunDir, dirPrefix+rand.Text()[:8])} // short, because it holds sockets
 	err := os.MkdirAll(m.dir, 0o700)
 	if err == nil {
-		m.child, err = p.opt.Hypervisor.Prepare(ctx, at, vm.ChildSpec{
+		m.waiting, err = p.opt.Hypervisor.Prestart(ctx, at, vm.PrestartSpec{
 			RunDir: m.dir, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[hostapi.KeyMachine], NICs: len(src.NICs), CID: cid,
 		})
 	}
@@ -165,7 +173,7 @@ func (p *Pool) Prestart(ctx context.Context, at vm.Template, src *vm.VM, cid uin
 
 // Start has a machine go on as the VM of spec. Nothing is left of it when that fails.
 func (m *Machine) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
-	running, err := m.child.Start(ctx, spec)
+	running, err := m.waiting.Start(ctx, spec)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(m.dir))
 	}

@@ -48,7 +48,7 @@ func TestHundredClonesAtOnce(t *testing.T) {
 		goroutines := runtime.NumGoroutine()
 		broken := errors.New("broken")
 		var failed atomic.Int32
-		for _, stage := range []vmtest.Stage{vmtest.Template, vmtest.Prepare, vmtest.Fork} {
+		for _, stage := range []vmtest.Stage{vmtest.ForkPoint, vmtest.Prestart, vmtest.Fork} {
 			h.hv.On(stage, func() error {
 				if rand.IntN(10) == 0 {
 					failed.Add(1)
@@ -58,7 +58,7 @@ func TestHundredClonesAtOnce(t *testing.T) {
 			})
 		}
 		refs, errs := h.clones(source, 100, func(k int) string { return fmt.Sprint("child", k) })
-		for _, stage := range []vmtest.Stage{vmtest.Template, vmtest.Prepare, vmtest.Fork} {
+		for _, stage := range []vmtest.Stage{vmtest.ForkPoint, vmtest.Prestart, vmtest.Fork} {
 			h.hv.On(stage, nil)
 		}
 		if len(refs)+len(errs) != 100 || len(errs) > int(failed.Load()) {
@@ -167,7 +167,7 @@ func TestSourceEndsInTheMiddle(t *testing.T) {
 			h.wait(source, off)
 			return nil
 		}
-		h.hv.On(vmtest.Template, kill)
+		h.hv.On(vmtest.ForkPoint, kill)
 		h.hv.On(vmtest.Snapshot, kill)
 		var state *vm.StateError
 		if _, err := h.InstantClone(t.Context(), source, vm.CloneSpec{Name: "child"}); !errors.As(err, &state) {
@@ -214,7 +214,7 @@ func TestCloneIsCanceled(t *testing.T) {
 	h := newHost(t, freezer)
 	source := h.template("template", nil)
 	ctx, cancel := context.WithCancel(t.Context())
-	h.hv.On(vmtest.Template, func() error { cancel(); return nil })
+	h.hv.On(vmtest.ForkPoint, func() error { cancel(); return nil })
 	if _, err := h.InstantClone(ctx, source, vm.CloneSpec{Name: "child"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}

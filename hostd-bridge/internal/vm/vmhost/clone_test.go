@@ -105,7 +105,7 @@ func (h *host) nothingLeft() {
 		h.t.Errorf("kept disks: %v", kept)
 	}
 	if open := h.hv.Open(); open != 0 {
-		h.t.Errorf("%d templates and prepared children are open", open)
+		h.t.Errorf("%d fork points and prestarted machines are open", open)
 	}
 }
 
@@ -113,7 +113,7 @@ func TestCloneRefusals(t *testing.T) {
 	h := newHost(t, freezer)
 	source := h.template("template", nil)
 	off := h.create(config("off"), nil)
-	before := h.hv.Prepared()
+	before := h.hv.Prestarted()
 	for what, tc := range map[string]struct {
 		source string
 		spec   vm.CloneSpec
@@ -134,7 +134,7 @@ func TestCloneRefusals(t *testing.T) {
 			t.Errorf("%s: error %v", what, err)
 		}
 	}
-	if len(h.List()) != 2 || h.exists("x") || h.hv.Prepared() != before {
+	if len(h.List()) != 2 || h.exists("x") || h.hv.Prestarted() != before {
 		t.Errorf("something is left of refused clones: %d VMs", len(h.List()))
 	}
 	if _, err := os.Stat(h.dir + "/run/vm-3"); err == nil {

@@ -48,17 +48,17 @@ func (fileHypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.E
 	return m, nil, nil
 }
 
-func (fileHypervisor) Prepare(_ context.Context, _ vm.Template, spec vm.ChildSpec) (vm.Child, error) {
-	c := fileChild(spec.RunDir)
-	return c, os.WriteFile(filepath.Join(string(c), "prepared"), nil, 0o600)
+func (fileHypervisor) Prestart(_ context.Context, _ vm.ForkPoint, spec vm.PrestartSpec) (vm.Prestarted, error) {
+	c := filePrestarted(spec.RunDir)
+	return c, os.WriteFile(filepath.Join(string(c), "prestarted"), nil, 0o600)
 }
 
-// fileChild is a prepared child, by its directory.
-type fileChild string
+// filePrestarted is a prestarted machine, by its directory.
+type filePrestarted string
 
-func (c fileChild) Close() error { return nil }
+func (c filePrestarted) Close() error { return nil }
 
-func (c fileChild) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+func (c filePrestarted) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	if err := unix.Rename(string(c), spec.RunDir); err != nil {
 		return nil, err
 	}
@@ -66,12 +66,12 @@ func (c fileChild) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, er
 	return m, os.WriteFile(m.path, []byte(spec.RootDisk), 0o600)
 }
 
-// fileTemplate is all that is needed of a fork point here.
-type fileTemplate struct{}
+// fileForkPoint is all that is needed of a fork point here.
+type fileForkPoint struct{}
 
-func (fileTemplate) MemoryMiB() int   { return 100 }
-func (fileTemplate) ResidentMiB() int { return 1 }
-func (fileTemplate) Close() error     { return nil }
+func (fileForkPoint) MemoryMiB() int   { return 100 }
+func (fileForkPoint) ResidentMiB() int { return 1 }
+func (fileForkPoint) Close() error     { return nil }
 
 type fileMachine struct {
 	path   string
@@ -119,12 +119,12 @@ func (m *fileMachine) Pause(context.Context) error                           { r
 func (m *fileMachine) Resume(context.Context) error                          { return nil }
 func (m *fileMachine) Reset(context.Context) error                           { return nil }
 func (m *fileMachine) Memory(context.Context) (hostapi.Memory, error)        { return hostapi.Memory{}, nil }
-func (m *fileMachine) Template(context.Context) (vm.Template, error) {
+func (m *fileMachine) ForkPoint(context.Context) (vm.ForkPoint, error) {
 	_, err := os.Stat(m.frozen())
-	return fileTemplate{}, err
+	return fileForkPoint{}, err
 }
-func (m *fileMachine) Snapshot(_ context.Context, newDisk string) (vm.Template, error) {
-	return fileTemplate{}, os.WriteFile(m.path, []byte(newDisk), 0o600)
+func (m *fileMachine) Snapshot(_ context.Context, newDisk string) (vm.ForkPoint, error) {
+	return fileForkPoint{}, os.WriteFile(m.path, []byte(newDisk), 0o600)
 }
 func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
 	return nil, errors.New("nobody listens")

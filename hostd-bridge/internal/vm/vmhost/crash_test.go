@@ -196,7 +196,12 @@ func family(t *testing.T, i *vmhost.Host, base string, tell func(kind, name, op 
 			refs["t"], err = i.Create(ctx, c, &vm.DiskChange{Create: true, Path: "disks/" + c.Name + ".vmdk"})
 			return err
 		}},
-		{c.Name, "clone", func() error { return errors.Join(i.PowerOn(ctx, refs["t"]), awaitFrozen(i, refs["t"])) }},
+		{c.Name, "clone", func() error {
+			if err := i.PowerOn(ctx, refs["t"]); err != nil {
+				return err
+			}
+			return awaitFrozen(i, refs["t"])
+		}},
 		clone("t", "a"), clone("a", "b"), off("t"), gone("t"), off("a"), gone("a"), clone("b", "c"),
 		off("b"), off("c"), gone("c"), gone("b"),
 	}, tell)
@@ -281,7 +286,7 @@ func checkCrashed(t *testing.T, dir string, i *vmhost.Host, answers map[string]a
 	same(t, "kept disks", list(t, filepath.Join(dir, "store/cvm-forks")), kept)
 	machines := list(t, filepath.Join(dir, "run"))
 	for name := range machines {
-		if strings.HasPrefix(name, "pre-") { // prepared since: checked when the inventory is closed
+		if strings.HasPrefix(name, "pre-") { // prestarted since: checked when the inventory is closed
 			delete(machines, name)
 		}
 	}

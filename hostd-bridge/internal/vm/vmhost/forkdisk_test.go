@@ -156,7 +156,7 @@ func TestForkFails(t *testing.T) {
 	h := newHost(t, vmtest.Idle)
 	source := h.running("source")
 	broken := errors.New("broken")
-	for _, stage := range []vmtest.Stage{vmtest.Snapshot, vmtest.Prepare, vmtest.Fork} {
+	for _, stage := range []vmtest.Stage{vmtest.Snapshot, vmtest.Prestart, vmtest.Fork} {
 		h.hv.On(stage, func() error { return broken })
 		if _, err := h.InstantClone(t.Context(), source, vm.CloneSpec{Name: "child"}); !errors.Is(err, broken) {
 			t.Errorf("%s: %v", stage, err)

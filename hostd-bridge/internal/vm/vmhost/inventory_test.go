@@ -3,10 +3,13 @@ package vmhost_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -374,5 +377,47 @@ func TestHotDisk(t *testing.T) {
 	h.must(h.Reconfigure(t.Context(), ref, vm.Change{Disk: &vm.DiskChange{Remove: true, Drop: true}}))
 	if h.exists("layers/new.vmdk") {
 		t.Error("the file was not removed")
+	}
+}
+
+// Of many VMs that are to have one name or one MAC one gets it, also while its change goes on.
+func TestUniqueInReconfigures(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	for what, change := range map[string]vm.Change{
+		"name": {Name: "wanted"},
+		"MAC":  {AddNICs: []vm.Card{{NIC: vm.NIC{MAC: "00:50:56:80:00:01"}}}},
+	} {
+		var all sync.WaitGroup
+		var changed atomic.Int32
+		for n := range 20 {
+			ref := h.create(config(fmt.Sprint(what, n)), nil)
+			all.Go(func() {
+				if h.Reconfigure(t.Context(), ref, change) == nil {
+					changed.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if changed.Load() != 1 {
+			t.Errorf("%d VMs have the same %s", changed.Load(), what)
+		}
+	}
+	// a slow change does not keep others from theirs, but from its name
+	slow, other := h.create(config("slow"), nil), h.create(config("other"), nil)
+	h.must(h.PowerOn(t.Context(), slow))
+	var duplicate *vm.DuplicateNameError
+	h.hv.On(vmtest.Tell, func() error {
+		if err := h.Reconfigure(t.Context(), other, vm.Change{Name: "new"}); !errors.As(err, &duplicate) || duplicate.Ref != slow {
+			t.Errorf("the name of a change in flight: %v", err)
+		}
+		if _, err := h.Create(t.Context(), config("new"), nil); !errors.As(err, &duplicate) {
+			t.Errorf("the name of a change in flight: %v", err)
+		}
+		return h.Reconfigure(t.Context(), other, vm.Change{Name: "third"})
+	})
+	h.must(h.Reconfigure(t.Context(), slow, vm.Change{Name: "new", Extra: map[string]string{"guestinfo.b": "2"}}))
+	h.must(h.Reconfigure(t.Context(), other, vm.Change{Name: "slow"})) // free again
+	if h.vm(slow).Name != "new" || h.vm(other).Name != "slow" {
+		t.Errorf("names %q and %q", h.vm(slow).Name, h.vm(other).Name)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -131,5 +132,48 @@ func TestPoolIsDestroyedInOneRecord(t *testing.T) {
 			t.Fatalf("cut at %d of %d: outer is there: %v, inner is in %+v, the VM in %s", cut, len(data), old, p, h.vm(ref).Pool)
 		}
 		h.must(h.Close())
+	}
+}
+
+// A pool that is destroyed while one of its VMs is reconfigured is not in the VM's new configuration.
+func TestPoolGoesDuringAReconfigure(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	pool := h.pool("pool", vm.RootPool)
+	c := config("one")
+	c.Pool = pool
+	ref := h.create(c, nil)
+	h.must(h.PowerOn(t.Context(), ref))
+	h.hv.On(vmtest.Tell, func() error { return h.DestroyPool(pool) })
+	h.must(h.Reconfigure(t.Context(), ref, vm.Change{Extra: map[string]string{"guestinfo.b": "2"}}))
+	h.wantTree()
+}
+
+// VMs that are destroyed together with their pool do not come back.
+func TestVMsGoWithTheirPool(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	for round := range 40 {
+		pool := h.pool("pool", vm.RootPool)
+		var all sync.WaitGroup
+		for n := range 8 {
+			c := config(fmt.Sprint("vm", round, "-", n))
+			c.Pool = pool
+			ref := h.create(c, nil)
+			all.Go(func() {
+				if err := h.Destroy(t.Context(), ref); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Go(func() {
+			if err := h.DestroyPool(pool); err != nil {
+				t.Error(err)
+			}
+		})
+		all.Wait()
+		for key, doc := range h.journal.Documents() {
+			if strings.HasPrefix(key, "vm/") {
+				t.Fatalf("round %d: the journal has %s", round, doc)
+			}
+		}
 	}
 }

@@ -56,25 +56,25 @@ func (m *Machine) Wait(ctx context.Context, key string) string {
 	}
 }
 
-// Open is the number of templates and prepared children that nobody has closed.
+// Open is the number of fork points and prestarted machines that nobody has closed.
 func (h *Hypervisor) Open() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.open
 }
 
-// Prepared is the number of children that were ever prepared.
-func (h *Hypervisor) Prepared() int {
+// Prestarted is the number of machines that were ever prestarted.
+func (h *Hypervisor) Prestarted() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.prepared
+	return h.prestarted
 }
 
-// AwaitPrepared waits until n children have been prepared since the beginning.
-func (h *Hypervisor) AwaitPrepared(ctx context.Context, n int) error {
+// AwaitPrestarted waits until n machines have been prestarted since the beginning.
+func (h *Hypervisor) AwaitPrestarted(ctx context.Context, n int) error {
 	for {
 		changed := h.changed.Changed()
-		if h.Prepared() >= n {
+		if h.Prestarted() >= n {
 			return nil
 		}
 		select {
@@ -85,8 +85,8 @@ func (h *Hypervisor) AwaitPrepared(ctx context.Context, n int) error {
 	}
 }
 
-// held counts something as open until the function that it returns is called.
-func (h *Hypervisor) held() (release func()) {
+// opened counts something as open until the function that it returns is called.
+func (h *Hypervisor) opened() (release func()) {
 	h.count(1)
 	return sync.OnceFunc(func() { h.count(-1) })
 }
@@ -97,8 +97,8 @@ func (h *Hypervisor) count(by int) {
 	h.open += by
 }
 
-// template implements vm.Template: a machine stands for its memory.
-type template struct {
+// forkPoint implements vm.ForkPoint: a machine stands for its memory.
+type forkPoint struct {
 	of      *Machine
 	release func()
 
@@ -106,33 +106,33 @@ type template struct {
 	closed bool
 }
 
-func (t *template) MemoryMiB() int   { return t.of.Spec.MemoryMiB }
-func (t *template) ResidentMiB() int { return 1 }
+func (t *forkPoint) MemoryMiB() int   { return t.of.Spec.MemoryMiB }
+func (t *forkPoint) ResidentMiB() int { return 1 }
 
-// Close implements vm.Template.
-func (t *template) Close() error {
+// Close implements vm.ForkPoint.
+func (t *forkPoint) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return errors.New("the template is closed twice")
+		return errors.New("the fork point is closed twice")
 	}
 	t.closed = true
 	t.release()
 	return nil
 }
 
-func (t *template) usable() error {
+func (t *forkPoint) usable() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return errors.New("the template is closed")
+		return errors.New("the fork point is closed")
 	}
 	return nil
 }
 
-// Template implements vm.Machine.
-func (h *handle) Template(context.Context) (vm.Template, error) {
-	if err := h.m.hv.at(Template); err != nil {
+// ForkPoint implements vm.Machine.
+func (h *handle) ForkPoint(context.Context) (vm.ForkPoint, error) {
+	if err := h.m.hv.at(ForkPoint); err != nil {
 		return nil, err
 	}
 	h.m.mu.Lock()
@@ -141,7 +141,7 @@ func (h *handle) Template(context.Context) (vm.Template, error) {
 	if !frozen || exit != nil {
 		return nil, errors.New("the machine is not frozen")
 	}
-	return &template{of: h.m, release: h.m.hv.held()}, nil
+	return &forkPoint{of: h.m, release: h.m.hv.opened()}, nil
 }
 
 // What a machine in memory is said to take, in KiB.
@@ -170,7 +170,7 @@ func (h *handle) Memory(context.Context) (hostapi.Memory, error) {
 }
 
 // Snapshot implements vm.Machine.
-func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.Template, error) {
+func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.ForkPoint, error) {
 	if err := h.m.hv.at(Snapshot); err != nil {
 		return nil, err
 	}
@@ -183,46 +183,52 @@ func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.Template, error
 	if err != nil {
 		return nil, err
 	}
-	return &template{of: h.m, release: h.m.hv.held()}, nil
+	return &forkPoint{of: h.m, release: h.m.hv.opened()}, nil
 }
 
-// child implements vm.Child.
-type child struct {
+// prestarted implements vm.Prestarted.
+type prestarted struct {
 	hv      *Hypervisor
 	of      *Machine
-	spec    vm.ChildSpec
+	spec    vm.PrestartSpec
 	release func()
 }
 
-// Prepare implements vm.Hypervisor.
-func (h *Hypervisor) Prepare(ctx context.Context, t vm.Template, spec vm.ChildSpec) (vm.Child, error) {
-	if err := errors.Join(h.at(Prepare), ctx.Err(), t.(*template).usable()); err != nil {
+// Prestart implements vm.Hypervisor.
+func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.PrestartSpec) (vm.Prestarted, error) {
+	if err := h.at(Prestart); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := t.(*forkPoint).usable(); err != nil {
 		return nil, err
 	}
 	h.mu.Lock()
-	h.prepared++
+	h.prestarted++
 	h.mu.Unlock()
 	defer h.changed.Wake()
-	return &child{hv: h, of: t.(*template).of, spec: spec, release: h.held()}, nil
+	return &prestarted{hv: h, of: t.(*forkPoint).of, spec: spec, release: h.opened()}, nil
 }
 
-// Start implements vm.Child.
-func (c *child) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
+// Start implements vm.Prestarted.
+func (c *prestarted) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	defer c.release()
 	if err := c.hv.at(Fork); err != nil {
 		return nil, err
 	}
 	if spec.CID != c.spec.CID || len(spec.NICs) != c.spec.NICs || spec.MemoryMiB != c.of.Spec.MemoryMiB {
-		return nil, fmt.Errorf("the child was prepared as %+v and cannot be %+v", c.spec, spec)
+		return nil, fmt.Errorf("the machine was prestarted as %+v and cannot be %+v", c.spec, spec)
 	}
 	if err := unix.Rename(c.spec.RunDir, spec.RunDir); err != nil { // os.Rename refuses a directory that is there
-		return nil, fmt.Errorf("cannot move the child's directory: %w", err)
+		return nil, fmt.Errorf("cannot move the machine's directory: %w", err)
 	}
 	return c.hv.run(spec, c.of)
 }
 
-// Close implements vm.Child.
-func (c *child) Close() error {
+// Close implements vm.Prestarted.
+func (c *prestarted) Close() error {
 	c.release()
 	return nil
 }

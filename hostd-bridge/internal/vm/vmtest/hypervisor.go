@@ -24,27 +24,27 @@ func Idle(ctx context.Context, _ *Machine) { <-ctx.Done() }
 // Stage is a step of a hypervisor's that a test can hook into with On.
 type Stage string
 
-// The stages: Start, Machine.Template, Machine.Snapshot, Prepare, Child.Start, Machine.SetGuestinfo and Machine.Memory.
+// The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo and Machine.Memory.
 const (
-	Start    Stage = "start"
-	Template Stage = "template"
-	Snapshot Stage = "snapshot"
-	Prepare  Stage = "prepare"
-	Fork     Stage = "fork"
-	Tell     Stage = "tell"
-	Measure  Stage = "measure"
+	Start     Stage = "start"
+	ForkPoint Stage = "forkPoint"
+	Snapshot  Stage = "snapshot"
+	Prestart  Stage = "prestart"
+	Fork      Stage = "fork"
+	Tell      Stage = "tell"
+	Measure   Stage = "measure"
 )
 
 // Hypervisor implements vm.Hypervisor and vm.Disks.
 type Hypervisor struct {
 	guest Guest
 
-	mu       sync.Mutex
-	machines map[string]*Machine // by run directory
-	hooks    map[Stage]func() error
-	open     int // templates and prepared children that nobody has closed
-	prepared int // Prepare calls that succeeded
-	changed  *vm.Signal
+	mu         sync.Mutex
+	machines   map[string]*Machine // by run directory
+	hooks      map[Stage]func() error
+	open       int // fork points and prestarted machines that nobody has closed
+	prestarted int // Prestart calls that succeeded
+	changed    *vm.Signal
 }
 
 // New returns a hypervisor whose machines run guest.

@@ -1,4 +1,4 @@
-package container
+package stream
 
 import (
 	"context"
@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -21,21 +24,21 @@ type AttachOptions struct {
 // Attachment is a place at a container's streams, of its present run or, when it does not run, of the next. It holds
 // resources until Close.
 type Attachment struct {
-	Container Container
+	Container container.Container
 	s         *Service
 	opt       AttachOptions
-	log       io.ReadCloser // nil: no output is wanted
+	log       *logReader // nil: no output is wanted
 	cancel    context.CancelFunc
 }
 
 // Attach takes a place. No byte that the process writes after Attach has returned is missed, also when the container is
 // started only then.
 func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*Attachment, error) {
-	c, err := s.Get(ref)
+	c, err := s.containers.Get(ref)
 	if err != nil {
 		return nil, err
 	}
-	a := &Attachment{Container: c, s: s, opt: opt}
+	a := &Attachment{Container: c, s: s, opt: opt, cancel: func() {}}
 	if !opt.Stdout && !opt.Stderr || !opt.Stream && !opt.Logs {
 		return a, nil
 	}
@@ -44,21 +47,17 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 		from = 0
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
-	a.log, _, err = s.host.OpenLog(ctx, c.VM.Ref, from, opt.Stream, opt.Stream)
+	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, opt.Stream, opt.Stream)
 	if err != nil {
 		a.cancel()
 		return nil, fmt.Errorf("cannot attach to %s: %w", &c, err)
 	}
+	a.log = &logReader{ctx: ctx, r: r, at: at, run: c.Run}
 	return a, nil
 }
 
 // Close gives the place up.
-func (a *Attachment) Close() {
-	if a.log != nil {
-		a.cancel()
-		a.log.Close()
-	}
-}
+func (a *Attachment) Close() { a.cancel() }
 
 // Run carries bytes until the output has ended, the client detaches (stdin yields its detach keys), or ctx ends. The
 // process goes on in any case. Run may return while a read of stdin is still waiting: the caller owns it and closes it.
@@ -73,13 +72,13 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 		return a.idle(ctx, detached)
 	}
 	written := make(chan error, 1)
-	go func() { written <- copyRecords(out, a.log, selection{a.opt.Stdout, a.opt.Stderr}) }()
+	go func() { written <- a.write(out) }()
 	for {
 		select {
 		case err := <-written:
 			return err
 		case err := <-detached:
-			if errors.Is(err, errDetached) {
+			if errors.Is(err, ErrDetached) {
 				a.Close()
 				<-written
 				return nil
@@ -93,6 +92,47 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 	}
 }
 
+// write copies the output until its end. An attachment to a parked machine that ends at its gate goes on with the run in which
+// the container is started.
+func (a *Attachment) write(out Sink) error {
+	defer func() { a.log.r.Close() }()
+	for {
+		err := a.log.copy(out, selection{a.opt.Stdout, a.opt.Stderr})
+		if err != nil || !a.opt.Stream || a.Container.Phase() != container.PhaseParked {
+			return err
+		}
+		if more, err := a.next(); !more {
+			return err
+		}
+	}
+}
+
+// next opens the log behind what was read of a run that has ended; false: it was the attachment's own.
+func (a *Attachment) next() (more bool, err error) {
+	run := a.log.run
+	now, err := container.Await(a.log.ctx, a.s.host, a.Container, func(now *container.Container) bool {
+		return now.Run != run || now.Started() || !now.On()
+	})
+	switch {
+	case errdefs.IsNotFound(err), a.log.ctx.Err() != nil:
+		return false, nil // removed without a start, or detached
+	case err != nil:
+		return false, err
+	case now.Run == run && now.Started():
+		return false, nil
+	}
+	a.log.r.Close()
+	r, at, err := a.s.host.OpenLog(a.log.ctx, now.VM.Ref, a.log.at, true, now.Run == run)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot follow %s to its next run: %w", &now, err)
+	}
+	a.log.r, a.log.at, a.log.run = r, at, now.Run
+	return true, nil
+}
+
 // idle serves an attachment to stdin alone: it lasts until the client detaches or the machine is off.
 func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 	if !a.opt.Stdin || !a.opt.Stream {
@@ -101,8 +141,8 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 	off := make(chan struct{})
 	go func() {
 		defer close(off)
-		if c, err := await(ctx, a.s.host, a.Container, runs); err == nil {
-			_, _ = await(ctx, a.s.host, c, func(now *Container) bool { return isOff(now.VM) }) // gone is over too
+		if c, err := container.Await(ctx, a.s.host, a.Container, runs); err == nil {
+			_, _ = container.Await(ctx, a.s.host, c, func(now *container.Container) bool { return !now.On() }) // gone is off, too
 		}
 	}()
 	select {
@@ -116,7 +156,7 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 // feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
 // so (StdinOnce), else its stdin stays open for the next one.
 func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
-	if _, err := await(ctx, a.s.host, a.Container, runs); err != nil {
+	if _, err := container.Await(ctx, a.s.host, a.Container, runs); err != nil {
 		return err
 	}
 	l, err := a.s.host.Link(ctx, a.Container.VM.Ref)
@@ -132,18 +172,26 @@ func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
 	if !a.Container.Config.Tty {
 		keys = nil
 	}
-	_, err = io.Copy(in, newDetachReader(stdin, keys))
-	if a.Container.Config.StdinOnce && !errors.Is(err, errDetached) {
-		return errors.Join(err, in.CloseWrite())
+	_, err = io.Copy(in, NewDetachReader(stdin, keys))
+	if err == nil && a.Container.Config.StdinOnce {
+		err = in.CloseWrite()
 	}
 	return err
 }
 
-func runs(c *Container) bool { return c.phase() == phaseRunning }
+func runs(c *container.Container) bool { return c.Phase() == container.PhaseRunning }
 
-// copyRecords writes the wanted records of a log until its end.
-func copyRecords(out Sink, log io.Reader, want selection) error {
-	records := link.NewRecordReader(log)
+// logReader reads the log of a run, and knows how far it came.
+type logReader struct {
+	ctx context.Context // of all reads
+	r   io.ReadCloser
+	at  int64       // offset of the next record
+	run hostapi.Run // that the log is read for
+}
+
+// copy writes the wanted records until the log's end.
+func (l *logReader) copy(out Sink, want selection) error {
+	records := link.NewRecordReader(l.r)
 	for {
 		rec, err := records.Next()
 		if err == io.EOF {
@@ -152,6 +200,7 @@ func copyRecords(out Sink, log io.Reader, want selection) error {
 		if err != nil {
 			return err
 		}
+		l.at += int64(link.RecordHeader + len(rec.Payload))
 		if !want.has(rec.Stream) {
 			continue
 		}
@@ -159,13 +208,4 @@ func copyRecords(out Sink, log io.Reader, want selection) error {
 			return err
 		}
 	}
-}
-
-// Resize sets the window size of the container's terminal.
-func (s *Service) Resize(ctx context.Context, ref string, rows, columns uint32) error {
-	c, err := s.running(ref)
-	if err != nil {
-		return err
-	}
-	return guest.Failed(s.calls.Resize(ctx, c.VM, link.MainSession, rows, columns), "cannot resize the terminal of %s", &c)
 }

@@ -1,4 +1,4 @@
-package container
+package stream
 
 import (
 	"encoding/binary"
@@ -13,7 +13,7 @@ import (
 
 // Sink takes a process's output.
 type Sink interface {
-	Write(stream link.RecordStream, p []byte) error
+	Write(which link.RecordStream, p []byte) error
 }
 
 // NewSink writes output to w: raw for a terminal, else in Docker's frames.
@@ -41,9 +41,9 @@ type frameSink struct {
 	w  io.Writer
 }
 
-func (s *frameSink) Write(stream link.RecordStream, p []byte) error {
+func (s *frameSink) Write(which link.RecordStream, p []byte) error {
 	var head [frameHeader]byte
-	head[0] = byte(stdType(stream))
+	head[0] = byte(stdType(which))
 	binary.BigEndian.PutUint32(head[4:], uint32(len(p)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,6 +62,6 @@ func stdType(s link.RecordStream) stdcopy.StdType {
 // selection says which streams are wanted.
 type selection struct{ stdout, stderr bool }
 
-func (s selection) has(stream link.RecordStream) bool {
-	return stream == link.StreamStdout && s.stdout || stream == link.StreamStderr && s.stderr
+func (s selection) has(which link.RecordStream) bool {
+	return which == link.StreamStdout && s.stdout || which == link.StreamStderr && s.stderr
 }

@@ -23,14 +23,14 @@ func inBubble(t *testing.T, edit func(*vmhost.Options), test func(t *testing.T, 
 			t.Error(err)
 		}
 		if open := h.hv.Open(); open != 0 {
-			t.Errorf("%d templates and prepared children are open after the end", open)
+			t.Errorf("%d fork points and prestarted machines are open after the end", open)
 		}
 		h.hv.KillAll()
 	})
 }
 
-// stock returns how many children wait for a template, and how many are wanted.
-func (h *host) stock(ref string) (ready, want int) {
+// prestarted returns how many machines are prestarted for a template, and how many are wanted.
+func (h *host) prestarted(ref string) (ready, want int) {
 	for _, p := range h.Prestart.Status() {
 		if p.Template == ref {
 			return p.Prestarted, p.Want
@@ -39,54 +39,54 @@ func (h *host) stock(ref string) (ready, want int) {
 	return -1, -1
 }
 
-func (h *host) wantStock(ref string, ready, want int) {
+func (h *host) wantPrestarted(ref string, ready, want int) {
 	h.t.Helper()
-	if r, w := h.stock(ref); r != ready || w != want {
-		h.t.Errorf("%d of %d children wait for %s, want %d of %d", r, w, ref, ready, want)
+	if r, w := h.prestarted(ref); r != ready || w != want {
+		h.t.Errorf("%d of %d machines are prestarted for %s, want %d of %d", r, w, ref, ready, want)
 	}
 }
 
-func TestStock(t *testing.T) {
+func TestPrestart(t *testing.T) {
 	inBubble(t, func(o *vmhost.Options) { o.Prestart, o.PrestartMemoryMiB = 1, 100 }, func(t *testing.T, h *host) {
 		source := h.template("template", nil)
 		synctest.Wait()
-		h.wantStock(source, 0, 1) // not at once: whoever made the template may go on
+		h.wantPrestarted(source, 0, 1) // not at once: whoever made the template may go on
 		time.Sleep(time.Second)
-		h.wantStock(source, 1, 1)
+		h.wantPrestarted(source, 1, 1)
 		child := h.clone(source, "child")
-		if h.hv.Prepared() != 1 {
-			t.Error("a child was prepared beside the one that waited")
+		if h.hv.Prestarted() != 1 {
+			t.Error("a machine was started beside the prestarted one")
 		}
-		h.wantStock(source, 0, 1)
+		h.wantPrestarted(source, 0, 1)
 		second := h.clone(source, "second")
 		if a, b := h.vm(child).CID, h.vm(second).CID; a == b || a == h.vm(source).CID {
 			t.Errorf("CIDs %d and %d", a, b)
 		}
 		time.Sleep(time.Second)
-		h.wantStock(source, 1, 1)
+		h.wantPrestarted(source, 1, 1)
 		// one that cannot be used is not lost
 		if _, err := h.InstantClone(t.Context(), source, vm.CloneSpec{Name: "child"}); err == nil {
 			t.Error("a name was given twice")
 		}
-		h.wantStock(source, 1, 1)
+		h.wantPrestarted(source, 1, 1)
 		time.Sleep(11 * time.Minute)
-		h.wantStock(source, 0, 0)
+		h.wantPrestarted(source, 0, 0)
 		if open, dirs := h.hv.Open(), list(t, h.dir+"/run"); open != 0 || len(dirs) != 3 {
 			t.Errorf("of a template that nobody uses %d are open; directories %v", open, dirs)
 		}
 		h.clone(source, "late")
 		time.Sleep(time.Second)
-		h.wantStock(source, 1, 1)
+		h.wantPrestarted(source, 1, 1)
 		h.must(h.PowerOff(t.Context(), source))
 		synctest.Wait()
 		if h.hv.Open() != 0 {
-			t.Error("children of a template that is gone are kept")
+			t.Error("prestarted machines of a template that is gone are kept")
 		}
 	})
 }
 
-// While something is under way no child is prepared.
-func TestStockWaits(t *testing.T) {
+// While an operation is in flight no machine is prestarted.
+func TestPrestartWaits(t *testing.T) {
 	inBubble(t, func(o *vmhost.Options) { o.Prestart, o.PrestartMemoryMiB = 1, 100 }, func(t *testing.T, h *host) {
 		source := h.template("template", nil)
 		other := h.create(config("other"), nil)
@@ -95,16 +95,16 @@ func TestStockWaits(t *testing.T) {
 		started := make(chan error)
 		go func() { started <- h.PowerOn(t.Context(), other) }()
 		time.Sleep(time.Minute)
-		h.wantStock(source, 0, 1)
+		h.wantPrestarted(source, 0, 1)
 		close(slow)
 		h.must(<-started)
 		time.Sleep(time.Second)
-		h.wantStock(source, 1, 1)
+		h.wantPrestarted(source, 1, 1)
 	})
 }
 
 // The memory of all is bounded; the template that was used last comes first.
-func TestStockIsBounded(t *testing.T) {
+func TestPrestartIsBounded(t *testing.T) {
 	var available atomic.Int64
 	available.Store(10000)
 	inBubble(t, func(o *vmhost.Options) {
@@ -115,33 +115,33 @@ func TestStockIsBounded(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		h.clone(b, "of b")
 		time.Sleep(time.Second)
-		h.wantStock(b, 2, 2)
-		h.wantStock(a, 1, 1)
+		h.wantPrestarted(b, 2, 2)
+		h.wantPrestarted(a, 1, 1)
 		h.clone(a, "of a")
 		time.Sleep(time.Second)
-		h.wantStock(a, 2, 2)
-		h.wantStock(b, 1, 1)
+		h.wantPrestarted(a, 2, 2)
+		h.wantPrestarted(b, 1, 1)
 		available.Store(admission.ReserveMiB + admission.ForkCostMiB)
 		h.clone(a, "of a too")
 		available.Add(-1)
 		time.Sleep(time.Second)
-		h.wantStock(a, 0, 0)
+		h.wantPrestarted(a, 0, 0)
 	})
 }
 
-func TestNoStock(t *testing.T) {
+func TestNoPrestart(t *testing.T) {
 	inBubble(t, func(o *vmhost.Options) { o.PrestartMemoryMiB = 100 }, func(t *testing.T, h *host) {
 		source := h.template("template", nil)
 		h.clone(source, "child")
 		time.Sleep(time.Minute)
-		h.wantStock(source, 0, 0)
-		if h.hv.Prepared() != 1 {
-			t.Errorf("%d children were prepared, want the one that was asked for", h.hv.Prepared())
+		h.wantPrestarted(source, 0, 0)
+		if h.hv.Prestarted() != 1 {
+			t.Errorf("%d machines were prestarted, want the one that was asked for", h.hv.Prestarted())
 		}
 	})
 }
 
-// A mark wakes no one; it is there when someone asks.
+// A mark wakes nobody; it is there when someone asks.
 func TestMarksWakeNobody(t *testing.T) {
 	inBubble(t, func(*vmhost.Options) {}, func(t *testing.T, h *host) {
 		source := h.template("template", nil)

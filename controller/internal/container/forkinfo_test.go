@@ -63,7 +63,7 @@ func TestForkedState(t *testing.T) {
 		if c.gate {
 			vm.Extra[link.KeyGate] = link.GateOpen
 		}
-		got, err := parse(vm)
+		got, err := Parse(vm)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -87,7 +87,7 @@ func TestTimeline(t *testing.T) {
 	vm.Extra[hostapi.KeyTimeline] = `[{"name":"resumed","at":"1970-01-01T00:00:00.000000003Z"}]`
 	names := func(s *Service) string {
 		t.Helper()
-		c, err := parse(vm)
+		c, err := Parse(vm)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,18 +109,5 @@ func TestTimeline(t *testing.T) {
 	s.clock.observe(vsphere.VMEvent{Before: &vm})
 	if s.clock.get(vm.Name) != nil {
 		t.Error("marks of a container that is gone are kept")
-	}
-}
-
-func TestChildHostname(t *testing.T) {
-	source := Container{ID: strings.Repeat("ab", 32)}
-	child := &Child{ID: strings.Repeat("cd", 32), Index: 12}
-	for in, want := range map[string]string{
-		source.ID[:12]: child.ID[:12], "shop": "shop-12", strings.Repeat("x", 63): strings.Repeat("x", 60) + "-12",
-	} {
-		source.Config.Hostname = in
-		if got := childHostname(source, child); got != want {
-			t.Errorf("child of %q is called %q, want %q", in, got, want)
-		}
 	}
 }

@@ -1,14 +1,17 @@
-package container
+package stream
 
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
+
+	"github.com/containerd/errdefs"
 )
 
-// errDetached ends a stdin in which the detach keys were typed.
-var errDetached = errors.New("read escape sequence")
+// ErrDetached ends a stdin in which the detach keys were typed.
+var ErrDetached = errors.New("read escape sequence")
 
 // defaultDetachKeys is Docker's: Ctrl-P Ctrl-Q.
 var defaultDetachKeys = []byte{'p' & 0x1f, 'q' & 0x1f}
@@ -22,7 +25,7 @@ func DetachKeys(s string) ([]byte, error) {
 	for key := range strings.SplitSeq(s, ",") {
 		code, ok := keyCode(key)
 		if !ok {
-			return nil, invalid("invalid detach keys (%s): unknown key %q", s, key)
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid detach keys (%s): unknown key %q", s, key))
 		}
 		keys = append(keys, code)
 	}
@@ -48,15 +51,15 @@ func keyCode(key string) (byte, bool) {
 
 // detachReader passes input on until the detach keys come in a row; a part of them that is not completed is input.
 type detachReader struct {
-	r    io.Reader
-	keys []byte
-	held int    // how many of the keys have come and are held back
-	out  []byte // to be read before r is
-	err  error
+	r     io.Reader
+	keys  []byte
+	typed int    // how many of the keys have come and are kept back
+	out   []byte // to be read before r is
+	err   error
 }
 
-// newDetachReader reads r; no keys: nothing ends it but r's end.
-func newDetachReader(r io.Reader, keys []byte) io.Reader {
+// NewDetachReader reads r; no keys: nothing ends it but r's end.
+func NewDetachReader(r io.Reader, keys []byte) io.Reader {
 	if len(keys) == 0 {
 		return r
 	}
@@ -68,8 +71,8 @@ func (d *detachReader) Read(p []byte) (int, error) {
 		n, err := d.r.Read(p)
 		d.out = d.scan(p[:n])
 		if d.err == nil && err != nil {
-			d.out = append(d.out, d.keys[:d.held]...)
-			d.held, d.err = 0, err
+			d.out = append(d.out, d.keys[:d.typed]...)
+			d.typed, d.err = 0, err
 		}
 	}
 	n := copy(p, d.out)
@@ -84,17 +87,17 @@ func (d *detachReader) Read(p []byte) (int, error) {
 func (d *detachReader) scan(in []byte) []byte {
 	var out bytes.Buffer
 	for _, b := range in {
-		for d.held > 0 && b != d.keys[d.held] {
-			next := border(d.keys[:d.held])
-			out.Write(d.keys[:d.held-next])
-			d.held = next
+		for d.typed > 0 && b != d.keys[d.typed] {
+			next := border(d.keys[:d.typed])
+			out.Write(d.keys[:d.typed-next])
+			d.typed = next
 		}
-		if b != d.keys[d.held] {
+		if b != d.keys[d.typed] {
 			out.WriteByte(b)
 			continue
 		}
-		if d.held++; d.held == len(d.keys) {
-			d.held, d.err = 0, errDetached
+		if d.typed++; d.typed == len(d.keys) {
+			d.typed, d.err = 0, ErrDetached
 			break
 		}
 	}

@@ -24,19 +24,19 @@ const (
 // make gives a container its machine, by this rule: it is forked where there is a template of its size, and boots else;
 // with the runtime "fork" it waits for the template, with "boot" it boots.
 func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
-	held, err := s.hold(ctx, p)
+	lease, err := s.lease(ctx, p)
 	if err != nil {
 		return "", err
 	}
-	if held == nil {
+	if lease == nil {
 		return s.boot(ctx, p)
 	}
-	defer held.Release()
-	id, err = s.fork(ctx, held, p)
+	defer lease.Release()
+	id, err = s.fork(ctx, lease, p)
 	if err == nil || p.rec.HostConfig.Runtime == RuntimeFork || !mayBoot(err) {
 		return id, err
 	}
-	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", held.Name, "error", err)
+	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", lease.Name, "error", err)
 	p.why = err.Error()
 	return s.boot(ctx, p)
 }
@@ -45,8 +45,8 @@ func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
 // none.
 const templateSlack = 15 * time.Second
 
-// hold finds the template for a container; nil: it boots, and the plan says why.
-func (s *Service) hold(ctx context.Context, p *plan) (held *template.Lease, err error) {
+// lease gets the right to clone the template for a container; nil: the container boots, and the plan says why.
+func (s *Service) lease(ctx context.Context, p *plan) (lease *template.Lease, err error) {
 	size := template.Size{CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB}
 	switch {
 	case p.rec.HostConfig.Runtime == RuntimeBoot:
@@ -56,13 +56,13 @@ func (s *Service) hold(ctx context.Context, p *plan) (held *template.Lease, err 
 	case p.rec.HostConfig.Runtime == RuntimeFork:
 		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
 		defer cancel()
-		if held, err = s.templates.AwaitLease(ctx, size); err != nil {
+		if lease, err = s.templates.AwaitLease(ctx, size); err != nil {
 			return nil, fmt.Errorf("cannot fork a container: %w", err)
 		}
 	default:
-		held, p.why = s.templates.Lease(size)
+		lease, p.why = s.templates.Lease(size)
 	}
-	return held, nil
+	return lease, nil
 }
 
 // mayBoot reports whether a container that cannot be forked may still be made by booting: neither the request nor the
@@ -71,56 +71,62 @@ func mayBoot(err error) bool {
 	return !errdefs.IsInvalidArgument(err) && !errdefs.IsResourceExhausted(err) && !errors.Is(err, context.Canceled)
 }
 
-// fork gives a container a machine that is forked: one from the warm pool, or a new one. It waits at its gate.
-func (s *Service) fork(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
-	if m, ok := held.TakeWarm(); ok {
+// fork gives a container a machine that is forked, a warm VM or a new child, and waits at its gate.
+func (s *Service) fork(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
+	if child, ok := lease.TakeWarm(); ok {
 		p.way = wayWarm
-		if id, err = s.become(ctx, held, m, p); err == nil || !mayBoot(err) {
+		if id, err = s.assign(ctx, lease, child, p); err == nil || !mayBoot(err) {
 			return id, err
 		}
-		s.log.Warn("cannot use a machine that was forked ahead of time", "vm", m.VM.Name, "error", err)
+		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "error", err)
 	}
 	p.way = wayFork
 	if s.host.Has(vsphere.DiskAtFork) {
-		return s.clone(ctx, held, p)
+		return s.clone(ctx, lease, p)
 	}
-	m, err := held.Fork(ctx, false)
+	child, err := lease.Fork(ctx, false)
 	if err != nil {
 		return "", err
 	}
-	return s.become(ctx, held, m, p)
+	return s.assign(ctx, lease, child, p)
 }
 
 // clone forks a machine that is a container from its first moment.
-func (s *Service) clone(ctx context.Context, held *template.Lease, p *plan) (id string, err error) {
+func (s *Service) clone(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
 	id = ident.New()
 	extra, err := p.extra(id)
 	if err != nil {
 		return "", err
 	}
 	asked := record.MarkAt("cloneRequested", time.Now())
-	extra[record.KeyStart] = p.note(asked)
-	if _, err := held.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
+	extra[record.KeyStart] = p.startNote(asked)
+	if _, err := lease.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
 		return "", err
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
 }
 
-// become tells a machine that was forked without a disk which container it is; it is removed when that fails.
-func (s *Service) become(ctx context.Context, held *template.Lease, m template.Child, p *plan) (id string, err error) {
-	defer m.Release()
-	id = m.VM.Name
+// assign gives a child of a template, which has no disk yet, its disk and its identity as a container. The child is removed when
+// that fails.
+func (s *Service) assign(ctx context.Context, lease *template.Lease, child template.Child, p *plan) (id string, err error) {
+	defer child.Release()
+	id = child.VM.Name
 	ctx = context.WithoutCancel(ctx)
-	extra, err := p.extra(id)
 	asked := record.MarkAt("cloneRequested", time.Now())
-	if err == nil {
-		extra[record.KeyStart] = p.note(asked)
-		err = s.host.AttachRoot(ctx, m.VM.Ref, id, p.image.TopDisk, extra)
-	}
-	if err != nil {
-		return "", errors.Join(err, held.Discard(ctx, m))
+	if err := s.attachRoot(ctx, child.VM, p, asked); err != nil {
+		return "", errors.Join(err, lease.Discard(ctx, child))
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
+}
+
+// attachRoot gives a VM its disk and tells it, in the same operation, which container it is.
+func (s *Service) attachRoot(ctx context.Context, vm vsphere.VM, p *plan, asked record.Mark) error {
+	extra, err := p.extra(vm.Name)
+	if err != nil {
+		return err
+	}
+	extra[record.KeyStart] = p.startNote(asked)
+	return s.host.AttachRoot(ctx, vm.Ref, vm.Name, p.image.TopDisk, extra)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -19,7 +20,7 @@ const (
 	kindBoot = "boot"
 )
 
-// ReceiptItem is one thing that a fork did to become someone else.
+// ReceiptItem is one thing that a fork did to take on its identity.
 type ReceiptItem struct {
 	Name    string `json:"name"`
 	Outcome string `json:"outcome"`
@@ -40,7 +41,7 @@ type ForkInfo struct {
 
 // forked reports whether the machine of the present or last run is a fork, and not one that was booted from its disk since.
 func (c *Container) forked() bool {
-	return c.fork != nil && (c.receipt != nil || !c.ran())
+	return c.fork != nil && (c.receipt != nil || !c.Ran())
 }
 
 // forkFailed reports whether the machine ended because it could not become this container.
@@ -62,21 +63,47 @@ func (s *Service) Fork(c Container) ForkInfo {
 	info := ForkInfo{Kind: kindBoot, Why: c.start.Why, Receipt: []ReceiptItem{}, Timeline: s.timeline(c)}
 	if !c.forked() {
 		if c.fork != nil && info.Why == "" {
-			info.Why = whyOff // powered on by someone else
+			info.Why = whyOff // powered on by another client
 		}
 		return info
 	}
 	info.Kind, info.Template, info.Generation, info.Index = kindFork, c.fork.GetSource(), c.fork.GetGeneration(), c.fork.GetIndex()
-	info.Receipt = receiptItems(c.receipt)
+	info.Receipt = c.ReceiptItems()
 	return info
 }
 
-func receiptItems(r *tetherv1.Receipt) []ReceiptItem {
+// ReceiptItems are what the fork did to become this container; none: it was booted, or has not said it yet.
+func (c *Container) ReceiptItems() []ReceiptItem {
 	items := []ReceiptItem{}
-	for _, i := range r.GetItems() {
+	for _, i := range c.receipt.GetItems() {
 		items = append(items, ReceiptItem{Name: i.GetName(), Outcome: strings.ToLower(i.GetOutcome().String()), Micros: i.GetMicros(), Detail: i.GetDetail()})
 	}
 	return items
+}
+
+// Generation is how many forks of a running container lie between the machine and one that was booted, or made of a template:
+// a template's children have 1, machines that were booted 0.
+func (c *Container) Generation() uint32 {
+	if !c.forked() {
+		return 0
+	}
+	return c.fork.GetGeneration()
+}
+
+// EndOf says why a machine that was being forked is off.
+func EndOf(vm vsphere.VM) string {
+	c := Container{}.at(vm)
+	return c.WhyEnded()
+}
+
+// WhyEnded says why a fork is off, whether its gate was open or not.
+func (c *Container) WhyEnded() string {
+	tried := *c
+	tried.gate = true // what happened to it counts
+	if tried.Phase() == PhaseFailed {
+		return tried.failure()
+	}
+	return cmp.Or(tried.Trouble(), "the host does not say why")
 }
 
 // timeline joins the marks of the API, of the host and of the guest, in the order of time.

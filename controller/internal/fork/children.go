@@ -1,8 +1,7 @@
-package container
+package fork
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/record"
@@ -18,20 +18,20 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// spreadAtOnce is how many children are made at the same time: enough to hide the waits, few enough that the machines that
+// childrenAtOnce is how many children are made at the same time: enough to hide the waits, few enough that the machines that
 // run already go on.
-const spreadAtOnce = 8
+const childrenAtOnce = 8
 
-// spread makes one child for each name, and removes those that come to nothing.
-func (s *Service) spread(ctx context.Context, c Container, p point, names []string) []Child {
+// makeChildren makes one child for each name, and removes those that come to nothing.
+func (s *Service) makeChildren(ctx context.Context, c container.Container, p point, names []string) []Child {
 	children := make([]Child, len(names))
 	var g errgroup.Group
-	g.SetLimit(spreadAtOnce)
+	g.SetLimit(childrenAtOnce)
 	for i, name := range names {
 		child := &children[i]
 		child.ID, child.Name, child.Generation, child.Index = ident.New(), name, p.generation, uint32(i+1)
 		g.Go(func() error {
-			child.Err = s.child(ctx, c, p, child)
+			child.Err = s.makeChild(ctx, c, p, child)
 			return nil
 		})
 	}
@@ -39,8 +39,8 @@ func (s *Service) spread(ctx context.Context, c Container, p point, names []stri
 	return children
 }
 
-// child makes one child and waits until its processes go on.
-func (s *Service) child(ctx context.Context, c Container, p point, child *Child) error {
+// makeChild makes one child and waits until its processes go on.
+func (s *Service) makeChild(ctx context.Context, c container.Container, p point, child *Child) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -55,53 +55,41 @@ func (s *Service) child(ctx context.Context, c Container, p point, child *Child)
 	if err != nil {
 		return err
 	}
-	s.clock.set(child.ID, append(marks, record.MarkAt("cloneDone", time.Now())))
-	now, err := s.awaitChild(ctx, ref, child)
-	if err != nil {
+	s.containers.SetMarks(child.ID, append(marks, record.MarkAt("cloneDone", time.Now())))
+	if err := s.awaitChild(ctx, ref, child); err != nil {
 		s.discard(ref, child.ID)
 		return err
 	}
-	child.Receipt = receiptItems(now.receipt)
 	return nil
 }
 
 // awaitChild waits until a child's tether says that its processes go on.
-func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child) (Container, error) {
+func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child) error {
 	ctx, cancel := context.WithTimeout(ctx, s.times.Start)
 	defer cancel()
-	now, err := await(ctx, s.host, Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *Container) bool { return now.phase() != phaseStarting })
-	if errors.Is(err, context.DeadlineExceeded) {
-		return Container{}, fmt.Errorf("its processes do not go on after %v; the tether is in phase %q%s",
+	now, err := container.Await(ctx, s.host, container.Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *container.Container) bool {
+		return now.Phase() != container.PhaseStarting
+	})
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("its processes do not go on after %v; the tether is in phase %q%s",
 			s.times.Start, now.VM.Extra[link.KeyPhase], guest.Quote(s.host.ConsoleTail(context.WithoutCancel(ctx), child.ID)))
+	case err != nil:
+		return err
 	}
-	if err != nil {
-		return Container{}, err
+	child.Receipt = now.ReceiptItems()
+	if now.Ran() {
+		return nil
 	}
-	if !now.ran() {
-		if now.Status.GetState() == tetherv1.State_FAILED {
-			err = errors.New(now.failure())
-		} else {
-			err = errors.New(endOf(now.VM))
-		}
-		child.Receipt = receiptItems(now.receipt)
-	}
-	return now, err
+	return errors.New(now.WhyEnded())
 }
 
 // childExtra says in extraConfig who a child is: its source with an ID, a name and a host name of its own.
-func childExtra(c Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
+func childExtra(c container.Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
 	rec := c.Container
 	rec.Created = time.Now().UTC()
 	rec.Config.Hostname = childHostname(c, child)
-	text, err := json.Marshal(rec)
-	if err != nil {
-		return nil, fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
-	}
-	tether, err := tetherSpec(child.ID, &rec)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := link.EncodeSpec(tether)
+	extra, err := container.Describe(child.ID, child.Name, &rec)
 	if err != nil {
 		return nil, err
 	}
@@ -109,10 +97,7 @@ func childExtra(c Container, p point, child *Child, marks []record.Mark) (map[st
 	if err != nil {
 		return nil, err
 	}
-	extra := map[string]string{
-		record.KeyRole: record.RoleContainer, record.KeyName: child.Name, record.KeyContainer: string(text), record.KeyStart: record.Start{Marks: marks}.Encode(),
-		link.KeySpec: spec, link.KeyFork: fork, link.KeyGate: link.GateOpen,
-	}
+	extra[record.KeyStart], extra[link.KeyFork], extra[link.KeyGate] = record.Start{Marks: marks}.Encode(), fork, link.GateOpen
 	return extra, nil
 }
 
@@ -121,7 +106,7 @@ const maxLabel = 63
 
 // childHostname is a host name that no sibling has: the short ID as usual, or the one that the source was given with the
 // child's number behind it.
-func childHostname(c Container, child *Child) string {
+func childHostname(c container.Container, child *Child) string {
 	if c.Config.Hostname == c.ID[:12] {
 		return child.ID[:12]
 	}
@@ -129,10 +114,10 @@ func childHostname(c Container, child *Child) string {
 	return c.Config.Hostname[:min(len(c.Config.Hostname), maxLabel-len(suffix))] + suffix
 }
 
-// undo removes children that nobody will know of.
-func (s *Service) undo(children []Child) {
+// removeChildren removes children that the client, which has left, does not know of.
+func (s *Service) removeChildren(children []Child) {
 	var g errgroup.Group
-	g.SetLimit(spreadAtOnce)
+	g.SetLimit(childrenAtOnce)
 	for _, child := range children {
 		if vm, ok := s.host.Get(child.ID); ok {
 			g.Go(func() error {

@@ -1,4 +1,4 @@
-package container
+package stream
 
 import (
 	"bytes"
@@ -35,8 +35,8 @@ func TestDetachReader(t *testing.T) {
 		{"held back at the end", "xyz", "axy", "axy", false},
 	} {
 		for _, r := range []io.Reader{strings.NewReader(c.in), iotest.OneByteReader(strings.NewReader(c.in)), iotest.DataErrReader(strings.NewReader(c.in))} {
-			got, err := io.ReadAll(newDetachReader(r, []byte(c.keys)))
-			if string(got) != c.want || errors.Is(err, errDetached) != c.detached || !c.detached && err != nil {
+			got, err := io.ReadAll(NewDetachReader(r, []byte(c.keys)))
+			if string(got) != c.want || errors.Is(err, ErrDetached) != c.detached || !c.detached && err != nil {
 				t.Errorf("%s: read %q, %v; want %q, detached %v", c.name, got, err, c.want, c.detached)
 			}
 		}
@@ -55,8 +55,8 @@ func FuzzDetachReader(f *testing.F) {
 		if !found {
 			want = in
 		}
-		got, err := io.ReadAll(newDetachReader(&stepReader{in, max(1, step%9)}, keys))
-		if !bytes.Equal(got, want) || errors.Is(err, errDetached) != found {
+		got, err := io.ReadAll(NewDetachReader(&stepReader{in, max(1, step%9)}, keys))
+		if !bytes.Equal(got, want) || errors.Is(err, ErrDetached) != found {
 			t.Errorf("keys %q in %q: read %q, %v; want %q, detached %v", keys, in, got, err, want, found)
 		}
 	})

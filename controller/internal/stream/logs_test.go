@@ -1,13 +1,13 @@
-package container
+package stream
 
 import (
 	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -15,14 +15,16 @@ import (
 // logHost is a host of one container that is off, whose log is data.
 type logHost struct {
 	Host
-	vm     vsphere.VM
 	data   []byte
 	growth []byte // what a container adds to its log after each reading of it
 }
 
-func (h *logHost) VMs() []vsphere.VM { return nil }
+// found are containers of which the only one is found by any name.
+type found struct{ c container.Container }
 
-func (h *logHost) Get(string) (vsphere.VM, bool) { return h.vm, true }
+func (f found) Get(string) (container.Container, error) { return f.c, nil }
+
+func (f found) GetRunning(string) (container.Container, error) { return f.c, nil }
 
 func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {
 	r := bytes.NewReader(h.data[from:])
@@ -72,7 +74,7 @@ func TestLogs(t *testing.T) {
 		{"times", with(func(o *LogOptions) { o.Timestamps, o.Stderr, o.Tail = true, false, 2 }),
 			"1970-01-01T00:00:03.000000000Z three\n1970-01-01T00:00:05.000000000Z four"},
 	} {
-		s := New(&logHost{vm: vmWith(t, vsphere.PoweredOff, nil, ""), data: logOf(lines...)}, nil, nil, nil, Timeouts{}, slog.New(slog.DiscardHandler))
+		s := New(&logHost{data: logOf(lines...)}, found{}, container.Timeouts{})
 		_, write, err := s.Logs(context.Background(), "x", c.opt)
 		if err != nil {
 			t.Fatal(err)
@@ -88,8 +90,8 @@ func TestLogs(t *testing.T) {
 func TestLogTailOfAWriter(t *testing.T) {
 	const begin = "1one\n"
 	for n, want := range []string{"", "one\n", "one\n"} {
-		host := &logHost{vm: vmWith(t, vsphere.PoweredOff, nil, ""), data: logOf(begin), growth: logOf("1two\n")}
-		s := New(host, nil, nil, nil, Timeouts{}, slog.New(slog.DiscardHandler))
+		host := &logHost{data: logOf(begin), growth: logOf("1two\n")}
+		s := New(host, found{}, container.Timeouts{})
 		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: n})
 		if err != nil {
 			t.Fatal(err)
