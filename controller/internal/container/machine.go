@@ -12,6 +12,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Reasons to boot.
@@ -81,7 +82,7 @@ func (s *Service) fork(ctx context.Context, lease *template.Lease, p *plan) (id 
 		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "err", err)
 	}
 	p.way = wayFork
-	if s.host.Has(vsphere.DiskAtFork) {
+	if s.host.Has(hostapi.ExtensionDiskAtFork) {
 		return s.clone(ctx, lease, p)
 	}
 	child, err := lease.Fork(ctx, false)
