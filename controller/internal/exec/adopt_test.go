@@ -133,7 +133,6 @@ func TestStartOfAnEndedSession(t *testing.T) {
 	second := on("2")
 	s := New(nil, &one{c: container.Container{VM: second, Run: 2}}, container.Timeouts{}.WithDefaults())
 	e, _ := s.sessions.add(&session{vm: second.Ref, run: 1, State: State{ID: "e", ContainerID: "c"}})
-	s.sessions.observe(vsphere.VMEvent{After: &second})
 	if _, err := s.Start(t.Context(), "e", false, nil); !errdefs.IsConflict(err) {
 		t.Errorf("start of a session of the run before: %v", err)
 	}

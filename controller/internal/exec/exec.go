@@ -39,6 +39,9 @@ func (s *Service) Start(ctx context.Context, id string, attach bool, consoleSize
 	if err != nil {
 		return nil, err
 	}
+	if e.isOver(c.VM) { // the event that says so may be still to come
+		s.sessions.end(e, guest.ExitKilled)
+	}
 	if err := s.sessions.begin(e); err != nil {
 		return nil, err
 	}
