@@ -4,12 +4,16 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // create makes one entry, and replaces what a lower layer has in its place.
 func (u *unpacker) create(h *tar.Header, name string) error {
+	if isFile(h) && strings.HasSuffix(h.Name, "/") {
+		h.Typeflag = tar.TypeDir // as tars from before POSIX say it; archive/tar knows this of type 0 alone
+	}
 	if name == "" {
 		return u.rootDir(h)
 	}
@@ -20,18 +24,22 @@ func (u *unpacker) create(h *tar.Header, name string) error {
 	}
 	u.tree.made[u.tree.hash(name)] = struct{}{}
 	e := entry{Header: h, name: name, parent: parent, base: base}
-	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
+	switch {
+	case isFile(h):
 		return u.file(e)
-	case tar.TypeDir:
+	case h.Typeflag == tar.TypeDir:
 		return u.dir(e)
-	case tar.TypeLink:
+	case h.Typeflag == tar.TypeLink:
 		return u.link(e)
 	}
 	if err := u.node(e); err != nil {
 		return err
 	}
 	return e.setMeta()
+}
+
+func isFile(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse || h.Typeflag == tar.TypeCont
 }
 
 // entry is a header with its place.

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// cleanName is a path of the layer relative to its root, without "." and empty elements; the root is "".
+// cleanName is a path of the layer relative to its root, without "." and empty elements; the root is "". An element and
+// the ".." behind it cancel each other in the text, whatever the element is, as Docker has it.
 func cleanName(name string) (string, error) {
 	if len(name) > maxName {
 		return "", fmt.Errorf("%w: a path of %d bytes, more than %d", ErrTooLarge, len(name), maxName)
@@ -14,23 +15,14 @@ func cleanName(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("%w: a path with a zero byte", ErrUnsupported)
 	}
-	name = strings.TrimSuffix(strings.TrimPrefix(name, "./"), "/")
-	if strings.Count(name, "/") >= maxDepth {
+	name = path.Clean(strings.TrimLeft(strings.TrimPrefix(name, "./"), "/"))
+	switch {
+	case name == ".":
+		return "", nil
+	case name == "..", strings.HasPrefix(name, "../"):
+		return "", fmt.Errorf("%w: a path with %q", ErrEscape, "..")
+	case strings.Count(name, "/") >= maxDepth:
 		return "", fmt.Errorf("%w: a path of more than %d elements", ErrTooLarge, maxDepth)
-	}
-	clean := true
-	for rest, more := name, true; more; {
-		var element string
-		element, rest, more = strings.Cut(rest, "/")
-		switch element {
-		case "..":
-			return "", fmt.Errorf("%w: a path with %q", ErrEscape, "..")
-		case "", ".":
-			clean = false
-		}
-	}
-	if !clean {
-		name = strings.TrimPrefix(path.Clean("/"+name), "/")
 	}
 	return name, nil
 }

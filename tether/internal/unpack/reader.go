@@ -29,7 +29,8 @@ type reader struct {
 
 func newReader(r io.Reader) *reader { return &reader{in: bufio.NewReaderSize(r, readSize)} }
 
-// next returns the next entry, which is valid until the next call, or io.EOF.
+// next returns the next entry, which is valid until the next call, or io.EOF: at the tar's end, or with an r.n that is no
+// multiple of tarBlock where padding is cut off.
 func (r *reader) next() (*tar.Header, error) {
 	if r.slow != nil && r.left > 0 {
 		return r.nextSlow() // it knows how much of its entry is holes
@@ -65,14 +66,17 @@ func (r *reader) skip() error {
 		}
 		r.slow = nil
 	}
-	n := r.left
-	n += -(r.n + n) & (tarBlock - 1)
+	padding := -(r.n + r.left) & (tarBlock - 1)
+	n := r.left + padding
 	for r.left = 0; n > 0; {
 		part, err := r.in.Discard(int(min(n, readSize)))
 		r.n += int64(part)
 		n -= int64(part)
-		if err != nil {
+		if err != nil && n > padding {
 			return noEOF(err)
+		}
+		if err != nil {
+			return err // an end within padding is io.EOF, as in archive/tar; r.n tells it from the tar's end
 		}
 	}
 	return nil
@@ -104,10 +108,10 @@ func (r *reader) discard(n int) {
 	r.n += int64(n)
 }
 
-// rest reads what is behind the last entry and returns the length of the whole.
-func (r *reader) rest() (int64, error) {
-	n, err := io.Copy(io.Discard, r.in)
-	return r.n + n, err
+// rest reads what is behind the tar's end.
+func (r *reader) rest() error {
+	_, err := io.Copy(io.Discard, r.in)
+	return err
 }
 
 // counter is the layer for archive/tar.

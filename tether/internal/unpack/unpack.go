@@ -106,12 +106,12 @@ func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 	if err := u.finishDirs(); err != nil {
 		return u.res, err
 	}
-	n, err := u.layer.rest()
-	if err != nil {
-		return u.res, fmt.Errorf("cannot read layer behind its last entry: %w", err)
-	}
-	if n%tarBlock != 0 { // archive/tar takes a header that is cut off for the end
+	if n := u.layer.n; n%tarBlock != 0 { // archive/tar takes padding that is cut off for the end
 		return u.res, fmt.Errorf("cannot unpack layer: it is cut off at byte %d: %w", n, io.ErrUnexpectedEOF)
+	}
+	// Some writers leave bytes behind the end. They are part of the layer's digest, so whoever sends them wants them read.
+	if err := u.layer.rest(); err != nil {
+		return u.res, fmt.Errorf("cannot read layer behind its last entry: %w", err)
 	}
 	return u.res, nil
 }

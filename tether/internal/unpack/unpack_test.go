@@ -430,22 +430,9 @@ func TestSparse(t *testing.T) {
 // gnuSparse is a layer of one sparse file: an old GNU header, type 'S' (GNU tar manual, "Sparse Formats").
 func gnuSparse(t testing.TB, name string, size, offset int, data []byte) []byte {
 	t.Helper()
-	h := make([]byte, 512)
-	copy(h, name)
-	copy(h[100:], "0000644\x00") // mode
-	copy(h[108:], "0000000\x00")
-	copy(h[116:], "0000000\x00")
-	copy(h[124:], fmt.Sprintf("%011o\x00", len(data)))
-	copy(h[136:], fmt.Sprintf("%011o\x00", when.Unix()))
-	h[156] = 'S'
-	copy(h[257:], "ustar  \x00")
-	copy(h[386:], fmt.Sprintf("%011o\x00%011o\x00", offset, len(data)))
-	copy(h[483:], fmt.Sprintf("%011o\x00", size))
-	copy(h[148:], "        ")
-	sum := 0
-	for _, c := range h {
-		sum += int(c)
-	}
-	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
-	return append(append(h, data...), make([]byte, 1024)...)
+	layer := raw(name, tar.TypeGNUSparse, data, func(h []byte) {
+		copy(h[386:], fmt.Sprintf("%011o\x00%011o\x00", offset, len(data)))
+		copy(h[483:], fmt.Sprintf("%011o\x00", size))
+	})
+	return append(layer, make([]byte, 1024)...)
 }
