@@ -10,11 +10,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 GO ?= go
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
 PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller bin/govc
+# Of the programs and of what runs in the guest; scripts/version says what it looks like.
+VERSION := $(shell scripts/version)
 GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk
 
 .PHONY: help
@@ -41,10 +43,13 @@ test: deps-test ## run all tests, on real VMs too
 	@$(MAKE) -j2 guest programs bin/docker
 	@scripts/test
 
+.PHONY: test-unit
+test-unit: ## run the tests that start no VM, in less than a minute; TESTFLAGS= for flags of go test
+	$(GO) test -short $(TESTFLAGS) ./...
+
 .PHONY: lint
-lint: deps-build ## go vet, staticcheck, govulncheck
-	@echo '== go vet'; $(GO) vet ./...
-	@echo '== staticcheck'; $(GO) run $(STATICCHECK) ./...
+lint: deps-build ## golangci-lint (vet, staticcheck and more: .golangci.yml), govulncheck
+	@echo '== golangci-lint'; $(GO) run $(GOLANGCI) run ./...
 	@echo '== govulncheck'; scripts/vulncheck $(GOVULNCHECK)
 
 .PHONY: bench
@@ -58,8 +63,13 @@ bench-quick: deps-bench ## the same in two minutes: prints, writes nothing
 	$(GO) run ./bench -guest bin/guest -supervisor bin/cvm-supervisor -quick $(BENCH)
 
 .PHONY: fuzz
-fuzz: ## run each fuzz test for FUZZTIME (10s)
+fuzz: ## run each fuzz test for FUZZTIME (10s); FUZZKEEP=N keeps inputs that reach new code
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: release
+release: deps-run ## pack a release into bin/, unpack it elsewhere and run its demonstration
+	@$(MAKE) -j2 guest programs bin/mkdemoimage
+	@scripts/release check
 
 .PHONY: clean
 clean: ## remove bin/; the kernel's cache and the state of cvm stay
@@ -83,7 +93,7 @@ FORCE:
 # go_build PACKAGE: build $@ and leave it alone, with its time, when it is as it was (`go build` would renew the time),
 # so that what depends on it is not made again. A program that runs is replaced, not overwritten. All are built in one way:
 # Go compiles a package once for each set of flags, and once more for programs with and without cgo.
-go_build = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
+go_build = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X github.com/containervm/containervm/internal/version.linked=$(VERSION)' -o bin/.go/$(@F) $(1) && { cmp -s bin/.go/$(@F) $@ || install bin/.go/$(@F) $@; }
 
 $(PROGRAMS): FORCE | bin
 	@$(call go_build,$(PACKAGE))

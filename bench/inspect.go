@@ -61,7 +61,7 @@ const (
 	markHello    = "hello"    // the guest's first word
 )
 
-// fromGuest is what the name of a moment ends in that the host has noted before under the same name.
+// fromGuest is what the name of a moment ends in that the host has recorded before under the same name.
 const fromGuest = " (guest)"
 
 // marks are the timeline in milliseconds since begin, in the order of time, and what the items of the receipt took. What a

@@ -42,7 +42,7 @@ func (p product) live(ctx context.Context) (l life, err error) {
 	}
 	looked := time.Now()
 	if err == nil {
-		err = p.look(ctx, id, &l)
+		err = p.describe(ctx, id, &l)
 	}
 	aside := time.Since(looked)
 	err = errors.Join(err, p.host.remove(ctx, id))
@@ -50,8 +50,8 @@ func (p product) live(ctx context.Context) (l life, err error) {
 	return l, err
 }
 
-// look learns how the container came up. It has ended: what the guest tells of its start may be behind its output.
-func (p product) look(ctx context.Context, id string, l *life) (err error) {
+// describe learns how the container came up. It has ended: what the guest tells of its start may be behind its output.
+func (p product) describe(ctx context.Context, id string, l *life) (err error) {
 	if l.fork, err = p.host.inspectFork(ctx, id); err == nil && p.runtime == runtimeBoot && p.host.local() {
 		l.console, err = consolePhases(filepath.Join(p.host.datastore, id, hostapi.ConsoleFile))
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/ready"
+	"github.com/containervm/containervm/internal/version"
 )
 
 func main() {
@@ -26,21 +28,26 @@ func main() {
 func command() *cobra.Command {
 	var c daemon.Config
 	var verbose bool
-	var prestart int
+	var prestart, readyFD int
 	bin := filepath.Dir(executable())
 	cmd := &cobra.Command{
 		Use:          "hostd-bridge",
 		Short:        "Serve the vSphere API of this host, with VMs on QEMU",
 		Long:         "Serve the vSphere API of this host, with VMs on QEMU.\n\nStopping it leaves the VMs running; the next one finds them again.",
 		Args:         cobra.NoArgs,
+		Version:      version.String(),
 		SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Log = logger(verbose)
+			c.DebugSupervisor, c.DebugGuest = verbose, verbose
 			if c.Prestart = prestart; prestart == 0 {
 				c.Prestart = -1
 			}
 			return daemon.Run(cmd.Context(), c, func(e daemon.Endpoint) {
 				fmt.Fprintf(cmd.OutOrStdout(), "serving %s (user %s, CA %s)\n", e.URL, e.Username, e.CAFile)
+				if err := ready.Say(readyFD, e); err != nil {
+					c.Log.Warn("whoever started this daemon does not hear of it", "err", err)
+				}
 			})
 		},
 	}
@@ -55,7 +62,9 @@ func command() *cobra.Command {
 	f.IntVar(&prestart, "prestart", daemon.DefaultPrestart, "machines kept ready for the next forks of each template in use; 0: none")
 	f.IntVar(&c.PrestartMemoryMiB, "prestart-memory", daemon.DefaultPrestartMemoryMiB, "MiB that those may take in all")
 	f.BoolVar(&c.NoDiskAtFork, "no-disk-at-fork", false, "refuse disks in InstantClone_Task, as a vCenter does")
-	f.BoolVarP(&verbose, "verbose", "v", false, "log every refused call")
+	f.BoolVar(&c.Capture, "capture", false, "write what each network card sends and receives to nic<N>.pcap in the machine's directory below --run, while it runs")
+	f.IntVar(&readyFD, "ready-fd", -1, "inherited descriptor to write the endpoint to, password included, as a line of JSON when it serves")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log debug records too, also in the logs of each machine's supervisor and guest")
 	return cmd
 }
 

@@ -7,8 +7,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/containervm/containervm/tether/internal/forkpoint"
 	"github.com/containervm/containervm/tether/internal/process"
+	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -19,7 +22,8 @@ const (
 	freezeWait = 10 * time.Second
 )
 
-var errNotHeld = errors.New("the container's processes are not held")
+// errNotHeld has the class by which a host tells it from a release that failed.
+var errNotHeld = link.Refuse(errdefs.ErrFailedPrecondition, "the container's processes are not held")
 
 // hold stops the container's processes for a fork, and lets them go on. Its methods may be called by several goroutines.
 type hold struct {

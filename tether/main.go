@@ -19,18 +19,16 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/containervm/containervm/internal/version"
 	"github.com/containervm/containervm/tether/internal/forkpoint"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
-
-// version is set by the build.
-var version = "devel"
 
 func main() {
 	if forkpoint.IsProgram() { // a process of the container's
 		os.Exit(forkpoint.Main(os.Stdout, os.Stderr))
 	}
-	t := newTether(version)
+	t := newTether(version.String())
 	defer func() { // a panic of the boot itself: a machine that ends and says why, not a kernel panic
 		if p := recover(); p != nil {
 			t.console.Error("the tether is broken", "panic", p, "stack", string(debug.Stack()))

@@ -104,6 +104,9 @@ func (t *tether) mountEarly(context.Context) error {
 	if err := boot.SlackenMonitor(); err != nil {
 		t.console.Warn("the runtime's monitor takes time", "err", err)
 	}
+	if err := boot.SetSysctls(); err != nil {
+		t.console.Warn("not all that Docker allows is allowed", "err", err)
+	}
 	return boot.Limits()
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"github.com/containervm/containervm/internal/version"
 )
 
 // api is a client of the Docker Engine API at the address that the user chose.
@@ -28,7 +30,7 @@ func (a *app) withAPI(do func(ctx context.Context, api *client.Client, args []st
 }
 
 func newAPI(host string) (*client.Client, error) {
-	c, err := client.New(client.WithHost(host), client.WithUserAgent("cvm/"+version()))
+	c, err := client.New(client.WithHost(host), client.WithUserAgent("cvm/"+version.String()))
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the address %q: %w", host, err)
 	}

@@ -47,7 +47,7 @@ func attach(ctx context.Context, a *app, api *client.Client, name, keys string, 
 
 // attach is for a container that runs already.
 func (r *running) attach(ctx context.Context) error {
-	conn, err := r.api.ContainerAttach(ctx, r.id, client.ContainerAttachOptions{Stream: true, Stdin: r.stdin, Stdout: true, Stderr: true})
+	conn, err := r.api.ContainerAttach(ctx, r.id, client.ContainerAttachOptions{Stream: true, Stdin: r.stdin, Stdout: true, Stderr: true, DetachKeys: r.keys.text})
 	if err != nil {
 		return cannot("attach to the container", err)
 	}

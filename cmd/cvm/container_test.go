@@ -14,15 +14,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+	"github.com/moby/term"
 )
 
-// fakeAPI answers as a Docker Engine API does, for one container, and notes what it was asked.
+// fakeAPI answers as a Docker Engine API does, for one container, and keeps what it was asked.
 type fakeAPI struct {
 	mu    sync.Mutex
 	calls []string
 	spec  container.CreateRequest
+	keys  string // detach keys of the last attach
 
 	startError string                                // message of a failed start
 	attached   func(c net.Conn, r *bufio.ReadWriter) // plays the process
@@ -49,6 +52,7 @@ func (f *fakeAPI) start(t *testing.T) *app {
 	})
 	ended := make(chan struct{})
 	handle("POST /containers/abc/attach", func(w http.ResponseWriter, r *http.Request) {
+		f.keys = r.URL.Query().Get("detachKeys")
 		c, rw, _ := w.(http.Hijacker).Hijack()
 		io.WriteString(c, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
 		f.attached(c, rw)
@@ -110,6 +114,44 @@ func TestRunAttached(t *testing.T) {
 	if c.Image != "image" || strings.Join(c.Cmd, " ") != "cmd -x" || strings.Join(c.Env, " ") != "A=b" || c.User != "1:2" || c.WorkingDir != "/w" ||
 		h.Memory != 256<<20 || h.NanoCPUs != 15e8 || !h.AutoRemove {
 		t.Errorf("created %+v, %+v", c, h)
+	}
+}
+
+// TestRunDetachKeys types Docker's detach keys and then the user's own, to a host that looks for detach keys as the
+// controller does: those that it was told, or Docker's.
+func TestRunDetachKeys(t *testing.T) {
+	keyboard, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keyboard.Close()
+	defer terminal.Close()
+	f := &fakeAPI{}
+	got := make(chan string, 1)
+	f.attached = func(_ net.Conn, r *bufio.ReadWriter) {
+		keys, err := parseDetachKeys(f.keys)
+		if err != nil {
+			t.Error(err)
+		}
+		in, _ := io.ReadAll(term.NewEscapeProxy(r, keys.bytes)) // ends by the host's detach keys, or by the client's close
+		got <- string(in)
+	}
+	a := f.start(t)
+	a.in = terminal
+	if _, err := term.SetRawTerminal(terminal.Fd()); err != nil { // so that nothing that is typed early is taken for a line
+		t.Fatal(err)
+	}
+	if _, err := keyboard.WriteString("\x10\x11text" + "\x18y"); err != nil {
+		t.Fatal(err)
+	}
+	a.out, a.err = io.Discard, io.Discard // the copy of the output ends after the command
+	root := newRoot(a)
+	root.SetArgs([]string{"run", "-it", "--detach-keys", "ctrl-x,y", "image"})
+	if err := root.ExecuteContext(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if in := <-got; in != "\x10\x11text" {
+		t.Errorf("the process was sent %q: Docker's own keys mean nothing when there are others", in)
 	}
 }
 

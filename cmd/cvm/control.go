@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"syscall"
 	"time"
@@ -32,9 +33,9 @@ type hostStatus struct {
 	} `json:"vsphere"`
 }
 
-// controlServer answers on the control socket of the host's process until its context ends. The socket is for the owner
-// alone: its answer holds the password.
-func controlServer(status hostStatus, shutdown context.CancelFunc) *http.Server {
+// controlServer answers on the control socket of the host's process until its listener is closed. The socket is for the
+// owner alone: its answer holds the password. With profiles it serves those of net/http/pprof too.
+func controlServer(status hostStatus, profiles bool, shutdown context.CancelFunc) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -44,6 +45,13 @@ func controlServer(status hostStatus, shutdown context.CancelFunc) *http.Server 
 		w.WriteHeader(http.StatusAccepted)
 		shutdown()
 	})
+	if profiles {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
 	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 }
 

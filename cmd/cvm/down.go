@@ -102,9 +102,9 @@ func endIdle(ctx context.Context, a *app) error {
 func awaitEnd(ctx context.Context, p paths) error {
 	ended := make(chan error, 1)
 	go func() {
-		held, err := lock(p.lockFile(), unix.LOCK_EX)
+		hostLock, err := lock(p.lockFile(), unix.LOCK_EX)
 		if err == nil {
-			err = held.Close()
+			err = hostLock.Close()
 		}
 		ended <- err
 	}()

@@ -56,7 +56,7 @@ func execIn(ctx context.Context, a *app, api *client.Client, o execOptions, name
 	}
 	created, err := api.ExecCreate(ctx, name, client.ExecCreateOptions{
 		Cmd: command, Env: expandEnv(o.env, os.LookupEnv), WorkingDir: o.workdir, User: o.user,
-		TTY: o.tty, ConsoleSize: size, AttachStdin: o.interactive && !o.detach, AttachStdout: !o.detach, AttachStderr: !o.detach,
+		TTY: o.tty, ConsoleSize: size, DetachKeys: keys.text, AttachStdin: o.interactive && !o.detach, AttachStdout: !o.detach, AttachStderr: !o.detach,
 	})
 	if err != nil {
 		return cannot("run a command in "+name, err)
@@ -69,7 +69,7 @@ func execIn(ctx context.Context, a *app, api *client.Client, o execOptions, name
 }
 
 // execAttached starts the command, joins the streams and returns its exit status as the program's own.
-func execAttached(ctx context.Context, a *app, api *client.Client, id string, o execOptions, keys []byte, size client.ConsoleSize) error {
+func execAttached(ctx context.Context, a *app, api *client.Client, id string, o execOptions, keys detachKeys, size client.ConsoleSize) error {
 	conn, err := api.ExecAttach(ctx, id, client.ExecAttachOptions{TTY: o.tty, ConsoleSize: size})
 	if err != nil {
 		return &exitError{startStatus(err), cannot("start the command", err)}
@@ -79,7 +79,7 @@ func execAttached(ctx context.Context, a *app, api *client.Client, id string, o 
 			_, _ = api.ExecResize(ctx, id, client.ExecResizeOptions(s)) // it may have ended
 		})()
 	}
-	s := &stream{app: a, conn: conn.HijackedResponse, tty: o.tty, stdin: o.interactive, detachKeys: keys}
+	s := &stream{app: a, conn: conn.HijackedResponse, tty: o.tty, stdin: o.interactive, detachKeys: keys.bytes}
 	if err := s.run(ctx); errors.Is(err, errDetached) {
 		return nil
 	} else if err != nil {

@@ -64,9 +64,10 @@ not be made; the others go on.`,
 
 func fork(ctx context.Context, a *app, api *client.Client, o forkOptions, args []string) error {
 	name := args[0]
+	template, err := isTemplate(ctx, api, name)
 	var children []child
-	var err error
-	switch template := strings.HasPrefix(name, templatePrefix); {
+	switch {
+	case err != nil:
 	case o.count < 1 || o.count > 256:
 		err = fmt.Errorf("want a number of children from 1 to 256, not %d", o.count)
 	case template && o.image == "":
@@ -89,6 +90,18 @@ func fork(ctx context.Context, a *app, api *client.Client, o forkOptions, args [
 		err = printChildren(a.out, children)
 	}
 	return errors.Join(err, failedChildren(children))
+}
+
+// isTemplate reports whether a name means a template. A container may have a name that looks like one; then it is meant.
+func isTemplate(ctx context.Context, api *client.Client, name string) (bool, error) {
+	if !strings.HasPrefix(name, templatePrefix) {
+		return false, nil
+	}
+	_, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	if isNotFound(err) {
+		return true, nil
+	}
+	return false, err
 }
 
 // forkContainer asks for children of a running container. When the user breaks it off, the host undoes it.

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// fakeForks answers as the controller does for forks and templates, and notes what it was asked.
+// fakeForks answers as the controller does for forks and templates, and keeps what it was asked.
 type fakeForks struct {
 	mu      sync.Mutex
 	calls   []string
@@ -34,15 +34,15 @@ func (f *fakeForks) start(t *testing.T) *app {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h http.HandlerFunc) {
 		method, path, _ := strings.Cut(pattern, " ")
-		note := func(w http.ResponseWriter, r *http.Request) {
+		record := func(w http.ResponseWriter, r *http.Request) {
 			f.mu.Lock()
 			f.calls = append(f.calls, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/v1.47"))
 			f.mu.Unlock()
 			w.Header().Set("Content-Type", "application/json")
 			h(w, r)
 		}
-		mux.HandleFunc(method+" "+path, note)
-		mux.HandleFunc(method+" /v1.47"+path, note)
+		mux.HandleFunc(method+" "+path, record)
+		mux.HandleFunc(method+" /v1.47"+path, record)
 	}
 	mux.HandleFunc("/_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.47") })
 	handle("POST /containers/web/fork", f.fork)
@@ -75,7 +75,13 @@ func (f *fakeForks) start(t *testing.T) *app {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	handle("POST /containers/cvm-template-web/fork", f.fork)
 	handle("GET /containers/{id}/json", func(w http.ResponseWriter, r *http.Request) {
+		if id := r.PathValue("id"); strings.HasPrefix(id, templatePrefix) && id != "cvm-template-web" {
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, `{"message":"No such container: `+id+`"}`)
+			return
+		}
 		io.WriteString(w, `{"Name":"/`+strings.TrimPrefix(r.PathValue("id"), "id-")+`","Fork":{"Generation":1,"Index":7,"Receipt":[{"name":"clock","micros":1500}]}}`)
 	})
 	handle("DELETE /containers/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
@@ -118,6 +124,17 @@ func TestForkContainer(t *testing.T) {
 	}
 	if f.asked["Count"] != 2.0 || f.asked["AtPoint"] != true || len(f.asked["Names"].([]any)) != 2 || f.asked["Names"].([]any)[1] != "shard-2" {
 		t.Errorf("asked for %v", f.asked)
+	}
+}
+
+// TestForkContainerNamedLikeATemplate: the container is forked, not taken for a template.
+func TestForkContainerNamedLikeATemplate(t *testing.T) {
+	f := &fakeForks{}
+	if out, _ := runCVM(t, f.start(t), "fork", "cvm-template-web", "-n", "2"); !strings.Contains(out, "web-1") {
+		t.Errorf("no children of the container: %s", out)
+	}
+	if f.callsOf("POST /containers/cvm-template-web/fork") != 1 || f.callsOf("GET /templates") != 0 {
+		t.Errorf("calls %v", f.calls)
 	}
 }
 
@@ -203,6 +220,19 @@ func TestTemplates(t *testing.T) {
 	}
 	if out, code := runCVM(t, &app{host: "unix://" + filepath.Join(t.TempDir(), "none")}, "templates"); code != 1 || !strings.Contains(out, "cvm up") {
 		t.Errorf("without a host: exit %d, %s", code, out)
+	}
+}
+
+func TestInspectFormat(t *testing.T) {
+	a := (&fakeForks{}).start(t)
+	out, code := runCVM(t, a, "inspect", "-f", `{{.Name}}:{{range .Fork.Receipt}} {{.name}}={{.micros}}{{end}}`, "id-x", "id-y")
+	if code != 0 || out != "/x: clock=1500\n/y: clock=1500\n" {
+		t.Errorf("exit %d: %q", code, out)
+	}
+	for format, want := range map[string]string{"{{.Nam}}": "cannot use the format", "{{": "cannot read the format"} {
+		if out, code := runCVM(t, a, "inspect", "-f", format, "id-x"); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, %q; want %q", format, code, out, want)
+		}
 	}
 }
 

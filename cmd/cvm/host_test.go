@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +41,7 @@ func startControl(t *testing.T, p paths) (asked context.Context) {
 	asked, shutdown := context.WithCancel(context.Background())
 	s := hostStatus{PID: 7, DockerHost: "unix:///d", Log: "/l"}
 	s.VSphere.Password = "secret"
-	server := controlServer(s, shutdown)
+	server := controlServer(s, false, shutdown)
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close(); shutdown() })
 	return asked
@@ -74,6 +75,59 @@ func TestListenControlReplacesDeadSocket(t *testing.T) {
 	startControl(t, p)
 	if _, err := runningHost(t.Context(), p); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestProfiles: they are there when they were asked for, and only then.
+func TestProfiles(t *testing.T) {
+	for profiles, want := range map[bool]int{false: http.StatusNotFound, true: http.StatusOK} {
+		answer := httptest.NewRecorder()
+		controlServer(hostStatus{}, profiles, nil).Handler.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/debug/pprof/goroutine?debug=1", nil))
+		if answer.Code != want {
+			t.Errorf("profiles %v: %d, want %d", profiles, answer.Code, want)
+		}
+	}
+}
+
+func TestLogLevels(t *testing.T) {
+	for text, want := range map[string]string{
+		"debug":                        "hostd-bridge=debug,controller=debug,supervisor=debug,tether=debug",
+		"tether=debug,controller=warn": "controller=warn,tether=debug",
+		"debug,controller=error":       "hostd-bridge=debug,controller=error,supervisor=debug,tether=debug",
+	} {
+		l := logLevels{}
+		if err := l.Set(text); err != nil || l.String() != want {
+			t.Errorf("%s: %s, %v; want %s", text, l, err, want)
+		}
+		again := logLevels{}
+		if err := again.Set(l.String()); err != nil || again.String() != want {
+			t.Errorf("%s is read back as %s, %v", l, again, err)
+		}
+	}
+	for text, want := range map[string]string{"": "no level", "loud": "no level", "qemu=debug": "no part", "tether=loud": "no level"} {
+		if err := (logLevels{}).Set(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v; want %q", text, err, want)
+		}
+	}
+}
+
+// TestLoggers: each part logs at its own level, and what tells the parent of progress hears of all that is no debug record.
+func TestLoggers(t *testing.T) {
+	h := hostConfig{levels: logLevels{}}
+	if err := h.levels.Set("controller=debug"); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(h.args(paths{}), " "); !strings.HasSuffix(got, "--log controller=debug") {
+		t.Errorf("arguments %q", got)
+	}
+	var out bytes.Buffer
+	logger := h.loggers(&out)
+	for _, part := range []string{partHostd, partController} {
+		logger(part).Debug("detail")
+		logger(part).Info("news")
+	}
+	if got := strings.Count(out.String(), "detail"); got != 1 || strings.Count(out.String(), "news") != 2 || !strings.Contains(out.String(), "part=controller") {
+		t.Errorf("logged\n%s", &out)
 	}
 }
 
@@ -115,7 +169,7 @@ func runCVM(t *testing.T, a *app, args ...string) (string, int) {
 
 func TestAwaitEnd(t *testing.T) {
 	p := testPaths(t)
-	held, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
+	hostLock, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +181,7 @@ func TestAwaitEnd(t *testing.T) {
 	if err := awaitEnd(ctx, p); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
-	held.Close()
+	hostLock.Close()
 	if err := awaitEnd(t.Context(), p); err != nil {
 		t.Error(err)
 	}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	gotemplate "text/template"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -146,11 +149,19 @@ func waitCommand(a *app) *cobra.Command {
 }
 
 func inspectCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "inspect NAME...",
+	var format string
+	cmd := &cobra.Command{
+		Use:   "inspect [flags] NAME...",
 		Short: "Print all that is known of containers or images, as JSON",
-		Args:  cobra.MinimumNArgs(1),
+		Example: `  cvm inspect r
+  cvm inspect -f '{{.State.Pid}}' r
+  cvm inspect -f '{{range .Fork.Receipt}}{{.name}} {{.micros}}{{"\n"}}{{end}}' r`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: a.withAPI(func(ctx context.Context, api *client.Client, args []string) error {
+			line, err := gotemplate.New("format").Option("missingkey=error").Parse(format)
+			if err != nil {
+				return fmt.Errorf("cannot read the format: %w", err)
+			}
 			var found []any
 			for _, name := range args {
 				v, err := inspect(ctx, api, name)
@@ -159,9 +170,35 @@ func inspectCommand(a *app) *cobra.Command {
 				}
 				found = append(found, v)
 			}
-			return a.printJSON(found)
+			if format == "" {
+				return a.printJSON(found)
+			}
+			return a.printFormat(line, found)
 		}),
 	}
+	cmd.Flags().StringVarP(&format, "format", "f", "", "print this Go `TEMPLATE` of each, by the names of the JSON")
+	return cmd
+}
+
+// printFormat prints each value by a template, which sees it as its JSON has it, and ends each with a new line.
+func (a *app) printFormat(line *gotemplate.Template, values []any) error {
+	for _, v := range values {
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		var plain any
+		dec := json.NewDecoder(bytes.NewReader(text))
+		dec.UseNumber() // large numbers are printed as they are
+		if err := dec.Decode(&plain); err != nil {
+			return err
+		}
+		if err := line.Execute(a.out, plain); err != nil {
+			return fmt.Errorf("cannot use the format: %w", err)
+		}
+		fmt.Fprintln(a.out)
+	}
+	return nil
 }
 
 // inspect looks for a container and then for an image of that name.

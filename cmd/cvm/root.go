@@ -4,6 +4,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/containervm/containervm/internal/version"
 )
 
 // app is what every command gets: the standard streams, the directories of this machine and the API's address.
@@ -27,6 +29,7 @@ all work on the same containers.`,
   cvm run -it --rm busybox:demo sh
   eval "$(cvm env)"; docker ps; govc ls
   cvm down`,
+		Version:       version.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -190,7 +190,7 @@ type running struct {
 	id         string
 	tty, stdin bool
 	remove     bool // the container goes when it ends, or when it cannot be started
-	keys       []byte
+	keys       detachKeys
 }
 
 // start starts the container; one that cannot be started, or whose start the user broke off, is removed if it was to be.
@@ -222,7 +222,7 @@ func startStatus(err error) int {
 // startAttached attaches and waits before it starts, so that no byte and no end is missed.
 func (r *running) startAttached(ctx context.Context) error {
 	conn, err := r.api.ContainerAttach(ctx, r.id, client.ContainerAttachOptions{
-		Stream: true, Stdin: r.stdin, Stdout: true, Stderr: true, DetachKeys: "",
+		Stream: true, Stdin: r.stdin, Stdout: true, Stderr: true, DetachKeys: r.keys.text,
 	})
 	if err != nil {
 		return &exitError{exitNotStarted, cannot("attach to the container", err)}
@@ -252,7 +252,7 @@ func (r *running) foreground(ctx context.Context, conn client.HijackedResponse, 
 			_, _ = r.api.ContainerKill(ctx, r.id, client.ContainerKillOptions{Signal: unix.SignalName(s.(syscall.Signal))}) // it may have ended
 		}, func() {})()
 	}
-	s := &stream{app: r.app, conn: conn, tty: r.tty, stdin: r.stdin, detachKeys: r.keys}
+	s := &stream{app: r.app, conn: conn, tty: r.tty, stdin: r.stdin, detachKeys: r.keys.bytes}
 	if err := s.run(ctx); errors.Is(err, errDetached) {
 		return nil
 	} else if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	controller "github.com/containervm/containervm/controller/daemon"
 	hostd "github.com/containervm/containervm/hostd-bridge/daemon"
+	"github.com/containervm/containervm/internal/version"
 )
 
 // hostConfig is how the host is started.
@@ -26,6 +28,10 @@ type hostConfig struct {
 	accel  string // "", "kvm" or "tcg"
 
 	templates, warm, prestart int
+
+	levels  logLevels
+	capture bool // of what network cards send and receive
+	pprof   bool // on the control socket
 }
 
 // addFlags declares the flags that `cvm up` and the background process share.
@@ -36,6 +42,10 @@ func (h *hostConfig) addFlags(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&h.templates, "templates", controller.DefaultTemplates, "keep at most `N` templates for containers to be forked from; 0: every container boots")
 	cmd.Flags().IntVar(&h.warm, "warm", 1, "keep `N` machines forked ahead of time, which wait to be a container: some 50 MiB each; 0: none")
 	cmd.Flags().IntVar(&h.prestart, "prestart", 1, "keep `N` emulators started ahead of time for each template; 0: none")
+	h.levels = logLevels{}
+	cmd.Flags().Var(h.levels, "log", "`LEVELS` of the logs: debug, or hostd-bridge, controller, supervisor or tether with one each, as in tether=debug,controller=warn (default info)")
+	cmd.Flags().BoolVar(&h.capture, "capture", false, "write what each machine's network cards send and receive to vm/*/nic*.pcap in --run, while it runs")
+	cmd.Flags().BoolVar(&h.pprof, "pprof", false, "serve profiles of the host's process on its control socket, cvm.sock in --run")
 }
 
 // check refuses numbers that mean nothing.
@@ -53,8 +63,18 @@ const maxKept = 1000
 
 // args are the flags that make another cvm use the same configuration.
 func (h *hostConfig) args(p paths) []string {
-	return []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel,
+	args := []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel,
 		"--templates", strconv.Itoa(h.templates), "--warm", strconv.Itoa(h.warm), "--prestart", strconv.Itoa(h.prestart)}
+	if len(h.levels) > 0 {
+		args = append(args, "--log", h.levels.String())
+	}
+	if h.capture {
+		args = append(args, "--capture")
+	}
+	if h.pprof {
+		args = append(args, "--pprof")
+	}
+	return args
 }
 
 // serveCommand is the process behind `cvm up`. It tells its parent of progress on descriptor 3.
@@ -70,24 +90,31 @@ func serveCommand(a *app) *cobra.Command {
 			if err != nil {
 				return report.fail(err)
 			}
-			log := slog.New(fanout{slog.NewTextHandler(logs, nil), report})
-			return report.fail(serve(cmd.Context(), a.paths, h, log, report.ready))
+			return report.fail(serve(cmd.Context(), a.paths, h, h.loggers(logs, report), report.ready))
 		},
 	}
 	h.addFlags(cmd)
 	return cmd
 }
 
+// loggers makes the loggers of the parts, which write to w at their levels and pass everything on to more.
+func (h *hostConfig) loggers(w io.Writer, more ...slog.Handler) func(part string) *slog.Logger {
+	return func(part string) *slog.Logger {
+		text := slog.NewTextHandler(w, &slog.HandlerOptions{Level: h.levels[part]})
+		return slog.New(append(fanout{text}, more...)).With("part", part)
+	}
+}
+
 // serve runs the host until ctx ends or someone asks for a shutdown. The virtual machines go on running.
-func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready func(hostStatus)) error {
-	held, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
+func serve(ctx context.Context, p paths, h hostConfig, logger func(part string) *slog.Logger, ready func(hostStatus)) error {
+	hostLock, err := lock(p.lockFile(), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("cannot use the state directory %s: another cvm uses it", p.State)
 	}
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(held) // closed by the end of this process: who waits for the lock finds no process any more
+	defer runtime.KeepAlive(hostLock) // closed by the end of this process: who waits for the lock finds no process any more
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own path: %w", err)
@@ -104,17 +131,19 @@ func serve(ctx context.Context, p paths, h hostConfig, log *slog.Logger, ready f
 		StateDir: p.State, RunDir: p.Run, Listen: h.listen, Accel: h.accel,
 		GuestDir:   firstSet(h.guest, filepath.Join(filepath.Dir(exe), "guest")),
 		Supervisor: filepath.Join(filepath.Dir(exe), "cvm-supervisor"),
-		Version:    version(),
 		Prestart:   h.prestart,
-		Log:        log.With("part", "hostd-bridge"),
+		Capture:    h.capture,
+
+		DebugSupervisor: h.levels.debug(partSupervisor), DebugGuest: h.levels.debug(partTether),
+		Log: logger(partHostd),
 	}
 	if config.Prestart == 0 {
 		config.Prestart = -1 // its zero stands for the default
 	}
-	control := controller.Config{Socket: p.dockerSocket(), Templates: h.templates, Warm: h.warm, Log: log.With("part", "controller")}
+	control := controller.Config{Socket: p.dockerSocket(), Templates: h.templates, Warm: h.warm, Log: logger(partController)}
 	return runDaemons(ctx, config, control, func(e hostd.Endpoint) {
 		status := newStatus(p, e)
-		server := controlServer(status, shutdown)
+		server := controlServer(status, h.pprof, shutdown)
 		go server.Serve(socket) // ends with the listener, which serve closes
 		ready(status)
 	})
@@ -165,7 +194,7 @@ func runController(ctx context.Context, e hostd.Endpoint, c controller.Config, r
 
 func newStatus(p paths, e hostd.Endpoint) hostStatus {
 	s := hostStatus{
-		PID: os.Getpid(), Version: version(), Started: time.Now(),
+		PID: os.Getpid(), Version: version.String(), Started: time.Now(),
 		State: p.State, Log: p.logFile(), DockerHost: "unix://" + p.dockerSocket(),
 	}
 	s.VSphere.URL, s.VSphere.Username, s.VSphere.Password, s.VSphere.CAFile = e.URL, e.Username, e.Password, e.CAFile

@@ -29,13 +29,21 @@ type stream struct {
 	detachKeys []byte // nil: the keys mean nothing
 }
 
-// parseDetachKeys understands Docker's notation: "ctrl-p,ctrl-q", "ctrl-@", "a,b,c".
-func parseDetachKeys(text string) ([]byte, error) {
-	keys, err := term.ToBytes(firstSet(text, defaultDetachKeys))
+// detachKeys are the keys that end an attachment. The host looks for them too, and for Docker's default when it is told
+// none, so it is always told which they are.
+type detachKeys struct {
+	text  string // in Docker's notation
+	bytes []byte // as a terminal sends them
+}
+
+// parseDetachKeys understands Docker's notation: "ctrl-p,ctrl-q", "ctrl-@", "a,b,c"; "" is the default.
+func parseDetachKeys(text string) (detachKeys, error) {
+	text = firstSet(text, defaultDetachKeys)
+	keys, err := term.ToBytes(text)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the detach keys %q: %w", text, err)
+		return detachKeys{}, fmt.Errorf("cannot read the detach keys %q: %w", text, err)
 	}
-	return keys, nil
+	return detachKeys{text, keys}, nil
 }
 
 // run copies until the output has ended, the user detaches (errDetached) or ctx ends. Input may end long before: then

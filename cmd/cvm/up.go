@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"syscall"
@@ -17,7 +16,7 @@ import (
 
 func upCommand(a *app) *cobra.Command {
 	var h hostConfig
-	var foreground bool
+	var foreground, verbose bool
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the host of this machine",
@@ -30,9 +29,12 @@ one at once.`,
 		Example: `  cvm up
   cvm up --state ~/vms --run /tmp/vms --listen 127.0.0.1:0
   cvm up --templates 8 --warm 2   # more memory for shorter starts
-  cvm up --foreground`,
+  cvm up --foreground --log tether=debug,supervisor=debug --capture --pprof`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if verbose {
+				_ = h.levels.Set("debug") // it is one
+			}
 			if err := h.check(); err != nil {
 				return err
 			}
@@ -40,13 +42,13 @@ one at once.`,
 				return err
 			}
 			if foreground {
-				log := slog.New(slog.NewTextHandler(a.err, nil))
-				return serve(cmd.Context(), a.paths, h, log, func(s hostStatus) { printEndpoints(a.out, "ready", s) })
+				return serve(cmd.Context(), a.paths, h, h.loggers(a.err), func(s hostStatus) { printEndpoints(a.out, "ready", s) })
 			}
 			return up(cmd.Context(), a, h)
 		},
 	}
 	h.addFlags(cmd)
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log debug records of every part: --log debug")
 	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay in the foreground and log to standard error")
 	return cmd
 }

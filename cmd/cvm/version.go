@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"github.com/containervm/containervm/internal/version"
 )
 
 func versionCommand(a *app) *cobra.Command {
@@ -16,7 +17,7 @@ func versionCommand(a *app) *cobra.Command {
 		Short: "Print the versions of cvm and of the host it talks to",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			fmt.Fprintf(a.out, "cvm   %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprintf(a.out, "cvm   %s (%s, %s/%s)\n", version.String(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			api, err := a.api()
 			if err != nil {
 				return err
@@ -34,18 +35,4 @@ func versionCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-}
-
-// version is the version of this build: of the module when it was installed by version, else of the commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return s.Value[:12]
-		}
-	}
-	return info.Main.Version
 }

@@ -6,7 +6,10 @@ import (
 	"net/http"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -14,6 +17,9 @@ import (
 // Deps is what the API serves. All fields are needed.
 type Deps struct {
 	Containers *container.Service
+	Execs      *exec.Service
+	Streams    *stream.Service
+	Forks      *fork.Service
 	Images     *image.Store
 	Templates  *template.Store
 	Host       Host
@@ -49,21 +55,23 @@ func (r *router) handle(pattern string, h handler) {
 }
 
 // New returns the API's handler.
-func New(d Deps) http.Handler {
+func New(d Deps) http.Handler { return versioned(routes(d).mux, d.Log) }
+
+func routes(d Deps) *router {
 	r := &router{mux: http.NewServeMux(), log: d.Log}
 	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
-	(&forkAPI{containers: d.Containers, templates: d.Templates, host: d.Host}).routes(r)
+	(&forkAPI{containers: d.Containers, forks: d.Forks, templates: d.Templates, host: d.Host}).routes(r)
 	r.handle("GET /metrics", func(w http.ResponseWriter, req *http.Request) error {
 		d.Metrics.ServeHTTP(w, req)
 		return nil
 	})
-	(&containerAPI{containers: d.Containers}).routes(r)
-	(&streamAPI{containers: d.Containers, log: d.Log}).routes(r)
-	(&execAPI{containers: d.Containers, log: d.Log}).routes(r)
+	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
+	(&streamAPI{containers: d.Containers, streams: d.Streams}).routes(r)
+	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)
 	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
-	return versioned(r.mux, d.Log)
+	return r
 }
 
 // answer remembers whether an answer has begun.

@@ -11,10 +11,16 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/stream"
 )
 
 // containerAPI makes, lists and drives containers.
-type containerAPI struct{ containers *ctr.Service }
+type containerAPI struct {
+	containers *ctr.Service
+	execs      *exec.Service
+	streams    *stream.Service
+}
 
 func (a *containerAPI) routes(r *router) {
 	r.handle("GET /containers/json", a.list)
@@ -173,7 +179,7 @@ func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.containers.Resize(r.Context(), r.PathValue("id"), rows, columns)
+	return a.streams.Resize(r.Context(), r.PathValue("id"), rows, columns)
 }
 
 // windowParams reads the size of a terminal from the query.

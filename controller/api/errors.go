@@ -46,12 +46,12 @@ func (r *router) fail(w *answer, req *http.Request, err error) {
 		return // the client has left
 	}
 	if w.begun {
-		r.log.Warn("an answer ended early", "method", req.Method, "path", req.URL.Path, "error", err)
+		r.log.Warn("an answer ended early", "method", req.Method, "path", req.URL.Path, "err", err)
 		return
 	}
 	status := statusOf(err)
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented {
-		r.log.Error("cannot serve a request", "method", req.Method, "path", req.URL.Path, "error", err)
+		r.log.Error("cannot serve a request", "method", req.Method, "path", req.URL.Path, "err", err)
 	}
 	writeError(w, status, err.Error())
 }

@@ -3,20 +3,19 @@ package api
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/http"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
-	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/tether/link"
 )
 
 // execAPI runs processes beside a container's own.
 type execAPI struct {
-	containers *ctr.Service
-	log        *slog.Logger
+	execs *exec.Service
 }
 
 func (a *execAPI) routes(r *router) {
@@ -31,11 +30,11 @@ func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	keys, err := ctr.DetachKeys(req.DetachKeys)
+	keys, err := stream.DetachKeys(req.DetachKeys)
 	if err != nil {
 		return err
 	}
-	id, err := a.containers.ExecCreate(r.PathValue("id"), ctr.ExecRequest{Config: req, DetachKeys: keys})
+	id, err := a.execs.Create(r.PathValue("id"), exec.Request{Config: req, DetachKeys: keys})
 	if err != nil {
 		return err
 	}
@@ -48,12 +47,12 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	id := r.PathValue("id")
-	session, err := a.containers.ExecInspect(r.Context(), id)
+	session, err := a.execs.Inspect(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	if req.Detach {
-		if _, err := a.containers.ExecStart(r.Context(), id, false, req.ConsoleSize); err != nil {
+		if _, err := a.execs.Start(r.Context(), id, false, req.ConsoleSize); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)
@@ -64,10 +63,10 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 
 // attach starts a session and carries its streams. A command that cannot be started is told of in the stream, as Docker
 // does: the client then asks for the exit code.
-func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session ctr.ExecState, consoleSize *[2]uint) error {
+func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session exec.State, consoleSize *[2]uint) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	x, startErr := a.containers.ExecStart(ctx, session.ID, true, consoleSize)
+	x, startErr := a.execs.Start(ctx, session.ID, true, consoleSize)
 	if startErr != nil && !errdefs.IsInvalidArgument(startErr) {
 		return startErr
 	}
@@ -79,7 +78,7 @@ func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session ctr.Exe
 		return err
 	}
 	defer conn.Close()
-	out := ctr.NewSink(conn, session.Config.Tty)
+	out := stream.NewSink(conn, session.Config.Tty)
 	if startErr != nil {
 		return out.Write(link.StreamStdout, fmt.Appendf(nil, "%v\r\n", startErr))
 	}
@@ -95,11 +94,11 @@ func (a *execAPI) resize(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.containers.ExecResize(r.Context(), r.PathValue("id"), rows, columns)
+	return a.execs.Resize(r.Context(), r.PathValue("id"), rows, columns)
 }
 
 func (a *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	e, err := a.containers.ExecInspect(r.Context(), r.PathValue("id"))
+	e, err := a.execs.Inspect(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 )
@@ -11,6 +12,7 @@ import (
 // forkAPI serves what Docker has no word for: forks of running containers, and templates. FORK.md describes it.
 type forkAPI struct {
 	containers *ctr.Service
+	forks      *fork.Service
 	templates  *template.Store
 	host       Host
 }
@@ -48,7 +50,7 @@ func (a *forkAPI) fork(w http.ResponseWriter, r *http.Request) error {
 		one := max(1, len(req.Names))
 		req.Count = &one
 	}
-	children, err := a.containers.ForkRunning(r.Context(), r.PathValue("id"), ctr.ForkRequest{Count: *req.Count, Names: req.Names, AtPoint: req.AtPoint})
+	children, err := a.forks.Fork(r.Context(), r.PathValue("id"), fork.Request{Count: *req.Count, Names: req.Names, AtPoint: req.AtPoint})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // platform of every container.
@@ -27,7 +29,7 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	answer := inspection{InspectResponse: describe(c), Fork: forkInfo(a.containers.Fork(c))}
-	answer.ExecIDs = a.containers.ExecIDs(c)
+	answer.ExecIDs = a.execs.IDs(c.ID)
 	if boolParam(r, "size") {
 		own, all, err := a.containers.DiskUse(r.Context(), c)
 		if err != nil {
@@ -49,7 +51,7 @@ func describe(c ctr.Container) container.InspectResponse {
 	return container.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
 		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "vmdk", Platform: platform,
-		LogPath: c.ID + "/stdio.log", HostConfig: &c.HostConfig, Config: &c.Config,
+		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &c.HostConfig, Config: &c.Config,
 		Mounts:          []container.MountPoint{},
 		NetworkSettings: &container.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(c)},
 	}
@@ -74,8 +76,8 @@ func endpoints(c ctr.Container) map[string]*network.EndpointSettings {
 	}
 	e := &network.EndpointSettings{NetworkID: networkID("bridge")}
 	if c.Running() {
-		prefix := netip.MustParsePrefix(ctr.GuestAddress)
-		e.IPAddress, e.IPPrefixLen, e.Gateway = prefix.Addr(), prefix.Bits(), netip.MustParseAddr(ctr.Gateway)
+		prefix := netip.MustParsePrefix(hostapi.GuestAddress)
+		e.IPAddress, e.IPPrefixLen, e.Gateway = prefix.Addr(), prefix.Bits(), netip.MustParseAddr(hostapi.Gateway)
 	}
 	return map[string]*network.EndpointSettings{"bridge": e}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // networkDriver is the name of what connects containers: each has a user-mode network of its own.
@@ -50,7 +51,7 @@ func networks() []network.Network {
 	bridge := network.Network{
 		Name: "bridge", ID: networkID("bridge"), Scope: "local", Driver: networkDriver, EnableIPv4: true,
 		IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{{
-			Subnet: netip.MustParsePrefix(container.GuestAddress).Masked(), Gateway: netip.MustParseAddr(container.Gateway),
+			Subnet: netip.MustParsePrefix(hostapi.GuestAddress).Masked(), Gateway: netip.MustParseAddr(hostapi.Gateway),
 		}}},
 		Options: map[string]string{}, Labels: map[string]string{},
 	}

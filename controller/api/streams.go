@@ -2,17 +2,17 @@ package api
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"time"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/stream"
 )
 
 // streamAPI carries the streams of containers' main processes, and events.
 type streamAPI struct {
 	containers *ctr.Service
-	log        *slog.Logger
+	streams    *stream.Service
 }
 
 func (a *streamAPI) routes(r *router) {
@@ -22,14 +22,14 @@ func (a *streamAPI) routes(r *router) {
 }
 
 func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
-	keys, err := ctr.DetachKeys(param(r, "detachKeys"))
+	keys, err := stream.DetachKeys(param(r, "detachKeys"))
 	if err != nil {
 		return err
 	}
 	// The attachment outlives the request's context, which ends when the connection is taken over.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	at, err := a.containers.Attach(ctx, r.PathValue("id"), ctr.AttachOptions{
+	at, err := a.streams.Attach(ctx, r.PathValue("id"), stream.AttachOptions{
 		Stdin: boolParam(r, "stdin"), Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
 		Stream: boolParam(r, "stream"), Logs: boolParam(r, "logs"), DetachKeys: keys,
 	})
@@ -47,7 +47,7 @@ func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
 	if !boolParam(r, "stdin") || !boolParam(r, "stream") || !at.Container.Config.OpenStdin {
 		go drain(stdin)
 	}
-	return at.Run(ctx, stdin, ctr.NewSink(conn, tty))
+	return at.Run(ctx, stdin, stream.NewSink(conn, tty))
 }
 
 func (a *streamAPI) logs(w http.ResponseWriter, r *http.Request) error {
@@ -55,7 +55,7 @@ func (a *streamAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c, write, err := a.containers.Logs(r.Context(), r.PathValue("id"), opt)
+	c, write, err := a.streams.Logs(r.Context(), r.PathValue("id"), opt)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (a *streamAPI) logs(w http.ResponseWriter, r *http.Request) error {
 	if err := flush.Flush(); err != nil {
 		return err
 	}
-	return write(ctr.NewSink(flushWriter{w, flush, opt.Follow}, c.Config.Tty))
+	return write(stream.NewSink(flushWriter{w, flush, opt.Follow}, c.Config.Tty))
 }
 
 // flushWriter sends each write at once when someone waits for it.
@@ -83,8 +83,8 @@ func (f flushWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func logOptions(r *http.Request, now time.Time) (opt ctr.LogOptions, err error) {
-	opt = ctr.LogOptions{
+func logOptions(r *http.Request, now time.Time) (opt stream.LogOptions, err error) {
+	opt = stream.LogOptions{
 		Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
 		Follow: boolParam(r, "follow"), Timestamps: boolParam(r, "timestamps"), Tail: -1,
 	}

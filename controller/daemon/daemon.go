@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -20,9 +19,13 @@ import (
 
 	"github.com/containervm/containervm/controller/api"
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/internal/version"
 )
 
 // Config says where the controller serves and what it controls.
@@ -79,16 +82,21 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Interfaces: container.Interfaces(), Timeout: c.Timeouts.Template,
 	}, c.Log)
 	registry := prometheus.NewRegistry()
-	containers := container.New(host, images, templates, container.NewMetrics(registry), c.Timeouts, c.Log)
+	times := c.Timeouts.WithDefaults()
+	containers := container.New(host, images, templates, container.NewMetrics(registry), times, c.Log)
+	execs := exec.New(host, containers, times)
+	forks := fork.New(host, containers, templates, registry, times, c.Log)
 	containers.Collect(registry)
 	work, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { containers.Run(work) })
+	background.Go(func() { execs.Run(work) })
+	background.Go(func() { forks.Sweep(work) })
 	background.Go(func() { templates.Run(work) })
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Images: images, Templates: templates, Host: host, Version: version(), Log: c.Log,
+		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)
@@ -112,7 +120,7 @@ func connect(ctx, hostCtx context.Context, c Config) (*vsphere.Client, error) {
 
 func closeHost(host *vsphere.Client, log *slog.Logger) {
 	if err := host.Close(); err != nil {
-		log.Debug("cannot end the session with the host", "error", err)
+		log.Debug("cannot end the session with the host", "err", err)
 	}
 }
 
@@ -160,12 +168,4 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *slog.
 	}
 	<-failed
 	return nil
-}
-
-// version is that of the main module as the Go toolchain stamped it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return "0.1.0-dev"
 }

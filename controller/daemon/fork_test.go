@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -320,6 +321,32 @@ func TestAttachToParked(t *testing.T) {
 		}
 	}
 	e.gone()
+}
+
+// TestAttachOutlivesGate: an attachment to a parked container reads the run in which that is started, also when it is another one since
+// the parked machine has ended.
+func TestAttachOutlivesGate(t *testing.T) {
+	e := forking(t, forks{templates: 1})
+	id := e.create("c", container.Config{Cmd: []string{"echo", "hello"}}, container.HostConfig{})
+	at, err := e.docker.ContainerAttach(e.ctx(), id, client.ContainerAttachOptions{Stream: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	host := e.connect()
+	vm, _ := host.Get(id)
+	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
+		t.Fatal(err)
+	}
+	wait := e.docker.ContainerWait(e.ctx(), id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	e.begin(id)
+	if code := e.exitOf(wait); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	var out bytes.Buffer
+	if _, err := stdcopy.StdCopy(&out, io.Discard, at.Reader); err != nil || out.String() != "hello\n" {
+		t.Errorf("attached: %q, %v", out.String(), err)
+	}
 }
 
 // TestStartTwice: of two starts at once of a parked container one starts it, and the other finds it started.

@@ -81,7 +81,7 @@ func TestReceiptFails(t *testing.T) {
 func TestTemplateVanishes(t *testing.T) {
 	e := forking(t, forks{templates: 1})
 	host := e.connect()
-	e.host.Hypervisor.On("template", func() error { return errors.New("the keeper is gone") })
+	e.host.Hypervisor.On("forkPoint", func() error { return errors.New("the keeper is gone") })
 	id := e.create("booted", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
 	if fork := e.forkOf(id); fork.Kind != "boot" || !strings.Contains(fork.Why, "the keeper is gone") {
 		t.Errorf("%+v", fork)
@@ -92,7 +92,7 @@ func TestTemplateVanishes(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "the keeper is gone") {
 		t.Errorf("runtime fork: %v", err)
 	}
-	e.host.Hypervisor.On("template", nil)
+	e.host.Hypervisor.On("forkPoint", nil)
 	vm := e.machines("template")[0]
 	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestTemplateVanishes(t *testing.T) {
 // TestTemplateIsDistrusted: a template that cannot be cloned any more costs some forks, not all: it is made anew.
 func TestTemplateIsDistrusted(t *testing.T) {
 	e := forking(t, forks{templates: 1})
-	e.host.Hypervisor.On("template", func() error { return errors.New("the state is another emulator's") })
+	e.host.Hypervisor.On("forkPoint", func() error { return errors.New("the state is another emulator's") })
 	old := e.machines("template")[0].Ref
 	vmtest.Eventually(t, testTime/2, "the template is made anew", func() bool {
 		fork := e.forkOf(e.create("", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{}))
@@ -122,7 +122,7 @@ func TestTemplateIsDistrusted(t *testing.T) {
 		now := e.machines("template")
 		return len(now) == 1 && now[0].Ref != old
 	})
-	e.host.Hypervisor.On("template", nil)
+	e.host.Hypervisor.On("forkPoint", nil)
 	again := e.create("", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{Runtime: "fork"})
 	if fork := e.forkOf(again); fork.Kind != "fork" {
 		t.Errorf("after it was made anew: %+v", fork)

@@ -45,12 +45,15 @@ type Config struct {
 	Supervisor string // path of the cvm-supervisor binary
 	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
 	Accel      string // kvm or tcg; empty: KVM if a trial shows that it works
-	Version    string // of this program; empty: "dev"
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
 	NoDiskAtFork bool
 	// Prestart is how many machines are kept prestarted for each template in use; 0: DefaultPrestart; negative: none.
 	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int
+	// Capture writes what each network card sends and receives to nic<N>.pcap in the machine's run directory.
+	Capture bool
+	// DebugSupervisor and DebugGuest have debug records in each machine's supervisor.log and console.log.
+	DebugSupervisor, DebugGuest bool
 	Log                         *slog.Logger
 }
 
@@ -101,9 +104,6 @@ func (c *Config) dir() string { return filepath.Join(c.StateDir, "hostd") }
 func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
 	if c.Listen == "" {
 		c.Listen = DefaultListen
-	}
-	if c.Version == "" {
-		c.Version = "dev"
 	}
 	c.Prestart = max(0, cmp.Or(c.Prestart, DefaultPrestart))
 	c.PrestartMemoryMiB = cmp.Or(c.PrestartMemoryMiB, DefaultPrestartMemoryMiB)

@@ -14,6 +14,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/relay"
 	"github.com/containervm/containervm/hostd-bridge/internal/vim"
+	"github.com/containervm/containervm/internal/version"
 )
 
 // serve answers clients until ctx ends.
@@ -28,7 +29,7 @@ func (h *host) serve(ctx context.Context, ready func(Endpoint)) error {
 	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	api := vim.New(work, vim.Config{
-		Inventory: h.inventory, Store: h.store, HostName: name, InstanceUUID: h.identity.InstanceUUID, Version: h.Version,
+		Inventory: h.inventory, Store: h.store, HostName: name, InstanceUUID: h.identity.InstanceUUID, Version: version.String(),
 		Username: h.identity.Username, Password: h.identity.Password, NoDiskAtFork: h.NoDiskAtFork, Log: h.Log,
 	})
 	server := h.server(work, api)

@@ -32,7 +32,7 @@ const (
 // the run that KeyRun names.
 const (
 	// KeyRun holds the number of the VM's present or last run, in decimal; absent before the first. It changes in the update
-	// in which the VM is powered on and what the guest said in the run before disappears.
+	// in which what the guest said in the run before disappears; the VM may be off until its machine runs, without KeyExit.
 	KeyRun = "cvm.host.run"
 	// KeyExit holds the Exit of the last run as JSON; absent while a run lasts.
 	KeyExit = "cvm.host.exit"

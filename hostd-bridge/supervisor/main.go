@@ -2,13 +2,19 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
+	"github.com/containervm/containervm/internal/version"
 )
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		fmt.Println("cvm-supervisor", version.String())
+		return
+	}
 	if err := supervisor.Run(os.Stdin, os.Stdout, os.Stderr); err != nil {
 		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
 		os.Exit(1)

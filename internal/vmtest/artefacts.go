@@ -17,6 +17,9 @@ type artefacts struct {
 // need finds the artefacts, or ends the test with a word on how to get them.
 func need(tb testing.TB) artefacts {
 	tb.Helper()
+	if testing.Short() {
+		tb.Skip("starts real VMs (leave -short out)")
+	}
 	root, err := moduleRoot()
 	if err != nil {
 		tb.Fatal(err)

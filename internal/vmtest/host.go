@@ -210,7 +210,7 @@ func Eventually(tb testing.TB, limit time.Duration, what string, done func() boo
 	tb.Helper()
 	for end := time.Now().Add(limit); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			tb.Fatalf("waited %v in vain: %s", limit, what)
+			tb.Fatalf("waited %v and it has not come true: %s", limit, what)
 		}
 	}
 }

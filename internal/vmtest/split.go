@@ -1,9 +1,8 @@
 package vmtest
 
 import (
-	"bufio"
 	"encoding/json"
-	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +13,7 @@ import (
 // daemon is a daemon that runs as a process of its own.
 type daemon struct {
 	cmd   *exec.Cmd
-	ready string // the line that said so
+	ready []byte // the JSON that said so
 }
 
 // Names of the daemons, for Kill and Restart.
@@ -39,11 +38,11 @@ func (h *Host) Restart(name string) {
 	h.tb.Helper()
 	if name == Controller {
 		// Its other settings are govc's variables, which the environment holds.
-		h.daemons[name] = h.startDaemon(name, "serving the Docker Engine API", "--socket", filepath.Join(h.Run, "docker.sock"),
+		h.daemons[name] = h.startDaemon(name, "--socket", filepath.Join(h.Run, "docker.sock"),
 			"--templates", h.opts.templates(), "--warm", "0")
 		return
 	}
-	h.daemons[name] = h.startDaemon(name, "serving https://", "--state", h.State, "--run", h.Run, "--guest", h.files.guest,
+	h.daemons[name] = h.startDaemon(name, "--state", h.State, "--run", h.Run, "--guest", h.files.guest,
 		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--accel", os.Getenv("CVM_ACCEL"),
 		"--prestart", "-1")
 	e := h.endpoint()
@@ -51,41 +50,30 @@ func (h *Host) Restart(name string) {
 		"GOVC_USERNAME": e.Username, "GOVC_PASSWORD": e.Password, "GOVC_TLS_CA_CERTS": e.CAFile})
 }
 
-// startDaemon starts a daemon, copies what it writes to its log and returns when a line tells that it is ready.
-func (h *Host) startDaemon(name, readyLine string, args ...string) *daemon {
+// startDaemon starts a daemon that writes to its log, and returns when it says that it is ready.
+func (h *Host) startDaemon(name string, args ...string) *daemon {
 	h.tb.Helper()
 	log, err := os.OpenFile(filepath.Join(h.State, "logs", name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		h.tb.Fatal(err)
 	}
+	defer log.Close()
 	r, w, err := os.Pipe()
 	if err != nil {
 		h.tb.Fatal(err)
 	}
-	d := &daemon{cmd: exec.Command(filepath.Join(h.files.bin, name), args...)}
-	d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr = h.env, w, w
+	defer r.Close()
+	d := &daemon{cmd: exec.Command(filepath.Join(h.files.bin, name), append(args, "--ready-fd", "3")...)}
+	d.cmd.Env, d.cmd.Stdout, d.cmd.Stderr, d.cmd.ExtraFiles = h.env, log, log, []*os.File{w}
 	err = d.cmd.Start()
 	w.Close()
 	if err != nil {
 		h.tb.Fatalf("cannot start %s: %v", name, err)
 	}
-	ready := make(chan string, 1)
-	go func() { // ends with the daemon
-		defer close(ready)
-		defer log.Close()
-		defer r.Close()
-		for lines := bufio.NewScanner(r); lines.Scan(); {
-			fmt.Fprintln(log, lines.Text())
-			if strings.Contains(lines.Text(), readyLine) && len(ready) == 0 {
-				ready <- lines.Text()
-			}
-		}
-	}()
-	line, ok := <-ready
-	if !ok {
-		h.tb.Fatalf("%s ended before it was ready: %v", name, d.cmd.Wait())
+	if d.ready, err = io.ReadAll(r); err != nil || len(d.ready) == 0 { // it closes the descriptor when it is ready, or ends
+		_ = d.cmd.Process.Kill() // it may have ended
+		h.tb.Fatalf("%s ended before it was ready: %v, %v", name, err, d.cmd.Wait())
 	}
-	d.ready = line
 	return d
 }
 
@@ -97,22 +85,12 @@ type endpoint struct {
 	CAFile   string
 }
 
-// endpoint reads the address from what hostd-bridge has printed and the rest where it keeps them.
+// endpoint is what hostd-bridge has said of itself.
 func (h *Host) endpoint() endpoint {
 	h.tb.Helper()
-	dir := filepath.Join(h.State, "hostd")
-	e := endpoint{CAFile: filepath.Join(dir, "tls", "ca.pem")}
-	credentials, err := os.ReadFile(filepath.Join(dir, "credentials.json"))
-	if err != nil {
-		h.tb.Fatal(err)
-	}
-	if err := json.Unmarshal(credentials, &e); err != nil {
-		h.tb.Fatalf("cannot read hostd-bridge's credentials: %v", err)
-	}
-	line := h.daemons[Hostd].ready
-	_, rest, _ := strings.Cut(line, "serving ")
-	if e.URL, _, _ = strings.Cut(rest, " "); !strings.HasPrefix(e.URL, "https://") {
-		h.tb.Fatalf("hostd-bridge names no address: %q", line)
+	var e endpoint
+	if err := json.Unmarshal(h.daemons[Hostd].ready, &e); err != nil {
+		h.tb.Fatalf("cannot read how hostd-bridge is reached: %v", err)
 	}
 	return e
 }

@@ -98,11 +98,12 @@ func (r *jsonReader) number() string {
 		return r.string()
 	}
 	begin := r.at
-	for r.at < len(r.text) && strings.IndexByte("+-.0123456789eE", r.text[r.at]) >= 0 {
+	for r.err == nil && r.at < len(r.text) && strings.IndexByte("+-.0123456789eE", r.text[r.at]) >= 0 {
 		r.at++
 	}
 	if begin == r.at {
 		r.fail("no number")
+		return "" // an escape that is cut off leaves at behind the text's end
 	}
 	return r.text[begin:r.at]
 }

@@ -25,7 +25,7 @@ func (t *Template) begin(ctx context.Context) (*vm, error) {
 	return start(ctx, t.machine.Program, t.incoming(), state)
 }
 
-// ready greets a child's QEMU and tells it that its memory is there already.
+// ready does the handshake with a child's QEMU and tells it that its memory is there already.
 func (v *vm) ready() error {
 	return errors.Join(v.qmp.handshake(), v.qmp.capabilities(true))
 }

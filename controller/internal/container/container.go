@@ -30,8 +30,8 @@ type Container struct {
 	start   record.Start
 }
 
-// parse reads a container from its VM.
-func parse(vm vsphere.VM) (Container, error) {
+// Parse reads a container from its VM.
+func Parse(vm vsphere.VM) (Container, error) {
 	c := Container{ID: vm.Name}
 	var err error
 	if c.Container, err = record.DecodeContainer(vm.Extra[record.KeyContainer]); err != nil {
@@ -78,7 +78,7 @@ func (c *Container) State() container.ContainerState {
 		return container.StatePaused
 	case c.Running():
 		return container.StateRunning
-	case !c.started(), c.phase() == phaseFailed:
+	case !c.Started(), c.Phase() == PhaseFailed:
 		return container.StateCreated // as Docker has it when the process could not be started
 	default:
 		return container.StateExited
@@ -88,13 +88,13 @@ func (c *Container) State() container.ContainerState {
 // ExitCode is the exit code of the last run; 0 while it runs or before.
 func (c *Container) ExitCode() int {
 	switch {
-	case c.Running() || !c.started():
+	case c.Running() || !c.Started():
 		return 0
-	case c.phase() == phaseExited:
+	case c.Phase() == PhaseExited:
 		return int(c.Status.GetExit().GetCode())
-	case c.phase() == phaseFailed:
+	case c.Phase() == PhaseFailed:
 		return guest.ExitCode(c.Status.GetFailure())
-	case c.ran():
+	case c.Ran():
 		return guest.ExitKilled
 	default:
 		return guest.ExitUnknown
@@ -104,13 +104,13 @@ func (c *Container) ExitCode() int {
 // Trouble says for people why the container is not as it should be; empty: nothing is wrong.
 func (c *Container) Trouble() string {
 	switch {
-	case c.Running() || !c.started() || c.phase() == phaseExited:
+	case c.Running() || !c.Started() || c.Phase() == PhaseExited:
 		return ""
-	case c.phase() == phaseFailed:
+	case c.Phase() == PhaseFailed:
 		return c.failure()
 	case c.Ended == nil:
 		return "the machine was powered off"
-	case c.ran():
+	case c.Ran():
 		return "the machine ended under the process: " + c.Ended.Reason
 	default:
 		return "the machine ended before the process ran: " + c.Ended.Reason
@@ -129,7 +129,7 @@ func (c *Container) StartedAt() time.Time {
 
 // FinishedAt is when the last run ended; zero: it runs, or never ran.
 func (c *Container) FinishedAt() time.Time {
-	if c.Running() || !c.started() {
+	if c.Running() || !c.Started() {
 		return time.Time{}
 	}
 	if at := c.Status.GetExit().GetUnixNano(); at != 0 {

@@ -75,7 +75,7 @@ func TestState(t *testing.T) {
 		{"report is nonsense", vsphere.PoweredOff, nil, "{", "exited", 255, "cannot be decoded"},
 		{"suspended", vsphere.Suspended, running, "", "paused", 137, ""},
 	} {
-		got, err := parse(vmWith(t, c.power, c.status, c.exit))
+		got, err := Parse(vmWith(t, c.power, c.status, c.exit))
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -87,7 +87,7 @@ func TestState(t *testing.T) {
 
 func TestFinishedAt(t *testing.T) {
 	const died = `{"at":"2026-01-02T03:04:05Z","reason":"x"}`
-	c, err := parse(vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: 1}, died))
+	c, err := Parse(vmWith(t, vsphere.PoweredOff, &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: 1}, died))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestFinishedAt(t *testing.T) {
 func TestParseHostile(t *testing.T) {
 	vm := vmWith(t, vsphere.PoweredOn, nil, "")
 	vm.Extra[link.KeyStatus] = "{nonsense"
-	c, err := parse(vm)
+	c, err := Parse(vm)
 	if err != nil || c.Status != nil || !c.Running() {
 		t.Errorf("parse with a nonsensical status: %+v, %v", c.Status, err)
 	}
@@ -239,10 +239,11 @@ func TestWaiter(t *testing.T) {
 		{"next exit", container.WaitConditionNextExit, off, []*vsphere.VM{&on, &first}, 2, 3},
 		{"a run too short to be seen", container.WaitConditionNextExit, first, []*vsphere.VM{&second}, 1, 4},
 		{"what an earlier run said vanishes at the start", container.WaitConditionNextExit, first, []*vsphere.VM{&offAgain, &onAgain, &second}, 3, 4},
+		{"a start that failed", container.WaitConditionNextExit, first, []*vsphere.VM{&offAgain, &first, &onAgain, &second}, 4, 4},
 		{"removed", container.WaitConditionRemoved, on, []*vsphere.VM{&first, nil}, 2, 3},
 		{"removed before its next exit", container.WaitConditionNextExit, on, []*vsphere.VM{nil}, 1, 0},
 	} {
-		from, err := parse(c.from)
+		from, err := Parse(c.from)
 		if err != nil {
 			t.Fatal(err)
 		}

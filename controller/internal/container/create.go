@@ -2,8 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -41,7 +39,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 	if err := check(req.Config, req.HostConfig); err != nil {
 		return "", nil, err
 	}
-	name, named, err := s.claimName(req.Name)
+	name, named, err := s.ClaimName(req.Name)
 	if err != nil {
 		return "", nil, err
 	}
@@ -69,7 +67,7 @@ type plan struct {
 const (
 	wayBoot = "boot"
 	wayFork = "fork"
-	wayWarm = "warm" // a machine that was forked ahead of time
+	wayWarm = "warm" // a warm VM
 )
 
 func newPlan(name string, req Request, img image.Image, begun time.Time) *plan {
@@ -88,8 +86,8 @@ func (p *plan) warnings() []string {
 	return nil
 }
 
-// note is the plan's value of cvm.start.
-func (p *plan) note(marks ...record.Mark) string {
+// startNote is the plan's value of record.KeyStart.
+func (p *plan) startNote(marks ...record.Mark) string {
 	return record.Start{Why: p.why, Marks: append([]record.Mark{record.MarkAt("api", p.begun)}, marks...)}.Encode()
 }
 
@@ -99,19 +97,26 @@ func (p *plan) extra(id string) (map[string]string, error) {
 	if rec.Config.Hostname == "" {
 		rec.Config.Hostname = id[:12]
 	}
-	text, err := json.Marshal(rec)
-	if err != nil {
-		return nil, fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
-	}
-	tether, err := tetherSpec(id, &rec)
+	return Describe(id, p.name, &rec)
+}
+
+// Describe says in extraConfig which container a VM is: one with an ID and a name that was made with rec.
+func Describe(id, name string, rec *record.Container) (map[string]string, error) {
+	text, err := rec.Encode()
 	if err != nil {
 		return nil, err
 	}
-	guest, err := link.EncodeSpec(tether)
+	tether, err := tetherSpec(id, rec)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := link.EncodeSpec(tether)
 	if err != nil {
 		return nil, invalid("%v", err) // too large: the client's command, environment or labels are
 	}
-	return map[string]string{record.KeyRole: record.RoleContainer, record.KeyName: p.name, record.KeyContainer: string(text), link.KeySpec: guest}, nil
+	return map[string]string{
+		record.KeyRole: record.RoleContainer, record.KeyName: name, record.KeyContainer: text, link.KeySpec: spec,
+	}, nil
 }
 
 // boot makes a machine that is off.
@@ -122,7 +127,7 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 		return "", err
 	}
 	asked := record.MarkAt("createRequested", time.Now())
-	extra[record.KeyStart] = p.note(asked)
+	extra[record.KeyStart] = p.startNote(asked)
 	boot := s.host.Boot()
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,

@@ -51,11 +51,10 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 		if after.Name != before.Name {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
-		same := after.Run == before.Run
-		if after.ran() && !(same && before.ran()) {
+		if after.BegunSince(&before) {
 			add(after, events.ActionStart, nil)
 		}
-		if after.gone() && !(same && before.gone()) {
+		if after.goneSince(&before) {
 			if after.OOMKilled() {
 				add(after, events.ActionOOM, nil)
 			}
@@ -69,7 +68,7 @@ func containerOf(vm *vsphere.VM) (Container, bool) {
 	if vm == nil || vm.Extra[record.KeyRole] != record.RoleContainer {
 		return Container{}, false
 	}
-	c, err := parse(*vm)
+	c, err := Parse(*vm)
 	return c, err == nil
 }
 

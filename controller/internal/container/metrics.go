@@ -11,23 +11,21 @@ import (
 // Metrics counts what is done to containers, for Prometheus.
 type Metrics struct {
 	creates, starts *prometheus.HistogramVec // seconds
-	forks           *prometheus.HistogramVec
 }
 
-// seconds are the borders of the histograms: from a warm machine's start to a boot under emulation on a busy host.
-func seconds() []float64 { return []float64{.002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30} }
+// Seconds are the borders of the histograms: from a warm machine's start to a boot under emulation on a busy host.
+func Seconds() []float64 { return []float64{.002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30} }
 
 // NewMetrics returns metrics that are part of a registry. The count of each histogram is the number of creates and starts.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	histogram := func(name, help, label string) *prometheus.HistogramVec {
-		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds()}, []string{label})
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: Seconds()}, []string{label})
 		r.MustRegister(h)
 		return h
 	}
 	return &Metrics{
 		creates: histogram("cvm_container_create_seconds", "Time to make a container, by how it got its machine (boot, fork, warm).", "kind"),
 		starts:  histogram("cvm_container_start_seconds", "Time from a start to the running process, by how the machine came up (boot, fork).", "kind"),
-		forks:   histogram("cvm_container_fork_seconds", "Time to fork a running container, by whether all children run (ok, failed).", "result"),
 	}
 }
 
@@ -36,9 +34,6 @@ func (m *Metrics) created(way string, d time.Duration) {
 }
 func (m *Metrics) started(kind string, d time.Duration) {
 	m.starts.WithLabelValues(kind).Observe(d.Seconds())
-}
-func (m *Metrics) forked(result string, d time.Duration) {
-	m.forks.WithLabelValues(result).Observe(d.Seconds())
 }
 
 // Collect registers gauges that are read from the inventory when they are asked for.
@@ -72,7 +67,7 @@ func (s *Service) Collect(r prometheus.Registerer) {
 func (s *Service) Parked() int {
 	n := 0
 	for _, c := range s.All() {
-		if c.phase() == phaseParked {
+		if c.Phase() == PhaseParked {
 			n++
 		}
 	}

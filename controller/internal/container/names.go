@@ -15,9 +15,9 @@ import (
 // validName is Docker's rule for names, but that one character is enough.
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
-// claimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
+// ClaimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
 // to the VM's appearance in the inventory.
-func (s *Service) claimName(name string) (claimed string, release func(), err error) {
+func (s *Service) ClaimName(name string) (claimed string, release func(), err error) {
 	name = strings.TrimPrefix(name, "/")
 	if name != "" && !validName.MatchString(name) {
 		return "", nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
@@ -25,24 +25,24 @@ func (s *Service) claimName(name string) (claimed string, release func(), err er
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	taken := s.names()
+	taken := s.namesLocked()
 	if name == "" {
 		name = freeName(taken)
 	} else if id, ok := taken[name]; ok {
 		return "", nil, nameConflict(name, id)
 	}
-	s.naming[name] = true
+	s.claimed[name] = true
 	return name, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.naming, name)
+		delete(s.claimed, name)
 	}, nil
 }
 
-// names maps the names of all containers to their IDs; those that are being made have none yet. The caller holds mu.
-func (s *Service) names() map[string]string {
+// namesLocked maps the names of all containers to their IDs; those that are being made have none yet.
+func (s *Service) namesLocked() map[string]string {
 	taken := map[string]string{}
-	for name := range s.naming {
+	for name := range s.claimed {
 		taken[name] = "being created"
 	}
 	for _, vm := range s.host.VMs() {
@@ -58,7 +58,7 @@ func nameConflict(name, id string) error {
 		"Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.", "/"+name, id))
 }
 
-// freeName returns a random name of two words that is not taken, with a number behind it when luck runs out.
+// freeName returns a random name of two words that is not taken, with a number behind it after some tries.
 func freeName(taken map[string]string) string {
 	for try := 0; ; try++ {
 		name := pick(adjectives) + "_" + pick(people)

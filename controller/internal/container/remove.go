@@ -38,15 +38,15 @@ func (s *Service) remove(ctx context.Context, c Container) error {
 		return err
 	}
 	if err := s.images.Released(ctx, c.ImageID, s.ImageUsers); err != nil {
-		s.log.Warn("cannot free the layers of a removed image", "image", c.ImageID, "error", err)
+		s.log.Warn("cannot free the layers of a removed image", "image", c.ImageID, "err", err)
 	}
 	return nil
 }
 
-// removeEnded removes a container once no start of it is under way. A machine that has only its disk to put in order is not waited
-// for: the disk goes with it.
+// removeEnded removes a container once no start of it is in flight. It does not wait for a machine that only has to write its
+// disk: the disk is removed too.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
 		return err
 	}
@@ -86,8 +86,7 @@ const (
 // when ctx ends and all removals that it began have.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
-	s.sweepForks(ctx, s.left)
-	r := &remover{s: s, busy: map[string]bool{}, done: make(chan string)}
+	r := &remover{s: s, busy: map[string]bool{}, done: make(chan removal)}
 	for _, c := range s.All() {
 		r.consider(ctx, c)
 	}
@@ -98,16 +97,20 @@ func (s *Service) Run(ctx context.Context) {
 				events = nil
 				continue
 			}
-			s.execs.observe(e)
 			s.clock.observe(e)
 			if e.After == nil || e.After.Extra[record.KeyRole] != record.RoleContainer {
 				continue
 			}
-			if c, err := parse(*e.After); err == nil {
+			if c, err := Parse(*e.After); err == nil {
 				r.consider(ctx, c)
 			}
-		case id := <-r.done:
-			delete(r.busy, id)
+		case ended := <-r.done:
+			delete(r.busy, ended.id)
+			if vm, ok := s.host.Get(ended.id); ok && ended.err == nil { // it was started again, and may have ended since
+				if c, err := Parse(vm); err == nil {
+					r.consider(ctx, c)
+				}
+			}
 		}
 	}
 }
@@ -116,7 +119,13 @@ func (s *Service) Run(ctx context.Context) {
 type remover struct {
 	s    *Service
 	busy map[string]bool
-	done chan string
+	done chan removal
+}
+
+// removal is one that has ended. Without an error the container is gone, or was started again.
+type removal struct {
+	id  string
+	err error
 }
 
 // consider begins the removal of a container that has ended and wants it.
@@ -125,22 +134,24 @@ func (r *remover) consider(ctx context.Context, c Container) {
 		return
 	}
 	r.busy[c.ID] = true
-	go func() {
-		defer func() { r.done <- c.ID }()
-		for try := 1; ; try++ {
-			err := r.s.removeEnded(ctx, c)
-			if err == nil || ctx.Err() != nil {
-				return
-			}
-			r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "error", err)
-			if try == removeTries {
-				return
-			}
-			select {
-			case <-time.After(removeRetry):
-			case <-ctx.Done():
-				return
-			}
+	go func() { r.done <- removal{c.ID, r.remove(ctx, c)} }()
+}
+
+// remove removes a container that has ended, in a few attempts.
+func (r *remover) remove(ctx context.Context, c Container) error {
+	for try := 1; ; try++ {
+		err := r.s.removeEnded(ctx, c)
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
-	}()
+		r.s.log.Warn("cannot remove a container that has ended", "container", c.ID, "try", try, "err", err)
+		if try == removeTries {
+			return err
+		}
+		select {
+		case <-time.After(removeRetry):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }

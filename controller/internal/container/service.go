@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -28,9 +27,9 @@ type Host interface {
 
 // Inventory shows the VMs of a host.
 type Inventory interface {
+	Waiter
 	VMs() []vsphere.VM
 	Get(name string) (vsphere.VM, bool)
-	Wait(ctx context.Context, vm vsphere.Ref, until func(vsphere.VM) bool) (vsphere.VM, error)
 	Subscribe(ctx context.Context) <-chan vsphere.VMEvent
 }
 
@@ -53,7 +52,6 @@ type Machines interface {
 type Streams interface {
 	Link(ctx context.Context, vm vsphere.Ref) (*link.Client, error)
 	Stat(ctx context.Context, path string) (vsphere.FileInfo, error)
-	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error)
 	ConsoleTail(ctx context.Context, vm string) string
 }
 
@@ -64,7 +62,7 @@ type Images interface {
 	Released(ctx context.Context, id digest.Digest, inUse image.InUse) error
 }
 
-// Service is the containers of one host. Its methods may be called by several goroutines. Errors have the class (package
+// Service is the containers of one host: it makes, starts, stops and removes them, and tells of them. Its methods may be called by several goroutines. Errors have the class (package
 // errdefs) and the words that Docker's clients expect.
 type Service struct {
 	host      Host
@@ -74,23 +72,19 @@ type Service struct {
 	metrics   *Metrics
 	times     Timeouts
 	calls     guest.Caller
-	execs     *execs
 	starts    *starts
 	clock     *clock
 
-	left []vsphere.VM // copies of an earlier controller's forks
-
-	mu     sync.Mutex
-	naming map[string]bool // names that are being given
+	mu      sync.Mutex
+	claimed map[string]bool // names of containers that are being made or renamed
 }
 
-// New returns the containers of a host. Run must be called for those with AutoRemove to be removed.
+// New returns the containers of a host. times has no zero fields. Run must be called for those with AutoRemove to be removed.
 func New(host Host, images Images, templates *template.Store, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
-	times = times.withDefaults()
 	return &Service{
 		host: host, images: images, templates: templates, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		left: copies(host.VMs()), execs: newExecs(), starts: newStarts(), clock: newClock(), naming: map[string]bool{},
+		starts: newStarts(), clock: newClock(), claimed: map[string]bool{},
 	}
 }
 
@@ -101,9 +95,9 @@ func (s *Service) All() []Container {
 		if vm.Extra[record.KeyRole] != record.RoleContainer {
 			continue
 		}
-		c, err := parse(vm)
+		c, err := Parse(vm)
 		if err != nil {
-			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "error", err)
+			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "err", err)
 			continue
 		}
 		all = append(all, c)
@@ -115,7 +109,7 @@ func (s *Service) All() []Container {
 // Get finds a container by ID, name or unique prefix of its ID, in this order.
 func (s *Service) Get(ref string) (Container, error) {
 	if vm, ok := s.host.Get(ref); ok && vm.Extra[record.KeyRole] == record.RoleContainer {
-		return parse(vm)
+		return Parse(vm)
 	}
 	name := strings.TrimPrefix(ref, "/")
 	var byPrefix []Container
@@ -137,8 +131,8 @@ func (s *Service) Get(ref string) (Container, error) {
 	}
 }
 
-// running finds a container that runs; the error's words are Docker's.
-func (s *Service) running(ref string) (Container, error) {
+// GetRunning finds a container that runs; the error's words are Docker's.
+func (s *Service) GetRunning(ref string) (Container, error) {
 	c, err := s.Get(ref)
 	if err == nil && !c.Running() {
 		err = errdefs.ErrConflict.WithMessage("container " + c.ID + " is not running")
@@ -157,11 +151,14 @@ func (s *Service) ImageUsers(id digest.Digest) []image.User {
 	return users
 }
 
-// holders are the containers and the copies of containers that are being forked: their disks need the image's layers.
+// holders are the containers and the fork points of containers: their disks need the image's layers.
 func (s *Service) holders() []Container {
 	all := s.All()
-	for _, vm := range copies(s.host.VMs()) {
-		if c, err := parse(vm); err == nil {
+	for _, vm := range s.host.VMs() {
+		if vm.Extra[record.KeyRole] != record.RoleForkSource {
+			continue
+		}
+		if c, err := Parse(vm); err == nil {
 			all = append(all, c)
 		}
 	}

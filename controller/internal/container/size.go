@@ -2,10 +2,12 @@ package container
 
 import (
 	"context"
+	"path"
 
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 const (
@@ -77,7 +79,7 @@ const maxCPUs = 255
 
 // DiskUse is how many bytes the container's own disk takes on the datastore, and how many that and its image's files take.
 func (s *Service) DiskUse(ctx context.Context, c Container) (own, all int64, err error) {
-	disk, err := s.host.Stat(ctx, c.ID+"/root.vmdk")
+	disk, err := s.host.Stat(ctx, path.Join(c.ID, hostapi.RootDisk))
 	if err != nil {
 		return 0, 0, err
 	}

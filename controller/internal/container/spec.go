@@ -10,16 +10,9 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/signal"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
-)
-
-// The addresses of QEMU's user network (QEMU documentation, "Using the user mode network stack"): every guest has its
-// own, so all have the same.
-const (
-	GuestAddress = "10.0.2.15/24"
-	Gateway      = "10.0.2.2"
-	nameserver   = "10.0.2.3"
 )
 
 // defaultPath is Docker's PATH for an image that sets none.
@@ -56,7 +49,7 @@ func tetherSpec(id string, rec *record.Container) (*tetherv1.Spec, error) {
 
 // Interfaces are the network cards of a container that has a network.
 func Interfaces() []*tetherv1.Interface {
-	return []*tetherv1.Interface{{Addresses: []string{GuestAddress}, Gateway: Gateway}}
+	return []*tetherv1.Interface{{Addresses: []string{hostapi.GuestAddress}, Gateway: hostapi.Gateway}}
 }
 
 // networked reports whether a container has a network card.
@@ -70,12 +63,17 @@ func mainProcess(c *container.Config, h *container.HostConfig) *tetherv1.Process
 		Env:  environment(c.Hostname, c.Tty, c.Env),
 		User: c.User, Groups: h.GroupAdd, Cwd: c.WorkingDir,
 		Tty: c.Tty, Stdin: c.OpenStdin,
-		Rlimits: rlimits(h.Ulimits),
+		Rlimits: Rlimits(h.Ulimits),
 	}
 	if h.ConsoleSize[0] > 0 && h.ConsoleSize[1] > 0 {
 		p.Window = &tetherv1.Window{Rows: uint32(h.ConsoleSize[0]), Columns: uint32(h.ConsoleSize[1])}
 	}
 	return p
+}
+
+// Environment is that of a further process in the container.
+func (c *Container) Environment(tty bool, set []string) []string {
+	return override(environment(c.Config.Hostname, tty, c.Config.Env), set)
 }
 
 // environment is the process's environment in Docker's order: PATH, HOSTNAME, TERM for a terminal, then what image and
@@ -125,7 +123,7 @@ func resolver(h *container.HostConfig) *tetherv1.Resolver {
 		r.Nameservers = append(r.Nameservers, a.String())
 	}
 	if len(r.Nameservers) == 0 {
-		r.Nameservers = []string{nameserver}
+		r.Nameservers = []string{hostapi.Nameserver}
 	}
 	return r
 }
@@ -140,7 +138,7 @@ func hostEntries(extra []string) ([]*tetherv1.HostEntry, error) {
 		}
 		address = strings.Trim(address, "[]")
 		if address == "host-gateway" {
-			address = Gateway
+			address = hostapi.Gateway
 		}
 		if _, err := netip.ParseAddr(address); !ok || name == "" || err != nil {
 			return nil, invalid("bad format for add-host: %q", e)
@@ -150,7 +148,8 @@ func hostEntries(extra []string) ([]*tetherv1.HostEntry, error) {
 	return hosts, nil
 }
 
-func rlimits(limits []*units.Ulimit) []*tetherv1.Rlimit {
+// Rlimits are the resource limits of a process.
+func Rlimits(limits []*units.Ulimit) []*tetherv1.Rlimit {
 	var out []*tetherv1.Rlimit
 	for _, l := range limits {
 		out = append(out, &tetherv1.Rlimit{Name: l.Name, Soft: uint64(l.Soft), Hard: uint64(l.Hard)}) // -1 is RLIM_INFINITY

@@ -26,9 +26,9 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
-		return fmt.Errorf("cannot start %s: another start of it is under way: %w", &c, err)
+		return fmt.Errorf("cannot start %s: another start of it is in flight: %w", &c, err)
 	}
 	defer release()
 	if c, err = s.Get(c.ID); err != nil {
@@ -47,7 +47,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	return nil
 }
 
-// starts are the starts under way. While a container is being started nobody else starts it, and it is not removed by
+// starts are the starts in flight. While a container is being started nobody else starts it, and it is not removed by
 // itself: its start could not tell any more what became of it.
 type starts struct {
 	mu   sync.Mutex
@@ -56,8 +56,9 @@ type starts struct {
 
 func newStarts() *starts { return &starts{busy: map[string]chan struct{}{}} }
 
-// acquire waits until no start of the container is under way, and holds others up until release is called.
-func (x *starts) acquire(ctx context.Context, id string) (release func(), err error) {
+// AcquireStart waits until no start of a container is in flight, and keeps others from starting it until release is called.
+func (s *Service) AcquireStart(ctx context.Context, id string) (release func(), err error) {
+	x := s.starts
 	for {
 		x.mu.Lock()
 		other, busy := x.busy[id]
@@ -99,7 +100,7 @@ func (x *starts) end(id string, mine chan struct{}) {
 // A host that numbers no runs shows the new run when its power-on has ended, so there run 0 is the one that is waited for.
 func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind string, err error) {
 	kind, run := kindBoot, c.Run+1
-	if p := c.phase(); p == phaseParked || p == phaseUnfit {
+	if p := c.Phase(); p == PhaseParked || p == PhaseUnfit {
 		kind, run = kindFork, c.Run
 		c, err = s.openGate(ctx, c, begun)
 	}
@@ -110,15 +111,15 @@ func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind
 	if err != nil {
 		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
 	}
-	c, err = await(ctx, s.host, c, func(now *Container) bool {
-		return (now.Run >= run || now.Run == 0) && now.phase() != phaseStarting
+	c, err = Await(ctx, s.host, c, func(now *Container) bool {
+		return (now.Run >= run || now.Run == 0) && now.Phase() != PhaseStarting
 	})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return kind, s.hung(c)
 	case err != nil:
 		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
-	case c.phase() == phaseFailed:
+	case c.Phase() == PhaseFailed:
 		s.settleOff(c)
 		return kind, startFailure(&c)
 	case c.endedBeforeItRan():
@@ -130,8 +131,8 @@ func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind
 
 // endedBeforeItRan reports whether the machine is off, and neither its process nor a reason against it was ever there.
 func (c *Container) endedBeforeItRan() bool {
-	p := c.phase()
-	return p == phaseNew || p == phaseEnded && !c.ran()
+	p := c.Phase()
+	return p == PhaseNew || p == PhaseEnded && !c.Ran()
 }
 
 // openGate lets the process of a parked machine start, and returns the container as it was when its gate was open. For one that
@@ -162,7 +163,7 @@ func (s *Service) made(c Container) []record.Mark {
 func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) error {
 	asked := record.MarkAt("startRequested", begun)
 	marks := []record.Mark{record.MarkAt("api", begun), asked}
-	if !c.started() && c.fork == nil {
+	if !c.Started() && c.fork == nil {
 		marks = append(slices.Clone(s.made(c)), asked)
 	}
 	s.clock.set(c.ID, marks)
@@ -207,7 +208,7 @@ func (s *Service) powerOff(c Container) error {
 	defer cancel()
 	err := s.host.PowerOff(ctx, c.VM.Ref)
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.log.Warn("cannot end a machine", "container", c.ID, "error", err)
+		s.log.Warn("cannot end a machine", "container", c.ID, "err", err)
 		return err
 	}
 	return nil

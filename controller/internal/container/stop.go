@@ -54,7 +54,7 @@ func (s *Service) stop(ctx context.Context, c Container, opt StopOptions) error 
 		_, err := t.Stop(ctx, req)
 		return err
 	}); err != nil {
-		s.log.Warn("a tether does not take a stop, ending its machine", "container", c.ID, "error", err)
+		s.log.Warn("a tether does not take a stop, ending its machine", "container", c.ID, "err", err)
 		return s.powerOff(c)
 	}
 	return s.awaitOff(ctx, c, seconds)
@@ -88,7 +88,7 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 	if err != nil {
 		return invalid("%v", err)
 	}
-	c, err := s.running(ref)
+	c, err := s.GetRunning(ref)
 	if err != nil {
 		if errdefs.IsConflict(err) {
 			return errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot kill container: %s: %v", ref, err))
@@ -104,7 +104,7 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 		return guest.Failed(err, "cannot kill container %s", ref)
 	}
 	if err != nil {
-		s.log.Warn("a tether does not take a kill, ending its machine", "container", c.ID, "error", err)
+		s.log.Warn("a tether does not take a kill, ending its machine", "container", c.ID, "err", err)
 		return s.powerOff(c)
 	}
 	return s.awaitOff(ctx, c, 0)

@@ -15,7 +15,8 @@ type Timeouts struct {
 	Off time.Duration
 }
 
-func (t Timeouts) withDefaults() Timeouts {
+// WithDefaults fills zero fields.
+func (t Timeouts) WithDefaults() Timeouts {
 	set := func(d *time.Duration, def time.Duration) {
 		if *d == 0 {
 			*d = def

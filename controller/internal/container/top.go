@@ -25,7 +25,7 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	if psArgs != "" && strings.Trim(psArgs, "-") != "ef" {
 		return top, notImplemented("arguments of ps other than -ef are not supported: the list of processes comes from the containerVM's tether")
 	}
-	c, err := s.running(ref)
+	c, err := s.GetRunning(ref)
 	if err != nil {
 		return top, err
 	}

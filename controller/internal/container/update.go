@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -21,7 +20,7 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	name, release, err := s.claimName(name)
+	name, release, err := s.ClaimName(name)
 	if err != nil {
 		return err
 	}
@@ -57,21 +56,21 @@ func (s *Service) Update(ctx context.Context, ref string, change container.Resou
 		return err
 	}
 	size := sizeOf(r)
-	text, err := json.Marshal(rec)
+	text, err := rec.Encode()
 	if err != nil {
-		return fmt.Errorf("cannot encode %s: %w", record.KeyContainer, err)
+		return err
 	}
-	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{record.KeyContainer: string(text)})
+	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{record.KeyContainer: text})
 }
 
 // unpark ends a machine that waits at its gate. The container boots when it is started.
 func (s *Service) unpark(ctx context.Context, c Container) error {
-	release, err := s.starts.acquire(ctx, c.ID)
+	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if c, err = s.Get(c.ID); err != nil || c.phase() != phaseParked {
+	if c, err = s.Get(c.ID); err != nil || c.Phase() != PhaseParked {
 		return err
 	}
 	return s.powerOff(c)
@@ -81,7 +80,7 @@ func (s *Service) unpark(ctx context.Context, c Container) error {
 func (s *Service) Unpark(ctx context.Context) error {
 	var failed []error
 	for _, c := range s.All() {
-		if c.phase() == phaseParked {
+		if c.Phase() == PhaseParked {
 			failed = append(failed, s.unpark(ctx, c))
 		}
 	}

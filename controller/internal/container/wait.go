@@ -60,7 +60,7 @@ func (w *waiter) see(e vsphere.VMEvent) {
 		return
 	}
 	now := w.last.at(*e.After)
-	ended := now.gone() && !(w.last.gone() && now.Run == w.last.Run)
+	ended := now.goneSince(&w.last)
 	w.last = now
 	w.met = ended && w.condition != container.WaitConditionRemoved
 }

@@ -161,6 +161,6 @@ func (s *Store) drop(ctx context.Context, partial string) {
 		return
 	}
 	if err := s.host.DeleteFile(ctx, partial); err != nil {
-		s.log.Error("a partial layer is left behind; the next start removes it", "file", partial, "error", err)
+		s.log.Error("a partial layer is left behind; the next start removes it", "file", partial, "err", err)
 	}
 }

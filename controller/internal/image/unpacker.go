@@ -197,7 +197,7 @@ func (u *unpacker) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
 	defer cancel()
 	if err := u.s.destroy(ctx, u.ref); err != nil {
-		u.s.log.Error("an unpacker is left behind; the next start removes it", "vm", u.name, "error", err)
+		u.s.log.Error("an unpacker is left behind; the next start removes it", "vm", u.name, "err", err)
 	}
 }
 

@@ -152,7 +152,7 @@ func (s *Store) countFailures(name string, err error) {
 		// the host's, the request's, or the template has ended already
 	default:
 		if st.failures++; st.failures == unfitAfter {
-			s.log.Warn("a template is made anew: clones of it fail", "template", name, "clones", st.failures, "error", err)
+			s.log.Warn("a template is made anew: clones of it fail", "template", name, "clones", st.failures, "err", err)
 		}
 	}
 }

@@ -80,7 +80,7 @@ func (s *Store) run(ctx context.Context, j *job) {
 	if err != nil {
 		err = fmt.Errorf("cannot make the template of %s: %w", j.in.size(), err)
 		if ctx.Err() == nil {
-			s.log.Error("containers boot as long as there is no template of their size", "template", j.in.name(), "error", err)
+			s.log.Error("containers boot as long as there is no template of their size", "template", j.in.name(), "err", err)
 		}
 	}
 	s.end(j, err)

@@ -48,7 +48,7 @@ func (s *Store) makeRoom(ctx context.Context, most int) {
 		err := s.destroy(ctx, vm.Ref)
 		s.endRemoval(vm.Name)
 		if err != nil {
-			s.log.Warn("cannot remove a template", "template", vm.Name, "error", err)
+			s.log.Warn("cannot remove a template", "template", vm.Name, "err", err)
 			return
 		}
 	}

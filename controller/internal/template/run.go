@@ -92,7 +92,7 @@ func (s *Store) reconcile(ctx context.Context) {
 		case !sound, !s.current(t), t.State == StateEnded, s.opt.Most == 0:
 			s.log.Info("removing a template of an earlier time", "template", t.Name)
 			if err := s.destroy(ctx, vm.Ref); err != nil {
-				s.log.Warn("cannot remove a template", "template", t.Name, "error", err)
+				s.log.Warn("cannot remove a template", "template", t.Name, "err", err)
 			}
 		case t.State == StateMaking:
 			s.mu.Lock()

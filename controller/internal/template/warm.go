@@ -25,7 +25,7 @@ func (s *Store) keepWarm(ctx context.Context) {
 			continue
 		}
 		if err := do(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("cannot keep the warm pool", "error", err)
+			s.log.Warn("cannot keep the warm pool", "err", err)
 			select {
 			case <-time.After(warmRetry):
 			case <-ctx.Done():

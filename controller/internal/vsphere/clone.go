@@ -25,7 +25,7 @@ type CloneSpec struct {
 	// ExtraConfig comes over what the clone inherits (hostapi.Inherited); an empty value removes a key.
 	ExtraConfig map[string]string
 	// RootParent is the datastore path of the disk of which the clone gets a delta as its root disk; empty: none. The host
-	// must have the extension DiskAtFork.
+	// must have hostapi.ExtensionDiskAtFork.
 	RootParent string
 }
 

@@ -11,10 +11,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// DiskAtFork is the extension of a host whose instant clones take a disk along (CloneSpec.RootParent).
-const DiskAtFork = hostapi.ExtensionDiskAtFork
-
-// Has reports whether the host named an extension when the session began.
+// Has reports whether the host named an extension (hostapi.ExtensionDiskAtFork) when the session began.
 func (c *Client) Has(extension string) bool { return slices.Contains(c.extensions, extension) }
 
 // readExtensions learns the names of the host's extensions; a host that knows no such question has none.

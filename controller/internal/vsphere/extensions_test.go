@@ -33,7 +33,7 @@ func TestExtensions(t *testing.T) {
 		s.Handle(hostapi.RoutePrefix, host.Handler())
 	}))
 	ref := vsphere.Ref{Type: "VirtualMachine", Value: "1"}
-	if !c.Has(vsphere.DiskAtFork) || c.Has("other") {
+	if !c.Has(hostapi.ExtensionDiskAtFork) || c.Has("other") {
 		t.Error("the host's extensions are others than it says")
 	}
 	if pools, err := c.Pools(t.Context()); err != nil || len(pools) != 1 || pools[0] != (vsphere.Pool{Template: ref, Prestarted: 1, Want: 2}) {

@@ -184,7 +184,7 @@ func TestSimulatorLacksExtensions(t *testing.T) {
 	if memory, err := c.Memory(t.Context()); len(memory) != 0 || err != nil {
 		t.Errorf("an ESXi host measures %v (%v)", memory, err)
 	}
-	if pools, err := c.Pools(t.Context()); len(pools) != 0 || err != nil || c.Has(vsphere.DiskAtFork) || c.CanClone() {
-		t.Errorf("an ESXi host has pools %v (%v), takes disks at a fork: %v, makes clones: %v", pools, err, c.Has(vsphere.DiskAtFork), c.CanClone())
+	if pools, err := c.Pools(t.Context()); len(pools) != 0 || err != nil || c.Has(hostapi.ExtensionDiskAtFork) || c.CanClone() {
+		t.Errorf("an ESXi host has pools %v (%v), takes disks at a fork: %v, makes clones: %v", pools, err, c.Has(hostapi.ExtensionDiskAtFork), c.CanClone())
 	}
 }

@@ -46,6 +46,7 @@ type host struct {
 	kernelVsock bool
 	tscKHz      uint64 // rate of the time stamp counter; 0: unknown
 	capture     bool   // see Config.Capture
+	debugGuest  bool   // see Config.DebugGuest
 }
 
 // shape is what a machine's QEMU has to know when it starts: all but the machine's identity.
@@ -103,8 +104,16 @@ func originArgs(s shape, h host, p platform) []string {
 	return []string{
 		"-name", "guest=" + comma(s.name) + ",debug-threads=on", "-uuid", s.uuid,
 		"-kernel", s.boot.kernel, "-initrd", s.boot.initrd,
-		"-append", strings.Join(strings.Fields(consoleArgs+" "+p.cmdline+" "+timing(s, h)+" "+s.boot.cmdline), " "),
+		"-append", strings.Join(strings.Fields(consoleArgs+" "+p.cmdline+" "+timing(s, h)+" "+guestLog(h)+" "+s.boot.cmdline), " "),
 	}
+}
+
+// guestLog is the tether's word for the level of its log (boot.LogKey).
+func guestLog(h host) string {
+	if h.debugGuest {
+		return "cvm.log=debug"
+	}
+	return ""
 }
 
 func onOff(on bool) string {

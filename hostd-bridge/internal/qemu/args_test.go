@@ -32,6 +32,7 @@ func TestArguments(t *testing.T) {
 		"microvm-1cpu":  {with(func(s *shape) { s.cpus = 1 }), host{accel: accelTCG, tscKHz: 2445434}},
 		"microvm-child": {with(func(s *shape) { s.boot, s.cpus = nil, 1 }), host{accel: accelTCG, tscKHz: 2445434}},
 		"capture":       {with(func(s *shape) { s.boot = nil }), host{accel: accelTCG, capture: true}},
+		"debug-guest":   {base, host{accel: accelTCG, debugGuest: true}},
 		"q35":           {with(func(s *shape) { s.machine = hostapi.MachineQ35 }), host{accel: accelTCG}},
 		"kvm-vhost":     {with(func(s *shape) { s.nics, s.cpus = nil, 0 }), host{accel: accelKVM, kernelVsock: true}},
 	} {

@@ -44,6 +44,9 @@ const (
 // newHypervisor builds the supervisor for a test.
 func newHypervisor(t testing.TB) *Hypervisor {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts real VMs (leave -short out)")
+	}
 	program := filepath.Join(t.TempDir(), "cvm-supervisor")
 	buildProgram(t, program, "github.com/containervm/containervm/hostd-bridge/supervisor")
 	h, err := New(t.Context(), Config{Supervisor: program, Accel: os.Getenv("CVM_TEST_ACCEL"), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})

@@ -32,7 +32,10 @@ type Config struct {
 	Accel      string // "kvm" or "tcg"; empty: kvm when a trial shows that it works
 	VsockMode  string // VsockKernel or VsockUser; empty: the kernel's when it is usable
 	Capture    bool   // write what each network card sends and receives to nic<N>.pcap in the machine's run directory
-	Log        *slog.Logger
+	// DebugSupervisor and DebugGuest have debug records in each machine's supervisor.log and console. A child has what its
+	// template was booted with in its console.
+	DebugSupervisor, DebugGuest bool
+	Log                         *slog.Logger
 }
 
 // Hypervisor starts and finds machines.
@@ -59,7 +62,7 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if c.Supervisor, err = program(c.Supervisor, "cvm-supervisor", "build it (make build)"); err != nil {
 		return nil, err
 	}
-	h := &Hypervisor{config: c, host: host{capture: c.Capture}}
+	h := &Hypervisor{config: c, host: host{capture: c.Capture, debugGuest: c.DebugGuest}}
 	if err := h.setUpAccel(ctx); err != nil {
 		return nil, err
 	}
@@ -144,7 +147,7 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, files
 	cfg := supervisor.Config{
 		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
 		MemoryMiB: s.memoryMiB, Child: s.boot == nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
-		Debug: h.config.Log.Enabled(ctx, slog.LevelDebug),
+		Debug: h.config.DebugSupervisor,
 	}
 	for i := range s.nics {
 		cfg.Cards = append(cfg.Cards, cardID(i))
@@ -167,7 +170,11 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec v
 	if err != nil {
 		return nil, err
 	}
-	return newMachine(ctx, c, spec.RunDir, h.config.Log)
+	m, err := newMachine(ctx, c, spec.RunDir, h.config.Log)
+	if err != nil { // nobody would know of a machine that goes on
+		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close())
+	}
+	return m, nil
 }
 
 // check refuses a machine that QEMU would refuse with an error that does not say what is wrong.
@@ -191,6 +198,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.
 		if err == nil {
 			return m, nil, nil
 		}
+		c.Close()
 	}
 	if ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)

@@ -25,11 +25,10 @@ type machine struct {
 
 var _ vm.Machine = (*machine)(nil)
 
-// newMachine takes over the client.
+// newMachine takes over the client, unless it fails.
 func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *slog.Logger) (*machine, error) {
 	stream, err := c.Subscribe(ctx)
 	if err != nil {
-		c.Close()
 		return nil, err
 	}
 	m := &machine{Client: c, runDir: runDir, log: log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}

@@ -52,6 +52,18 @@ func testExecUser(t *testing.T, _ *guest, c *link.Client) {
 	if out, exit := execute(t, c, "user", p); out != "1000\n1000\n/tmp\n/tmp\ndenied\nto stdout\n" || exit.Code != 0 {
 		t.Errorf("%q, %v", out, exit)
 	}
+	checkUnprivileged(t, c)
+}
+
+// checkUnprivileged has user 1000 bind port 80 and look who may open a ping socket, which busybox has no program for. Docker allows both
+// since 20.10.
+func checkUnprivileged(t testing.TB, c *link.Client) {
+	t.Helper()
+	p := shell("cat /proc/sys/net/ipv4/ping_group_range; timeout 1 nc -l -p 80 127.0.0.1; echo port $?")
+	p.User = "1000"
+	if out, exit := execute(t, c, "unprivileged", p); out != "0\t2147483647\nport 143\n" || exit.Code != 0 {
+		t.Errorf("%q, %v", out, exit)
+	}
 }
 
 func testExecMany(t *testing.T, _ *guest, c *link.Client) {

@@ -152,6 +152,9 @@ func (g *guest) identity(n int) []string {
 	if len(lines) < 7 || lines[2] != macOf(n).String() || lines[3] != fmt.Sprint("box", n) || !strings.Contains(lines[6], "10.0.2.15/24") {
 		g.t.Fatalf("child %d: %q", n, lines)
 	}
+	if n == 1 {
+		checkUnprivileged(g.t, c)
+	}
 	return lines[:6]
 }
 

@@ -207,7 +207,7 @@ func (g *guest) awaitOutput(c *link.Client, want string) {
 }
 
 // begin starts a process beside the main one.
-func begin(t *testing.T, c *link.Client, id string, p *tetherv1.Process) {
+func begin(t testing.TB, c *link.Client, id string, p *tetherv1.Process) {
 	t.Helper()
 	res, err := c.Tether().Exec(t.Context(), &tetherv1.ExecRequest{Session: id, Process: p, AttachStdout: true})
 	if err != nil || res.Failure != nil {
@@ -216,7 +216,7 @@ func begin(t *testing.T, c *link.Client, id string, p *tetherv1.Process) {
 }
 
 // finish returns a process's output and its end.
-func finish(t *testing.T, c *link.Client, id string) (string, *tetherv1.Exit) {
+func finish(t testing.TB, c *link.Client, id string) (string, *tetherv1.Exit) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -238,7 +238,7 @@ func finish(t *testing.T, c *link.Client, id string) (string, *tetherv1.Exit) {
 }
 
 // execute is begin and finish.
-func execute(t *testing.T, c *link.Client, id string, p *tetherv1.Process) (string, *tetherv1.Exit) {
+func execute(t testing.TB, c *link.Client, id string, p *tetherv1.Process) (string, *tetherv1.Exit) {
 	t.Helper()
 	begin(t, c, id, p)
 	return finish(t, c, id)

@@ -54,6 +54,14 @@ func present(v *vm.VM) hostapi.Run {
 	return v.Run
 }
 
+// over returns the number of the last run that is over, of a VM that is off: one whose start is in flight is not.
+func over(v *vm.VM) hostapi.Run {
+	if o := v.InFlight; o != nil && o.Kind == vm.OpStart {
+		return v.Run - 1
+	}
+	return v.Run
+}
+
 // stream copies the log from an offset to its end.
 func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, from int64, follow, wait bool) error {
 	log, err := r.open(ctx, v, from, follow, wait)
@@ -69,7 +77,7 @@ func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, from int64,
 func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait bool) (io.ReadCloser, error) {
 	m, err := r.inventory.Machine(v.Ref)
 	if err != nil && wait && present(v) == 0 {
-		if m, err = r.inventory.WaitRun(ctx, v.Ref, v.Run); err != nil {
+		if m, err = r.inventory.WaitRun(ctx, v.Ref, over(v)); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
@@ -240,6 +241,40 @@ func TestLogOfAnEndedRun(t *testing.T) {
 		t.Errorf("a VM that is off is in run %s", res.Header.Get(hostapi.HeaderLogRun))
 	}
 	log, err := relay.Open(h.relay, t.Context(), on, 0, true, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	if all, err := io.ReadAll(log); err != nil || string(all) != string(record("all of it")) {
+		t.Errorf("%q, %v", all, err)
+	}
+}
+
+// TestLogOfARunThatBegins: a reader that waits, and came when the next run had its number and did not run yet, gets the log of that
+// run, although the run has ended before the reader looked again.
+func TestLogOfARunThatBegins(t *testing.T) {
+	h := newHost(t, func(_ context.Context, m *vmtest.Machine) {
+		if err := m.Log(record("all of it")); err != nil {
+			t.Error(err)
+		}
+	})
+	var begins *vm.VM
+	h.hv.On(vmtest.Start, func() error {
+		begins, _ = h.Get(ref)
+		return nil
+	})
+	if err := h.PowerOn(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	for changed := h.Signal().Changed(); ; changed = h.Signal().Changed() {
+		if v, _ := h.Get(ref); v.Exit != nil {
+			break
+		}
+		<-changed
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it takes that long only when the test fails
+	defer cancel()
+	log, err := relay.Open(h.relay, ctx, begins, 0, true, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,10 +67,15 @@ func (p *Prestarted) Begin(ctx context.Context, id Identity) (*Client, error) {
 		p.Close()
 		return nil, err
 	}
+	c, err := Connect(ctx, id.RunDir)
+	if err != nil { // nobody would know of a machine that goes on
+		p.Close()
+		return nil, err
+	}
 	p.in.Close()
 	p.out.Close()
 	go p.process.Wait() // reaps it, whenever it ends
-	return Connect(ctx, id.RunDir)
+	return c, nil
 }
 
 // Close abandons the machine: its processes are gone when it returns. Not after Begin.

@@ -21,6 +21,8 @@ const (
 
 // VM is the state of a virtual machine at one moment. It is never changed once it is published: whoever holds one may
 // read it without a lock, and two equal pointers mean that nothing has changed.
+//
+// Its JSON is that of the journals which exist: a field can get another name, its key cannot.
 type VM struct {
 	Ref string `json:"-"` // moref value
 	Config
@@ -34,7 +36,7 @@ type VM struct {
 	Guest   map[string]string `json:"guest,omitempty"`  // guestinfo that the guest has set in the present or last run
 	Exit    *Exit             `json:"exit,omitempty"`   // how the last run ended; nil while it runs
 
-	InFlight *Operation `json:"inFlight,omitempty"` // the operation that the next daemon has to finish or to roll back
+	InFlight *Operation `json:"pending,omitempty"` // the operation that the next daemon has to finish or to roll back
 
 	Timeline []hostapi.Mark `json:"-"` // of the present or last run; it is lost with the daemon
 }
@@ -63,7 +65,7 @@ type Config struct {
 type Disk struct {
 	Path   string `json:"path"`
 	Parent string `json:"parent,omitempty"`
-	Owned  bool   `json:"owned,omitempty"` // made by this VM, and destroyed with it
+	Owned  bool   `json:"own,omitempty"` // made by this VM, and destroyed with it
 }
 
 // Card is a network card and its device key in vSphere's device list.
@@ -85,10 +87,10 @@ const (
 // Operation is an operation in flight: what the next daemon must finish or roll back if this one dies.
 type Operation struct {
 	Kind     string `json:"kind"`
-	Disk     *Disk  `json:"disk,omitempty"`     // of OpAttach and OpDetach
-	MakeFile bool   `json:"makeFile,omitempty"` // of OpAttach: the operation makes the disk's file
-	DropFile bool   `json:"dropFile,omitempty"` // of OpDetach: the operation removes the disk's file
-	Boot     string `json:"boot,omitempty"`     // of OpClone: the host's boot in which it began
+	Disk     *Disk  `json:"disk,omitempty"` // of OpAttach and OpDetach
+	MakeFile bool   `json:"made,omitempty"` // of OpAttach: the operation makes the disk's file
+	DropFile bool   `json:"drop,omitempty"` // of OpDetach: the operation removes the disk's file
+	Boot     string `json:"boot,omitempty"` // of OpClone: the host's boot in which it began
 }
 
 // Making says whether the VM is still being made: then clients do not see it.

@@ -301,9 +301,12 @@ func errNoContainer() error {
 
 // sessionError is an error of a session as a refusal.
 func sessionError(err error) error {
+	var refusal *link.Refusal
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &refusal): // it has its class
+		return refusal
 	case errors.Is(err, process.ErrEnded), errors.Is(err, process.ErrNoStdin), errors.Is(err, process.ErrNoTerminal):
 		return link.Refuse(errdefs.ErrFailedPrecondition, "%v", err)
 	case errors.Is(err, unix.EINVAL):

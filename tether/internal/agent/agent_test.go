@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -99,7 +100,7 @@ func TestAgentOfAContainer(t *testing.T) {
 	a, host := serve(t, Config{Container: c, Stop: func(_ context.Context, _ unix.Signal, grace time.Duration) error {
 		stopped <- grace
 		return process.ErrEnded
-	}})
+	}, Release: func(*tetherv1.Fork) error { return link.Refuse(errdefs.ErrFailedPrecondition, "not held") }})
 	ctx, rpc := t.Context(), host.Tether()
 
 	info, err := rpc.Info(ctx, &tetherv1.InfoRequest{})
@@ -155,6 +156,8 @@ func TestAgentOfAContainer(t *testing.T) {
 	if r, err := rpc.Processes(ctx, &tetherv1.ProcessesRequest{}); err != nil || len(r.Processes) == 0 || r.Processes[0].Pid != 1 { // other tests' containers are in it
 		t.Errorf("processes: %v, %v", r, err)
 	}
+	_, err = rpc.Release(ctx, &tetherv1.ReleaseRequest{})
+	wantCode(t, "release of what is not held", err, codes.FailedPrecondition)
 	for _, request := range []*tetherv1.StopRequest{{GraceSeconds: 7}, {GraceSeconds: 7, NoGraceLimit: true}} {
 		_, err = rpc.Stop(ctx, request)
 		wantCode(t, "stop of what has ended", err, codes.FailedPrecondition)

@@ -111,7 +111,8 @@ func TestExecJoinsTheContainer(t *testing.T) {
 	main.Stdin = true
 	s, err := c.Start("main", main, Options{})
 	must(t, err)
-	out, _, exit := run(t, c, "x", shell("cat /proc/1/cmdline; echo; [ $$ -gt 1 ] && echo other; [ /proc/self/ns/pid -ef /proc/1/ns/pid ] && echo same"))
+	out, _, exit := run(t, c, "x", shell(`n=0; until [ "$(cat /proc/1/cmdline)" = cat ] || [ $n = 2000 ]; do n=$((n+1)); done; `+ // the shell becomes cat
+		"cat /proc/1/cmdline; echo; [ $$ -gt 1 ] && echo other; [ /proc/self/ns/pid -ef /proc/1/ns/pid ] && echo same"))
 	if exit.Code != 0 || !strings.HasPrefix(out, "cat\x00\n") || !strings.Contains(out, "other\nsame\n") {
 		t.Errorf("%v %q", exit, out)
 	}

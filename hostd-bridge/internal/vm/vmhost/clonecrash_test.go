@@ -68,7 +68,7 @@ func TestHostGoesDownAfterAClone(t *testing.T) {
 	// what was synced before the answer: the child as one that is being made
 	doc := map[string]any{}
 	h.must(json.Unmarshal(h.journal.Documents()["vm/"+child], &doc))
-	doc["inFlight"], doc["power"] = map[string]any{"kind": "clone", "boot": "one"}, "poweredOff"
+	doc["pending"], doc["power"] = map[string]any{"kind": "clone", "boot": "one"}, "poweredOff"
 	put, err := journal.Put("vm/"+child, doc)
 	h.must(err)
 	h.must(h.journal.Commit(put))

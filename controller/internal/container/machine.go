@@ -1,0 +1,133 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
+
+// Reasons to boot.
+const (
+	whyAsked   = "it was asked for (--runtime boot)"
+	whyNetwork = "it has no network: a template has a network card"
+	whyOff     = "its machine was off: it is forked when it is made, and boots from its own disk afterwards"
+)
+
+// make gives a container its machine, by this rule: it is forked where there is a template of its size, and boots else;
+// with the runtime "fork" it waits for the template, with "boot" it boots.
+func (s *Service) make(ctx context.Context, p *plan) (id string, err error) {
+	lease, err := s.lease(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	if lease == nil {
+		return s.boot(ctx, p)
+	}
+	defer lease.Release()
+	id, err = s.fork(ctx, lease, p)
+	if err == nil || p.rec.HostConfig.Runtime == RuntimeFork || !mayBoot(err) {
+		return id, err
+	}
+	s.log.Warn("a container boots, since it cannot be forked", "container", p.name, "template", lease.Name, "err", err)
+	p.why = err.Error()
+	return s.boot(ctx, p)
+}
+
+// templateSlack is how much longer a container waits for its template than that may take: so that it is told why there is
+// none.
+const templateSlack = 15 * time.Second
+
+// lease gets the right to clone the template for a container; nil: the container boots, and the plan says why.
+func (s *Service) lease(ctx context.Context, p *plan) (lease *template.Lease, err error) {
+	size := template.Size{CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB}
+	switch {
+	case p.rec.HostConfig.Runtime == RuntimeBoot:
+		p.why = whyAsked
+	case !networked(&p.rec):
+		p.why = whyNetwork
+	case p.rec.HostConfig.Runtime == RuntimeFork:
+		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
+		defer cancel()
+		if lease, err = s.templates.AwaitLease(ctx, size); err != nil {
+			return nil, fmt.Errorf("cannot fork a container: %w", err)
+		}
+	default:
+		lease, p.why = s.templates.Lease(size)
+	}
+	return lease, nil
+}
+
+// mayBoot reports whether a container that cannot be forked may still be made by booting: neither the request nor the
+// host's memory is at fault, and the client is there.
+func mayBoot(err error) bool {
+	return !errdefs.IsInvalidArgument(err) && !errdefs.IsResourceExhausted(err) && !errors.Is(err, context.Canceled)
+}
+
+// fork gives a container a machine that is forked, a warm VM or a new child, and waits at its gate.
+func (s *Service) fork(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
+	if child, ok := lease.TakeWarm(); ok {
+		p.way = wayWarm
+		if id, err = s.assign(ctx, lease, child, p); err == nil || !mayBoot(err) {
+			return id, err
+		}
+		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "err", err)
+	}
+	p.way = wayFork
+	if s.host.Has(hostapi.ExtensionDiskAtFork) {
+		return s.clone(ctx, lease, p)
+	}
+	child, err := lease.Fork(ctx, false)
+	if err != nil {
+		return "", err
+	}
+	return s.assign(ctx, lease, child, p)
+}
+
+// clone forks a machine that is a container from its first moment.
+func (s *Service) clone(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
+	id = ident.New()
+	extra, err := p.extra(id)
+	if err != nil {
+		return "", err
+	}
+	asked := record.MarkAt("cloneRequested", time.Now())
+	extra[record.KeyStart] = p.startNote(asked)
+	if _, err := lease.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
+		return "", err
+	}
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
+	return id, nil
+}
+
+// assign gives a child of a template, which has no disk yet, its disk and its identity as a container. The child is removed when
+// that fails.
+func (s *Service) assign(ctx context.Context, lease *template.Lease, child template.Child, p *plan) (id string, err error) {
+	defer child.Release()
+	id = child.VM.Name
+	ctx = context.WithoutCancel(ctx)
+	asked := record.MarkAt("cloneRequested", time.Now())
+	if err := s.attachRoot(ctx, child.VM, p, asked); err != nil {
+		return "", errors.Join(err, lease.Discard(ctx, child))
+	}
+	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
+	return id, nil
+}
+
+// attachRoot gives a VM its disk and tells it, in the same operation, which container it is.
+func (s *Service) attachRoot(ctx context.Context, vm vsphere.VM, p *plan, asked record.Mark) error {
+	extra, err := p.extra(vm.Name)
+	if err != nil {
+		return err
+	}
+	extra[record.KeyStart] = p.startNote(asked)
+	return s.host.AttachRoot(ctx, vm.Ref, vm.Name, p.image.TopDisk, extra)
+}

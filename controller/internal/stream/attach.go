@@ -1,0 +1,216 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/tether/link"
+)
+
+// AttachOptions say what to attach.
+type AttachOptions struct {
+	Stdin, Stdout, Stderr bool
+	Stream                bool // follow what is to come
+	Logs                  bool // begin with what was
+	DetachKeys            []byte
+}
+
+// Attachment is a place at a container's streams, of its present run or, when it does not run, of the next. It holds
+// resources until Close.
+type Attachment struct {
+	Container container.Container
+	s         *Service
+	opt       AttachOptions
+	log       *logReader // nil: no output is wanted
+	cancel    context.CancelFunc
+}
+
+// Attach takes a place. No byte that the process writes after Attach has returned is missed, also when the container is
+// started only then.
+func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*Attachment, error) {
+	c, err := s.containers.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	a := &Attachment{Container: c, s: s, opt: opt, cancel: func() {}}
+	if !opt.Stdout && !opt.Stderr || !opt.Stream && !opt.Logs {
+		return a, nil
+	}
+	from := int64(-1)
+	if opt.Logs {
+		from = 0
+	}
+	ctx, a.cancel = context.WithCancel(ctx)
+	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, opt.Stream, opt.Stream)
+	if err != nil {
+		a.cancel()
+		return nil, fmt.Errorf("cannot attach to %s: %w", &c, err)
+	}
+	a.log = &logReader{r: r, at: at, run: c.Run}
+	return a, nil
+}
+
+// Close gives the place up.
+func (a *Attachment) Close() { a.cancel() }
+
+// Run carries bytes until the output has ended, the client detaches (stdin yields its detach keys), or ctx ends. The
+// process goes on in any case. Run may return while a read of stdin is still waiting: the caller owns it and closes it.
+func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	detached := make(chan error, 1)
+	if a.opt.Stdin && a.opt.Stream && a.Container.Config.OpenStdin {
+		go func() { detached <- a.feed(ctx, stdin) }()
+	}
+	if a.log == nil {
+		return a.idle(ctx, detached)
+	}
+	written := make(chan error, 1)
+	go func() { written <- a.write(ctx, out) }()
+	for {
+		select {
+		case err := <-written:
+			return err
+		case err := <-detached:
+			if errors.Is(err, ErrDetached) {
+				a.Close()
+				cancel()
+				<-written
+				return nil
+			}
+			detached = nil // stdin has ended; output goes on
+		case <-ctx.Done():
+			a.Close()
+			<-written
+			return nil
+		}
+	}
+}
+
+// write copies the output until its end. An attachment to a parked machine that ends at its gate goes on with the run in which
+// the container is started.
+func (a *Attachment) write(ctx context.Context, out Sink) error {
+	defer func() { a.log.r.Close() }()
+	for {
+		err := a.log.copy(out, selection{a.opt.Stdout, a.opt.Stderr})
+		if err != nil || !a.opt.Stream || a.Container.Phase() != container.PhaseParked {
+			return err
+		}
+		if more, err := a.next(ctx); !more {
+			return err
+		}
+	}
+}
+
+// next opens the log behind what was read of a run that has ended; false: it was the attachment's own.
+func (a *Attachment) next(ctx context.Context) (more bool, err error) {
+	run := a.log.run
+	now, err := container.Await(ctx, a.s.host, a.Container, func(now *container.Container) bool {
+		return now.Run != run || now.Started() || !now.On()
+	})
+	switch {
+	case errdefs.IsNotFound(err), ctx.Err() != nil:
+		return false, nil // removed without a start, or detached
+	case err != nil:
+		return false, err
+	case now.Run == run && now.Started():
+		return false, nil
+	}
+	a.log.r.Close()
+	r, at, err := a.s.host.OpenLog(ctx, now.VM.Ref, a.log.at, true, now.Run == run)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("cannot follow %s to its next run: %w", &now, err)
+	}
+	a.log.r, a.log.at, a.log.run = r, at, now.Run
+	return true, nil
+}
+
+// idle serves an attachment to stdin alone: it lasts until the client detaches or the machine is off.
+func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
+	if !a.opt.Stdin || !a.opt.Stream {
+		return nil
+	}
+	off := make(chan struct{})
+	go func() {
+		defer close(off)
+		if c, err := container.Await(ctx, a.s.host, a.Container, a.hasRun); err == nil {
+			_, _ = container.Await(ctx, a.s.host, c, func(now *container.Container) bool { return !now.On() }) // gone is off, too
+		}
+	}()
+	select {
+	case <-detached:
+	case <-off:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// hasRun reports whether the process runs, or has run in the run that the attachment was made for: one can be too short to be seen.
+func (a *Attachment) hasRun(now *container.Container) bool {
+	return runs(now) || now.BegunSince(&a.Container)
+}
+
+// feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
+// so (StdinOnce), else its stdin stays open for the next one.
+func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
+	if _, err := container.Await(ctx, a.s.host, a.Container, runs); err != nil {
+		return err
+	}
+	l, err := a.s.host.Link(ctx, a.Container.VM.Ref)
+	if err != nil {
+		return err
+	}
+	in, err := l.OpenInput(ctx, link.MainSession)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	keys := a.opt.DetachKeys
+	if !a.Container.Config.Tty {
+		keys = nil
+	}
+	_, err = io.Copy(in, NewDetachReader(stdin, keys))
+	if err == nil && a.Container.Config.StdinOnce {
+		err = in.CloseWrite()
+	}
+	return err
+}
+
+func runs(c *container.Container) bool { return c.Phase() == container.PhaseRunning }
+
+// logReader reads the log of a run, and knows how far it came.
+type logReader struct {
+	r   io.ReadCloser
+	at  int64       // offset of the next record
+	run hostapi.Run // that the log is read for
+}
+
+// copy writes the wanted records until the log's end.
+func (l *logReader) copy(out Sink, want selection) error {
+	records := link.NewRecordReader(l.r)
+	for {
+		rec, err := records.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.at += int64(link.RecordHeader + len(rec.Payload))
+		if !want.has(rec.Stream) {
+			continue
+		}
+		if err := out.Write(rec.Stream, rec.Payload); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,33 @@
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// sysctl is a value below /proc/sys.
+type sysctl struct{ path, value string }
+
+// sysctls are what Docker sets in a container's network namespace since its version 20.10 (Linux' Documentation/networking/ip-sysctl.rst).
+// The container has the machine's first namespace, and a fork has its source's memory, so both have them without more work.
+func sysctls() []sysctl {
+	return []sysctl{
+		{"net/ipv4/ip_unprivileged_port_start", "0"},  // who is not root may bind port 80
+		{"net/ipv4/ping_group_range", "0 2147483647"}, // every group may open a ping socket
+	}
+}
+
+// SetSysctls sets the kernel's values that differ from its own defaults. It needs /proc. All are tried.
+func SetSysctls() error { return setSysctls("/proc/sys", sysctls()) }
+
+func setSysctls(root string, all []sysctl) error {
+	var errs []error
+	for _, s := range all {
+		if err := os.WriteFile(filepath.Join(root, s.path), []byte(s.value), 0); err != nil {
+			errs = append(errs, fmt.Errorf("cannot set sysctl: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
