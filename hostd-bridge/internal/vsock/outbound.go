@@ -34,6 +34,11 @@ func (d *Device) buffersAdded() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flushLocked()
+	d.wakeWritersLocked()
+}
+
+// wakeWritersLocked lets those who wait for buffers try again.
+func (d *Device) wakeWritersLocked() {
 	for s := range d.out.waiting {
 		s.writable.Broadcast()
 	}
@@ -113,7 +118,11 @@ func (d *Device) hasBuffersLocked() bool {
 		d.failLocked(err)
 		return false
 	}
-	return r.ready() > 0
+	if r.ready() == 0 {
+		return false
+	}
+	d.wakeWritersLocked() // the notification that they wait for may be suppressed now, and then never comes
+	return true
 }
 
 // begin starts a batch.
