@@ -20,6 +20,9 @@ const (
 	KeyCmdline = "cvm.boot.cmdline"
 	// KeyMachine holds the type of the machine: MachineMicroVM (also when it is absent) or MachineQ35.
 	KeyMachine = "cvm.machine"
+	// KeyNet holds what the VM is in its networks, as JSON: Net. A power-on, and a change of it while the VM is on, fail with
+	// ResourceInUse when a port that it publishes is taken.
+	KeyNet = "cvm.net"
 )
 
 // Values of KeyMachine: QEMU's names of its machine types.
@@ -38,6 +41,9 @@ const (
 	KeyExit = "cvm.host.exit"
 	// KeyTimeline holds the host's marks of the present or last run as JSON: an array of Mark.
 	KeyTimeline = "cvm.host.timeline"
+	// KeyPublished holds the ports that are published now, as JSON: an array of Publication in the order of Net.Publish, with the ports
+	// that the host chose. Absent while there are none: always when the VM is off.
+	KeyPublished = "cvm.host.published"
 )
 
 const (
@@ -48,7 +54,9 @@ const (
 )
 
 // SetByHost reports whether the host refuses a client that sets the key.
-func SetByHost(key string) bool { return key == KeyRun || key == KeyExit || key == KeyTimeline }
+func SetByHost(key string) bool {
+	return key == KeyRun || key == KeyExit || key == KeyTimeline || key == KeyPublished
+}
 
 // Inherited reports whether an instant clone has the key of its source. It does not have what says what the source is for, what
 // its guest reads or has said, and how its runs went: a client sets those keys for each VM. A vCenter's clone inherits all

@@ -10,6 +10,7 @@ const (
 	RouteMetrics    = "/cvm/metrics"    // GET: Prometheus text
 	RouteVsock      = "/cvm/vsock"      // GET /cvm/vsock/<moref>/<port>, upgraded to UpgradeVsock
 	RouteLog        = "/cvm/log"        // GET /cvm/log/<moref>?from=&follow=&wait=
+	RouteNetworks   = "/cvm/networks"   // GET: Networks; PUT /cvm/networks/<name>: NetworkSettings
 )
 
 const (
@@ -40,6 +41,7 @@ const (
 	ExtensionDiskAtFork = "diskAtFork" // InstantClone_Task takes a disk along
 	ExtensionLog        = "log"        // RouteLog
 	ExtensionVsock      = "vsock"      // RouteVsock
+	ExtensionNetworks   = "networks"   // RouteNetworks and KeyNet
 )
 
 // Extensions is the answer to RouteExtensions.

@@ -46,8 +46,11 @@ func (t *template) Close() error { return errors.Join(t.ram.Close(), t.state.Clo
 func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) { return m.forkPoint(ctx, "") }
 
 // Snapshot implements vm.Machine.
-func (m *machine) Snapshot(ctx context.Context, newDisk string) (vm.ForkPoint, error) {
-	return m.forkPoint(ctx, newDisk)
+func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
+	if len(to.Data) > 0 {
+		return nil, errNoDataDisks
+	}
+	return m.forkPoint(ctx, to.Root)
 }
 
 func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.ForkPoint, error) {

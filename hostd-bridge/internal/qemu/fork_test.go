@@ -229,7 +229,7 @@ func TestForksOfARunningMachine(t *testing.T) {
 	parent := g.child(g.template(), 1) // runs on private memory
 	parent.awaitKey("guestinfo.settled")
 	for n := 2; n <= 4; n++ {
-		point, err := parent.Snapshot(t.Context(), "")
+		point, err := parent.Snapshot(t.Context(), vm.NewDisks{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -125,6 +126,20 @@ func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.
 
 // DetachDisk implements vm.Machine.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
+
+// errNoDataDisks is what a machine says of disks beside its root disk.
+var errNoDataDisks = errors.New("this machine has no data disks")
+
+// PlugDisk implements vm.Machine.
+func (m *machine) PlugDisk(context.Context, vm.DataDisk) error { return errNoDataDisks }
+
+// UnplugDisk implements vm.Machine.
+func (m *machine) UnplugDisk(context.Context, int) error { return errNoDataDisks }
+
+// SetNIC implements vm.Machine.
+func (m *machine) SetNIC(context.Context, int, vm.NIC) error {
+	return errors.New("the network cards of this machine cannot be changed")
+}
 
 // Close implements vm.Machine.
 func (m *machine) Close() error { return m.close() }

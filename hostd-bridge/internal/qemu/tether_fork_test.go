@@ -241,7 +241,7 @@ func TestTetherForkOfAContainer(t *testing.T) {
 		must(t, createDelta(delta, frozen))
 		parent.spec.RootDisk = delta
 		begin := time.Now()
-		point, err := parent.Snapshot(t.Context(), delta)
+		point, err := parent.Snapshot(t.Context(), vm.NewDisks{Root: delta})
 		t.Logf("snapshot took %v", time.Since(begin))
 		if err != nil {
 			t.Fatal(err)

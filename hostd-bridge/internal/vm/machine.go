@@ -38,15 +38,21 @@ type Machine interface {
 	AttachDisk(ctx context.Context, path string) error
 	// DetachDisk empties the root slot; the guest must have unmounted the disk.
 	DetachDisk(ctx context.Context) error
+	// PlugDisk puts a data disk into the machine, whose unit must be free; the guest sees it as by hot-plug.
+	PlugDisk(ctx context.Context, disk DataDisk) error
+	// UnplugDisk takes the data disk with a unit number out; the guest must have unmounted it.
+	UnplugDisk(ctx context.Context, unit int) error
+	// SetNIC says what the card in a slot is from now on. A child's card passes no frame before the guest's receipt, whatever is set.
+	SetNIC(ctx context.Context, slot int, nic NIC) error
 	// Pause stops the CPUs; Resume lets them go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	// ForkPoint returns the fork point of a machine that is frozen. The caller closes it.
 	ForkPoint(ctx context.Context) (ForkPoint, error)
-	// Snapshot stops the CPUs, takes memory and device state, has everything that is written from then on go to the disk newDisk,
-	// a delta of the machine's present one that the caller has made (empty: there is no disk), and lets the CPUs go on. Also
-	// when it fails the machine goes on; the disk is then the old one.
-	Snapshot(ctx context.Context, newDisk string) (ForkPoint, error)
+	// Snapshot stops the CPUs, takes memory and device state, has everything that is written from then on go to new disks, deltas of the
+	// machine's present ones that the caller has made, and lets the CPUs go on. Also when it fails the machine goes on; each disk
+	// is then the old one or the new one, which have the same content.
+	Snapshot(ctx context.Context, to NewDisks) (ForkPoint, error)
 	// Memory measures what the machine takes of the host's memory now.
 	Memory(ctx context.Context) (hostapi.Memory, error)
 	// Reset restarts the guest as by a reset button.
@@ -127,8 +133,9 @@ type MachineSpec struct {
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
 	RootDisk  string // qcow2; empty: the root slot is empty
-	Blank     string // qcow2: what a warm VM that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
-	NICs      []NIC
+	DataDisks []DataDisk
+	Blank     string            // qcow2: what a warm VM that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
+	NICs      []NIC             // by slot, hostapi.MaxCards at most; every machine has all slots
 	Run       hostapi.Run       // the number of the run that begins
 	CID       uint32            // vsock context ID, 3 to 1<<28-1
 	Guestinfo map[string]string // what info-get answers
@@ -142,8 +149,22 @@ type Disks interface {
 	DiskParent(ctx context.Context, path string) (string, error)
 }
 
-// NIC is one network card.
+// NIC is what a machine has in a card's slot. The zero value is a spare card: without a link, and joined to nothing.
 type NIC struct {
 	MAC       string
-	Connected bool
+	Connected bool   // the guest sees a link
+	Frames    string `json:"-"` // path of the socket of the network's switch (package frames); empty: it leads nowhere
+}
+
+// DataDisk is a disk of a machine beside its root disk. The guest knows it by its serial number, hostapi.DiskSerial of its unit.
+type DataDisk struct {
+	Unit     int    // 1 to 15, but 7
+	Path     string // qcow2, an absolute path of this host
+	ReadOnly bool
+}
+
+// NewDisks are the deltas that take the place of a machine's disks in a Snapshot. Paths are absolute paths of this host.
+type NewDisks struct {
+	Root string         // empty: there is no root disk
+	Data map[int]string // by unit; all data disks that are not read-only
 }

@@ -211,7 +211,7 @@ func (c *Cloner) takeForkPoint(ctx context.Context, o *operation) (kept string, 
 	case o.src.Frozen:
 		o.forkPoint, err = m.ForkPoint(ctx)
 	default:
-		o.forkPoint, err = m.Snapshot(ctx, c.opt.Disks.HostPath(o.src))
+		o.forkPoint, err = m.Snapshot(ctx, vm.NewDisks{Root: c.opt.Disks.HostPath(o.src)})
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot take the fork point: %w", err)

@@ -115,6 +115,9 @@ func (m *fileMachine) Close() error {
 }
 
 func (m *fileMachine) SetGuestinfo(context.Context, map[string]string) error { return nil }
+func (m *fileMachine) PlugDisk(context.Context, vm.DataDisk) error           { return nil }
+func (m *fileMachine) UnplugDisk(context.Context, int) error                 { return nil }
+func (m *fileMachine) SetNIC(context.Context, int, vm.NIC) error             { return nil }
 func (m *fileMachine) Pause(context.Context) error                           { return nil }
 func (m *fileMachine) Resume(context.Context) error                          { return nil }
 func (m *fileMachine) Reset(context.Context) error                           { return nil }
@@ -123,8 +126,8 @@ func (m *fileMachine) ForkPoint(context.Context) (vm.ForkPoint, error) {
 	_, err := os.Stat(m.frozen())
 	return fileForkPoint{}, err
 }
-func (m *fileMachine) Snapshot(_ context.Context, newDisk string) (vm.ForkPoint, error) {
-	return fileForkPoint{}, os.WriteFile(m.path, []byte(newDisk), 0o600)
+func (m *fileMachine) Snapshot(_ context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
+	return fileForkPoint{}, os.WriteFile(m.path, []byte(to.Root), 0o600)
 }
 func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
 	return nil, errors.New("nobody listens")

@@ -170,14 +170,19 @@ func (h *handle) Memory(context.Context) (hostapi.Memory, error) {
 }
 
 // Snapshot implements vm.Machine.
-func (h *handle) Snapshot(_ context.Context, newDisk string) (vm.ForkPoint, error) {
+func (h *handle) Snapshot(_ context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
 	if err := h.m.hv.at(Snapshot); err != nil {
 		return nil, err
 	}
 	err := errors.New("the machine does not run")
 	h.m.edit(func() {
 		if h.m.exit == nil && !h.m.frozen {
-			h.m.disk, err = newDisk, nil
+			h.m.disk, err = to.Root, nil
+			for unit, path := range to.Data {
+				d := h.m.data[unit]
+				d.Path = path
+				h.m.data[unit] = d
+			}
 		}
 	})
 	if err != nil {

@@ -162,6 +162,36 @@ func (h *handle) DetachDisk(context.Context) error {
 	return nil
 }
 
+// PlugDisk implements vm.Machine.
+func (h *handle) PlugDisk(_ context.Context, d vm.DataDisk) (err error) {
+	h.m.edit(func() {
+		if _, taken := h.m.data[d.Unit]; taken {
+			err = fmt.Errorf("unit %d is taken", d.Unit)
+			return
+		}
+		h.m.data[d.Unit] = d
+	})
+	return err
+}
+
+// UnplugDisk implements vm.Machine.
+func (h *handle) UnplugDisk(_ context.Context, unit int) (err error) {
+	h.m.edit(func() {
+		if _, there := h.m.data[unit]; !there {
+			err = fmt.Errorf("no disk has unit %d", unit)
+			return
+		}
+		delete(h.m.data, unit)
+	})
+	return err
+}
+
+// SetNIC implements vm.Machine.
+func (h *handle) SetNIC(_ context.Context, slot int, nic vm.NIC) error {
+	h.m.edit(func() { h.m.nics[slot] = nic })
+	return nil
+}
+
 // Pause implements vm.Machine.
 func (h *handle) Pause(context.Context) error { return nil }
 

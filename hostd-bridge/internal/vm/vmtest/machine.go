@@ -28,6 +28,8 @@ type Machine struct {
 	events   []vm.Event // all that happened
 	exit     *vm.Exit
 	disk     string
+	data     map[int]vm.DataDisk // by unit
+	nics     map[int]vm.NIC      // by slot
 	frozen   bool
 	memory   any // what the guest keeps in mind
 	resets   int
@@ -38,6 +40,13 @@ func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
 	m := &Machine{
 		Spec: spec, hv: h, parent: parent, signal: &vm.Signal{},
 		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk,
+	}
+	m.data, m.nics = map[int]vm.DataDisk{}, map[int]vm.NIC{}
+	for _, d := range spec.DataDisks {
+		m.data[d.Unit] = d
+	}
+	for slot, nic := range spec.NICs {
+		m.nics[slot] = nic
 	}
 	if m.readable == nil {
 		m.readable = map[string]string{}
@@ -92,6 +101,20 @@ func (m *Machine) Disk() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.disk
+}
+
+// DataDisks returns the disks beside the root disk, by unit.
+func (m *Machine) DataDisks() map[int]vm.DataDisk {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.data)
+}
+
+// NICs returns the network cards by slot.
+func (m *Machine) NICs() map[int]vm.NIC {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.nics)
 }
 
 // Resets returns how often the machine was reset.
