@@ -81,34 +81,3 @@ func (c *call) cloneDevices(src *vm.VM, changes []types.BaseVirtualDeviceConfigS
 	clone.Disk = disk.Disk
 	return nil
 }
-
-// cloneCard takes over the edit of a network card. Its MAC address counts only where the client says that it is its own: a
-// client that edits the source's card sends that with the source's address.
-func cloneCard(n int, src *vm.VM, spec *types.VirtualDeviceConfigSpec, card *types.VirtualEthernetCard, clone *vm.CloneSpec) error {
-	if spec.Operation != types.VirtualDeviceConfigSpecOperationEdit {
-		return invalidDevice(n, "the network cards of an instant clone can be edited, not added and removed")
-	}
-	if _, twice := clone.NICs[card.Key]; twice {
-		return invalidDevice(n, "the network card %d is edited twice", card.Key)
-	}
-	nic, found := vm.NIC{}, false
-	for _, c := range src.NICs {
-		if c.Key == card.Key {
-			nic.Connected, found = c.Connected, true
-		}
-	}
-	if !found {
-		return invalidDevice(n, "no network card has the key %d", card.Key)
-	}
-	if card.Connectable != nil {
-		nic.Connected = card.Connectable.StartConnected || card.Connectable.Connected
-	}
-	if kind := card.AddressType; kind == "" || kind == string(types.VirtualEthernetCardMacTypeManual) {
-		nic.MAC = card.MacAddress
-	}
-	if clone.NICs == nil {
-		clone.NICs = map[int32]vm.NIC{}
-	}
-	clone.NICs[card.Key] = nic
-	return nil
-}
