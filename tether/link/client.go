@@ -125,6 +125,24 @@ func (c *Client) Upload(ctx context.Context, id string) (*InputStream, error) {
 	return newInputStream(s), nil
 }
 
+// Forward connects to an address in the container's network, also its loopback. network is "tcp" or "udp", address an IP address with
+// a port, such as 127.0.0.1:80 or [fd00::2]:53. The context bounds the opening only. A tether of the time before it refuses.
+func (c *Client) Forward(ctx context.Context, network, address string) (*ForwardStream, error) {
+	kind := kindTCP
+	switch network {
+	case "tcp":
+	case "udp":
+		kind = kindUDP
+	default:
+		return nil, fmt.Errorf("cannot forward to network %.20q: want tcp or udp", network)
+	}
+	s, _, err := c.open(ctx, streamHeader{kind: kind, id: address})
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to %s %s in the container: %w", network, address, err)
+	}
+	return newForwardStream(s, kind), nil
+}
+
 type opened struct {
 	stream *yamux.Stream
 	reply  reply
@@ -133,8 +151,8 @@ type opened struct {
 
 // open asks for a stream and waits for the tether's consent, or until ctx ends.
 func (c *Client) open(ctx context.Context, h streamHeader) (*yamux.Stream, reply, error) {
-	if !ValidSession(h.id) {
-		return nil, reply{}, fmt.Errorf("the name is not 1 to %d of the characters A-Z a-z 0-9 _ . -", maxSession)
+	if err := h.check(); err != nil {
+		return nil, reply{}, err
 	}
 	done := make(chan opened, 1)
 	go func() { done <- c.ask(ctx, h) }()

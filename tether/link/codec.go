@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/base64"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -91,6 +92,25 @@ func (c *codec) text(name string, p *string) {
 	c.visit(name, *p == "", func() { *p = c.in.string() }, func() { c.string(*p) })
 }
 
+// bytes are base64: a decoder takes the alphabets of RFC 4648, sections 4 and 5, padded or not, as package protojson does.
+func (c *codec) bytes(name string, p *[]byte) {
+	c.visit(name, len(*p) == 0, func() {
+		text, encoding := c.in.string(), base64.StdEncoding
+		if strings.ContainsAny(text, "-_") {
+			encoding = base64.URLEncoding
+		}
+		if len(text)%4 != 0 {
+			encoding = encoding.WithPadding(base64.NoPadding)
+		}
+		var err error
+		if *p, err = encoding.DecodeString(text); err != nil {
+			c.in.fail("malformed base64 of field %s", name)
+		}
+	}, func() {
+		c.out = append(base64.StdEncoding.AppendEncode(append(c.out, '"'), *p), '"')
+	})
+}
+
 func (c *codec) flag(name string, p *bool) {
 	c.visit(name, !*p, func() { *p = c.in.bool() }, func() { c.out = append(c.out, "true"...) })
 }
@@ -177,6 +197,13 @@ func message[M any](c *codec, name string, p **M, d describe[M]) {
 		*p = new(M)
 		d.decode(c.in, *p)
 	}, func() { d.encode(c, *p) })
+}
+
+// member is a message that is one of several which exclude each other. It reports whether the field was decoded.
+func member[M any](c *codec, name string, p **M, d describe[M]) (decoded bool) {
+	before := c.found
+	message(c, name, p, d)
+	return c.in != nil && c.found && !before
 }
 
 func messages[M any](c *codec, name string, p *[]*M, d describe[M]) {

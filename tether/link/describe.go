@@ -20,6 +20,50 @@ func describeSpec(c *codec, s *tetherv1.Spec) {
 	number(c, "stopGraceSeconds", &s.StopGraceSeconds)
 	number(c, "stopSignal", &s.StopSignal)
 	c.flag("forkPoint", &s.ForkPoint)
+	messages(c, "mounts", &s.Mounts, describeMount)
+	messages(c, "files", &s.Files, describeFile)
+}
+
+// describeMount knows that a mount has one source: of several the last counts.
+func describeMount(c *codec, m *tetherv1.Mount) {
+	c.text("target", &m.Target)
+	c.flag("readOnly", &m.ReadOnly)
+	volume, tmpfs, nfs := m.GetVolume(), m.GetTmpfs(), m.GetNfs()
+	if member(c, "volume", &volume, describeVolume) {
+		m.Source = &tetherv1.Mount_Volume{Volume: volume}
+	}
+	if member(c, "tmpfs", &tmpfs, describeTmpfs) {
+		m.Source = &tetherv1.Mount_Tmpfs{Tmpfs: tmpfs}
+	}
+	if member(c, "nfs", &nfs, describeNfs) {
+		m.Source = &tetherv1.Mount_Nfs{Nfs: nfs}
+	}
+}
+
+func describeVolume(c *codec, v *tetherv1.Volume) {
+	c.text("serial", &v.Serial)
+	c.flag("copyUp", &v.CopyUp)
+	c.text("subpath", &v.Subpath)
+}
+
+func describeTmpfs(c *codec, t *tetherv1.Tmpfs) {
+	number(c, "sizeBytes", &t.SizeBytes)
+	number(c, "mode", &t.Mode)
+	c.text("options", &t.Options)
+}
+
+func describeNfs(c *codec, n *tetherv1.Nfs) {
+	c.text("address", &n.Address)
+	c.text("path", &n.Path)
+	c.text("options", &n.Options)
+}
+
+func describeFile(c *codec, f *tetherv1.File) {
+	c.text("path", &f.Path)
+	number(c, "mode", &f.Mode)
+	number(c, "uid", &f.Uid)
+	number(c, "gid", &f.Gid)
+	c.bytes("content", &f.Content)
 }
 
 func describeHostEntry(c *codec, h *tetherv1.HostEntry) {
@@ -39,6 +83,8 @@ func describeInterface(c *codec, i *tetherv1.Interface) {
 	c.texts("addresses", &i.Addresses)
 	c.text("gateway", &i.Gateway)
 	number(c, "mtu", &i.Mtu)
+	c.text("gateway6", &i.Gateway6)
+	number(c, "slot", &i.Slot)
 }
 
 func describeProcess(c *codec, p *tetherv1.Process) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,6 +20,8 @@ const (
 	kindStderr streamKind = 0x02 // tether to host: its standard error
 	kindInput  streamKind = 0x03 // host to tether: its standard input
 	kindUpload streamKind = 0x04 // host to tether: bytes for an Unpack
+	kindTCP    streamKind = 0x05 // both ways: a TCP connection made in the container's network
+	kindUDP    streamKind = 0x06 // both ways: datagrams of a UDP socket there
 )
 
 // Lengths, in bytes.
@@ -36,7 +39,7 @@ const (
 // streamHeader is what the host sends first on each stream but the control stream.
 type streamHeader struct {
 	kind   streamKind
-	id     string // session, or upload
+	id     string // session, upload, or the address and port that a forward leads to
 	offset int64  // output only: first byte wanted; negative: the oldest one kept
 }
 
@@ -54,7 +57,7 @@ func readStreamHeader(r io.Reader) (streamHeader, error) {
 	h := streamHeader{kind: streamKind(b[0]), offset: int64(binary.BigEndian.Uint64(b[8:]))}
 	n := int(b[2])
 	switch {
-	case h.kind < kindStdout || h.kind > kindUpload:
+	case h.kind < kindStdout || h.kind > kindUDP:
 		return h, fmt.Errorf("unknown stream kind %d", b[0])
 	case b[1]|b[3]|b[4]|b[5]|b[6]|b[7] != 0:
 		return h, errors.New("reserved bytes of the stream header are not zero")
@@ -65,10 +68,25 @@ func readStreamHeader(r io.Reader) (streamHeader, error) {
 	if _, err := io.ReadFull(r, id); err != nil {
 		return h, fmt.Errorf("cannot read id of stream: %w", err)
 	}
-	if h.id = string(id); !ValidSession(h.id) {
-		return h, fmt.Errorf("stream with the malformed id %q", h.id)
+	h.id = string(id)
+	if err := h.check(); err != nil {
+		return h, err
 	}
 	return h, nil
+}
+
+// check looks at the id.
+func (h streamHeader) check() error {
+	if h.kind == kindTCP || h.kind == kindUDP {
+		if a, err := netip.ParseAddrPort(h.id); err != nil || a.Port() == 0 || a.Addr().Zone() != "" || len(h.id) > maxSession {
+			return fmt.Errorf("cannot forward to %.80q: want an IP address and a port, such as 127.0.0.1:80 or [::1]:80", h.id)
+		}
+		return nil
+	}
+	if !ValidSession(h.id) {
+		return fmt.Errorf("the name %.80q is not 1 to %d of the characters A-Z a-z 0-9 _ . -", h.id, maxSession)
+	}
+	return nil
 }
 
 // reply is the tether's answer to a stream header.

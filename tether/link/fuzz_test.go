@@ -2,6 +2,7 @@ package link
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"testing"
@@ -104,6 +105,8 @@ func FuzzPreface(f *testing.F) {
 func FuzzStreamHeader(f *testing.F) {
 	f.Add(appendStreamHeader(nil, streamHeader{kindStdout, "main", -1}))
 	f.Add(appendStreamHeader(nil, streamHeader{kindUpload, "a", 0}))
+	f.Add(appendStreamHeader(nil, streamHeader{kindTCP, "127.0.0.1:80", 0}))
+	f.Add(appendStreamHeader(nil, streamHeader{kindUDP, "[fe80::1%eth0]:53", 0}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		h, err := readStreamHeader(bytes.NewReader(data))
 		if err == nil && !bytes.HasPrefix(data, appendStreamHeader(nil, h)) {
@@ -148,6 +151,7 @@ func FuzzFrames(f *testing.F) {
 func FuzzSpec(f *testing.F) {
 	f.Add(`{"id":"00","process":{"args":["sh"],"tty":true},"later":{"x":1},"mode":"LATER"}`)
 	f.Add(`{"hosts":[{"address":"::1","names":["a"]}]}`)
+	f.Add(`{"mounts":[{"target":"/v","volume":{"serial":"vol1"}},{"tmpfs":{"sizeBytes":"1"}}],"files":[{"path":"/f","content":"YQ=="}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := DecodeSpec(text)
 		if err != nil {
@@ -180,6 +184,25 @@ func FuzzStatus(f *testing.F) {
 		}
 		if back, err := DecodeStatus(encoded); err != nil || !proto.Equal(back, s) {
 			t.Fatalf("%v came back as %v, %v", s, back, err)
+		}
+	})
+}
+
+// FuzzDatagrams: what is read can be written again.
+func FuzzDatagrams(f *testing.F) {
+	f.Add([]byte("\x00\x02hi\x00\x00\x00\x01"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, buf := bytes.NewReader(data), make([]byte, maxDatagram)
+		var again []byte
+		for {
+			n, err := readDatagram(r, buf)
+			if err != nil {
+				break
+			}
+			again = append(binary.BigEndian.AppendUint16(again, uint16(n)), buf[:n]...)
+		}
+		if !bytes.HasPrefix(data, again) {
+			t.Fatalf("% x came back as % x", data, again)
 		}
 	})
 }

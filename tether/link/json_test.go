@@ -18,6 +18,9 @@ func fill(m protoreflect.Message, random *rand.Rand) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
+		if of := f.ContainingOneof(); of != nil && m.WhichOneof(of) != nil && random.IntN(2) == 0 {
+			continue // another one of them is set
+		}
 		one := func() protoreflect.Value {
 			if f.Kind() == protoreflect.MessageKind {
 				var v protoreflect.Value
@@ -47,6 +50,12 @@ func scalar(f protoreflect.FieldDescriptor, random *rand.Rand) protoreflect.Valu
 	case protoreflect.StringKind:
 		texts := []string{"a", "ä€😀", "\"\\/\b\f\n\r\t\x01\x7f<>&\u2028", strings.Repeat("x", 1000)}
 		return protoreflect.ValueOfString(texts[random.IntN(len(texts))])
+	case protoreflect.BytesKind:
+		b := make([]byte, 1+random.IntN(5))
+		for i := range b {
+			b[i] = byte(random.Uint32())
+		}
+		return protoreflect.ValueOfBytes(b)
 	case protoreflect.BoolKind:
 		return protoreflect.ValueOfBool(true)
 	case protoreflect.EnumKind:
@@ -98,6 +107,7 @@ func FuzzJSON(f *testing.F) {
 	f.Add(`{"stop_signal": "9", "stopGraceSeconds": 1e1, "process": null, "mode": 1, "x": [{"y": [true, false, null, -0.5e-3]}]}`)
 	f.Add(`{"hostname": "\ud83d\ude00\u00e4\"\\\/", "hosts": [{"names": [ ]}, {}]}`)
 	f.Add(`{"process": {"rlimits": [{"soft": "18446744073709551615", "hard": 18446744073709551615}], "args": ["a", "b"]}}`)
+	f.Add(`{"mounts": [{"nfs": {}}, {"volume": null, "tmpfs": {"mode": 1777}}], "files": [{"content": "-_8"}, {"content": "AA=="}]}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		want, got := &tetherv1.Spec{}, &tetherv1.Spec{}
 		if !json.Valid([]byte(text)) || (protojson.UnmarshalOptions{DiscardUnknown: true, RecursionLimit: maxDepth / 2}).Unmarshal([]byte(text), want) != nil {
@@ -115,7 +125,7 @@ func TestMalformedJSON(t *testing.T) {
 	for _, text := range []string{
 		"", "null", "{", "{}x", `{"id"}`, `{"id":}`, `{"id":"`, `{"id":"\x"}`, `{"id":"\u12"}`, `{"id":"\ud800"}`, `{"id":"\ud800\u0041"}`,
 		"{\"id\":\"\n\"}", `{"id":"a",}`, `{"x":tru}`, `{"stopSignal":1.5}`, `{"stopSignal":2147483648}`, `{"stopGraceSeconds":-1}`,
-		`{"readOnlyRoot":1}`, `{"hosts":{}}`, `{"hosts":[null]}`, `{"mode":"CONTAINER"`, `{"x":` + strings.Repeat("[", 2*maxDepth),
+		`{"files":[{"content":"a"}]}`, `{"readOnlyRoot":1}`, `{"hosts":{}}`, `{"hosts":[null]}`, `{"mode":"CONTAINER"`, `{"x":` + strings.Repeat("[", 2*maxDepth),
 	} {
 		if s, err := DecodeSpec(text); err == nil {
 			t.Errorf("%q was taken for %v", text, s)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -41,6 +42,9 @@ type Handler interface {
 	// Upload hands a byte stream to the Unpack of the same id, and returns when it was consumed. The reader returns
 	// io.EOF only when the host has sent all of it.
 	Upload(ctx context.Context, id string, r io.Reader) error
+
+	// Connect connects in the container's network. network is "tcp" or "udp". A "tcp" connection has CloseWrite, as *net.TCPConn.
+	Connect(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error)
 }
 
 // Lossy is an output reader that skips what was overwritten before it was read. Dropped counts those bytes up to the
@@ -175,6 +179,8 @@ func (s *server) dispatch(ctx context.Context, cancel context.CancelFunc, stream
 		s.input(ctx, stream, h)
 	case kindUpload:
 		s.upload(ctx, stream, h)
+	case kindTCP, kindUDP:
+		s.forward(ctx, stream, h)
 	}
 }
 

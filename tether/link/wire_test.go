@@ -32,6 +32,8 @@ func TestWireNumbers(t *testing.T) {
 		{"stderr header", appendStreamHeader(nil, streamHeader{kindStderr, "a", 258}), "02 00 01 00 00000000 0000000000000102 61"},
 		{"input header", appendStreamHeader(nil, streamHeader{kindInput, "a", 0}), "03 00 01 00 00000000 0000000000000000 61"},
 		{"upload header", appendStreamHeader(nil, streamHeader{kindUpload, "a", 0}), "04 00 01 00 00000000 0000000000000000 61"},
+		{"tcp header", appendStreamHeader(nil, streamHeader{kindTCP, "[::1]:80", 0}), "05 00 08 00 00000000 0000000000000000 5b3a3a315d3a3830"},
+		{"udp header", appendStreamHeader(nil, streamHeader{kindUDP, "1.2.3.4:5", 0}), "06 00 09 00 00000000 0000000000000000 312e322e332e343a35"},
 		{"reply", appendReply(nil, reply{codes.OK, "", 16, 3}), "00 00 0000 00000000 0000000000000010 0000000000000003"},
 		{"refusal", appendReply(nil, reply{codes.NotFound, "no", 0, 0}), "05 00 0002 00000000 0000000000000000 0000000000000000 6e6f"},
 		{"data frame", frame[:], "01 001234"},

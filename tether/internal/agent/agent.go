@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -37,6 +38,8 @@ type Config struct {
 	// Hold and Release are nil in a machine that cannot be forked.
 	Hold    func(ctx context.Context, atPoint bool) error
 	Release func(*tetherv1.Fork) error
+	// Network does Configure; nil in a machine that runs no container.
+	Network func(context.Context, *tetherv1.ConfigureRequest) (*tetherv1.ConfigureResponse, error)
 	Log     *slog.Logger
 }
 
@@ -283,6 +286,44 @@ func (a *Agent) Upload(ctx context.Context, id string, r io.Reader) error {
 		return link.Refuse(errdefs.ErrFailedPrecondition, "this machine runs a container: it takes no layers")
 	}
 	return a.Unpacker.Upload(ctx, id, r)
+}
+
+// dialWait is how long a connection in the container's network may take to be made.
+const dialWait = 30 * time.Second
+
+// Connect connects in the container's network, which is the machine's own.
+func (a *Agent) Connect(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error) {
+	if a.Container == nil {
+		return nil, errNoContainer()
+	}
+	dialer := net.Dialer{Timeout: dialWait, KeepAlive: -1}
+	conn, err := dialer.DialContext(ctx, network, address.String())
+	if err != nil {
+		return nil, link.Refuse(dialClass(err), "%v", err)
+	}
+	return conn, nil
+}
+
+func dialClass(err error) error {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return context.DeadlineExceeded
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EAFNOSUPPORT):
+		return errdefs.ErrInvalidArgument
+	default:
+		return errdefs.ErrUnavailable // nobody listens, no route, an address of the host's choice that is not there yet
+	}
+}
+
+// Configure makes the container's network anew.
+func (a *Agent) Configure(ctx context.Context, r *tetherv1.ConfigureRequest) (*tetherv1.ConfigureResponse, error) {
+	if a.Network == nil {
+		return nil, errNoContainer()
+	}
+	defer a.beginAnswer()()
+	resp, err := a.Network(ctx, r)
+	return resp, sessionError(err)
 }
 
 func (a *Agent) session(id string) (*process.Session, error) {

@@ -6,8 +6,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -238,6 +241,46 @@ func (f *Tether) Unpack(ctx context.Context, req *tetherv1.UnpackRequest) (*teth
 	f.unpacked = append(f.unpacked, Unpacked{req, data})
 	delete(f.uploads, req.Upload)
 	return resp, nil
+}
+
+// Connect implements link.Handler, by what OnConnect set.
+func (f *Tether) Connect(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error) {
+	f.mu.Lock()
+	dial := f.dial
+	f.mu.Unlock()
+	if dial == nil {
+		return nil, link.Refuse(errdefs.ErrUnavailable, "connection refused")
+	}
+	return dial(ctx, network, address)
+}
+
+// OnConnect has dial answer forwards. Without it all are refused.
+func (f *Tether) OnConnect(dial func(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dial = dial
+}
+
+// Configure implements link.Handler: it keeps the request, and names the interfaces in order.
+func (f *Tether) Configure(_ context.Context, req *tetherv1.ConfigureRequest) (*tetherv1.ConfigureResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.configures = append(f.configures, req)
+	resp := &tetherv1.ConfigureResponse{}
+	for n, i := range req.GetInterfaces() {
+		resp.Interfaces = append(resp.Interfaces, &tetherv1.Interface{
+			Mac: i.Mac, Name: cmp.Or(i.Name, fmt.Sprintf("eth%d", n)), Addresses: i.Addresses, Gateway: i.Gateway, Gateway6: i.Gateway6,
+			Mtu: i.Mtu, Slot: i.Slot,
+		})
+	}
+	return resp, nil
+}
+
+// Configures are the Configure requests so far.
+func (f *Tether) Configures() []*tetherv1.ConfigureRequest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.configures)
 }
 
 func count(data []byte) (entries, content uint64, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path"
 	"slices"
 	"sync"
@@ -32,6 +33,9 @@ type Tether struct {
 	unpacked []Unpacked
 	held     bool
 	releases []*tetherv1.ReleaseRequest
+
+	configures []*tetherv1.ConfigureRequest
+	dial       func(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error) // nil: refused
 }
 
 // NewTether returns a fake tether with no process. Its end is that of the test, which then waits for all its goroutines.

@@ -178,7 +178,7 @@ func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReceiptItem_Outcome.Descriptor instead.
 func (ReceiptItem_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{11, 0}
+	return file_tether_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Reason chooses the exit code and message of the remote API.
@@ -193,6 +193,7 @@ const (
 	Failure_ROOT_DISK      Failure_Reason = 5 // missing, damaged, cannot be mounted
 	Failure_NETWORK        Failure_Reason = 6
 	Failure_FORK           Failure_Reason = 7 // an item of the receipt failed
+	Failure_MOUNT          Failure_Reason = 8 // a volume, tmpfs, NFS directory or file of the Spec
 )
 
 // Enum value maps for Failure_Reason.
@@ -206,6 +207,7 @@ var (
 		5: "ROOT_DISK",
 		6: "NETWORK",
 		7: "FORK",
+		8: "MOUNT",
 	}
 	Failure_Reason_value = map[string]int32{
 		"INTERNAL":       0,
@@ -216,6 +218,7 @@ var (
 		"ROOT_DISK":      5,
 		"NETWORK":        6,
 		"FORK":           7,
+		"MOUNT":          8,
 	}
 )
 
@@ -243,7 +246,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{13, 0}
+	return file_tether_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Spec is what a tether is told about itself: guestinfo key "guestinfo.cvm.spec", as protobuf JSON.
@@ -263,7 +266,9 @@ type Spec struct {
 	// The machine, a fork of a running container, calls instantclone.freeze where it stands, with its processes held: it is the fork
 	// point of children that go on. Meaningless elsewhere. A tether older than this field looks for mode TEMPLATE in its place, so a
 	// host sets both.
-	ForkPoint     bool `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
+	ForkPoint     bool     `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
+	Mounts        []*Mount `protobuf:"bytes,13,rep,name=mounts,proto3" json:"mounts,omitempty"` // what lies over the container's root; done in the order of the targets' depth
+	Files         []*File  `protobuf:"bytes,14,rep,name=files,proto3" json:"files,omitempty"`   // likewise, after the mounts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +387,398 @@ func (x *Spec) GetForkPoint() bool {
 	return false
 }
 
+func (x *Spec) GetMounts() []*Mount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+func (x *Spec) GetFiles() []*File {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// Mount is a file system in the container. A fork of a running container has those of its source: they are not looked at.
+type Mount struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Target   string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // absolute path in the container; made when missing. Not /, /proc, /sys, /dev, nor below those three
+	ReadOnly bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Types that are valid to be assigned to Source:
+	//
+	//	*Mount_Volume
+	//	*Mount_Tmpfs
+	//	*Mount_Nfs
+	Source        isMount_Source `protobuf_oneof:"source"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mount) Reset() {
+	*x = Mount{}
+	mi := &file_tether_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mount) ProtoMessage() {}
+
+func (x *Mount) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mount.ProtoReflect.Descriptor instead.
+func (*Mount) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Mount) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Mount) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
+func (x *Mount) GetSource() isMount_Source {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Mount) GetVolume() *Volume {
+	if x != nil {
+		if x, ok := x.Source.(*Mount_Volume); ok {
+			return x.Volume
+		}
+	}
+	return nil
+}
+
+func (x *Mount) GetTmpfs() *Tmpfs {
+	if x != nil {
+		if x, ok := x.Source.(*Mount_Tmpfs); ok {
+			return x.Tmpfs
+		}
+	}
+	return nil
+}
+
+func (x *Mount) GetNfs() *Nfs {
+	if x != nil {
+		if x, ok := x.Source.(*Mount_Nfs); ok {
+			return x.Nfs
+		}
+	}
+	return nil
+}
+
+type isMount_Source interface {
+	isMount_Source()
+}
+
+type Mount_Volume struct {
+	Volume *Volume `protobuf:"bytes,3,opt,name=volume,proto3,oneof"`
+}
+
+type Mount_Tmpfs struct {
+	Tmpfs *Tmpfs `protobuf:"bytes,4,opt,name=tmpfs,proto3,oneof"`
+}
+
+type Mount_Nfs struct {
+	Nfs *Nfs `protobuf:"bytes,5,opt,name=nfs,proto3,oneof"`
+}
+
+func (*Mount_Volume) isMount_Source() {}
+
+func (*Mount_Tmpfs) isMount_Source() {}
+
+func (*Mount_Nfs) isMount_Source() {}
+
+// Volume is a disk with an ext4 of its own. It is grown to the disk's size.
+type Volume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        string                 `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`                // the disk's SCSI serial number
+	CopyUp        bool                   `protobuf:"varint,2,opt,name=copy_up,json=copyUp,proto3" json:"copy_up,omitempty"` // while the volume is empty it gets what the image has at the target, and its owner and mode
+	Subpath       string                 `protobuf:"bytes,3,opt,name=subpath,proto3" json:"subpath,omitempty"`              // directory in the volume to mount; empty: all of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_tether_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Volume) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *Volume) GetCopyUp() bool {
+	if x != nil {
+		return x.CopyUp
+	}
+	return false
+}
+
+func (x *Volume) GetSubpath() string {
+	if x != nil {
+		return x.Subpath
+	}
+	return ""
+}
+
+// Tmpfs is memory.
+type Tmpfs struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SizeBytes uint64                 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // 0: no limit but the machine's (Linux: half of its memory)
+	Mode      uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`                            // permissions of its root; 0: 1777
+	// Separated by commas: ro, rw, (no)exec, (no)suid, (no)dev, (no)atime, (no)diratime, (no)relatime, size=, mode=, uid=, gid=, nr_inodes=,
+	// nr_blocks=. Whatever they do not say is nosuid, nodev, noexec.
+	Options       string `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tmpfs) Reset() {
+	*x = Tmpfs{}
+	mi := &file_tether_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tmpfs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tmpfs) ProtoMessage() {}
+
+func (x *Tmpfs) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tmpfs.ProtoReflect.Descriptor instead.
+func (*Tmpfs) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Tmpfs) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Tmpfs) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Tmpfs) GetOptions() string {
+	if x != nil {
+		return x.Options
+	}
+	return ""
+}
+
+// Nfs is a directory of an NFS server, reached by the container's network.
+type Nfs struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // of the server: an IP address, or a name that the container's resolver knows
+	Path    string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`       // on the server, absolute
+	// Separated by commas, those of nfs(5) that the kernel knows. Without vers= it is 4.2; addr= is that of address.
+	Options       string `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Nfs) Reset() {
+	*x = Nfs{}
+	mi := &file_tether_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Nfs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Nfs) ProtoMessage() {}
+
+func (x *Nfs) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Nfs.ProtoReflect.Descriptor instead.
+func (*Nfs) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Nfs) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Nfs) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Nfs) GetOptions() string {
+	if x != nil {
+		return x.Options
+	}
+	return ""
+}
+
+// File is written by the tether and lies over the container's root: secrets and configs. The container cannot change it.
+type File struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`  // absolute path in the container; refused where Mount.target is
+	Mode          uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"` // permissions, 0 to 07777; 0: 0444
+	Uid           uint32                 `protobuf:"varint,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,4,opt,name=gid,proto3" json:"gid,omitempty"`
+	Content       []byte                 `protobuf:"bytes,5,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *File) Reset() {
+	*x = File{}
+	mi := &file_tether_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *File) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*File) ProtoMessage() {}
+
+func (x *File) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use File.ProtoReflect.Descriptor instead.
+func (*File) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *File) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *File) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *File) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *File) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *File) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
 // HostEntry is a line of /etc/hosts.
 type HostEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -393,7 +790,7 @@ type HostEntry struct {
 
 func (x *HostEntry) Reset() {
 	*x = HostEntry{}
-	mi := &file_tether_proto_msgTypes[1]
+	mi := &file_tether_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +802,7 @@ func (x *HostEntry) String() string {
 func (*HostEntry) ProtoMessage() {}
 
 func (x *HostEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[1]
+	mi := &file_tether_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +815,7 @@ func (x *HostEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEntry.ProtoReflect.Descriptor instead.
 func (*HostEntry) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{1}
+	return file_tether_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HostEntry) GetAddress() string {
@@ -447,7 +844,7 @@ type Resolver struct {
 
 func (x *Resolver) Reset() {
 	*x = Resolver{}
-	mi := &file_tether_proto_msgTypes[2]
+	mi := &file_tether_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +856,7 @@ func (x *Resolver) String() string {
 func (*Resolver) ProtoMessage() {}
 
 func (x *Resolver) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[2]
+	mi := &file_tether_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +869,7 @@ func (x *Resolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
 func (*Resolver) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{2}
+	return file_tether_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Resolver) GetNameservers() []string {
@@ -496,21 +893,24 @@ func (x *Resolver) GetOptions() []string {
 	return nil
 }
 
-// Interface is one NIC and what it is to be.
+// Interface is one NIC and what it is to be. The NIC is the one that has the MAC address, else the one in the slot, else, with neither
+// given, the n-th one. A NIC that no interface means is hidden from the container.
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mac           string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`             // selects the NIC; empty: the n-th one
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`           // name in the guest; empty: eth<n>
+	Mac           string                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`             // the address that the NIC gets: set when its own is another. Empty: its own
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`           // name in the guest; empty: the name that it has, else the first of eth0, eth1, ... that is free
 	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"` // CIDR
-	Gateway       string                 `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`     // default route; empty: none
+	Gateway       string                 `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`     // IPv4 (or IPv6) default route; of several interfaces the first that has one of the family; empty: none
 	Mtu           uint32                 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`            // 0: leave
+	Gateway6      string                 `protobuf:"bytes,6,opt,name=gateway6,proto3" json:"gateway6,omitempty"`   // IPv6 default route, likewise
+	Slot          uint32                 `protobuf:"varint,7,opt,name=slot,proto3" json:"slot,omitempty"`          // 1 + number of the NIC's slot in the machine; 0: not said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_tether_proto_msgTypes[3]
+	mi := &file_tether_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +922,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[3]
+	mi := &file_tether_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +935,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{3}
+	return file_tether_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Interface) GetMac() string {
@@ -573,6 +973,20 @@ func (x *Interface) GetMtu() uint32 {
 	return 0
 }
 
+func (x *Interface) GetGateway6() string {
+	if x != nil {
+		return x.Gateway6
+	}
+	return ""
+}
+
+func (x *Interface) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
 // Process is a program to run.
 type Process struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -591,7 +1005,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_tether_proto_msgTypes[4]
+	mi := &file_tether_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +1017,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[4]
+	mi := &file_tether_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +1030,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{4}
+	return file_tether_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Process) GetArgs() []string {
@@ -693,7 +1107,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_tether_proto_msgTypes[5]
+	mi := &file_tether_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +1119,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[5]
+	mi := &file_tether_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +1132,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{5}
+	return file_tether_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Window) GetRows() uint32 {
@@ -747,7 +1161,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_tether_proto_msgTypes[6]
+	mi := &file_tether_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +1173,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[6]
+	mi := &file_tether_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +1186,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{6}
+	return file_tether_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Rlimit) GetName() string {
@@ -811,7 +1225,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_tether_proto_msgTypes[7]
+	mi := &file_tether_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1237,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[7]
+	mi := &file_tether_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1250,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{7}
+	return file_tether_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Status) GetState() State {
@@ -892,7 +1306,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1318,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1331,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{8}
+	return file_tether_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Mark) GetName() string {
@@ -947,7 +1361,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1373,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1386,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{9}
+	return file_tether_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Fork) GetGeneration() uint32 {
@@ -1010,7 +1424,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1436,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1449,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{10}
+	return file_tether_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Receipt) GetItems() []*ReceiptItem {
@@ -1079,7 +1493,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1505,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1518,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{11}
+	return file_tether_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReceiptItem) GetName() string {
@@ -1148,7 +1562,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1574,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1587,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{12}
+	return file_tether_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1215,7 +1629,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1641,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1654,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{13}
+	return file_tether_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -1265,7 +1679,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1691,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1704,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{14}
+	return file_tether_proto_rawDescGZIP(), []int{19}
 }
 
 type InfoResponse struct {
@@ -1308,7 +1722,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1734,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1747,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{15}
+	return file_tether_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -1398,7 +1812,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1824,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1837,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{16}
+	return file_tether_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionInfo) GetSession() string {
@@ -1466,7 +1880,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1892,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1905,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{17}
+	return file_tether_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -1532,7 +1946,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1958,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1971,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{18}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -1583,7 +1997,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +2009,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +2022,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{19}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -1627,7 +2041,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1639,7 +2053,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1652,7 +2066,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{20}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -1673,7 +2087,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +2099,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +2112,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{21}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -1730,7 +2144,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2156,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2169,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 type ResizeRequest struct {
@@ -1768,7 +2182,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2194,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2207,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -1818,7 +2232,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +2244,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +2257,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 type ProcessesRequest struct {
@@ -1854,7 +2268,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2280,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2293,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 // ProcessInfo is a line of a process list.
@@ -1900,7 +2314,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2326,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2339,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -2000,7 +2414,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2426,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2439,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{27}
+	return file_tether_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -2046,7 +2460,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2472,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2485,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{28}
+	return file_tether_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -2103,7 +2517,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2529,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2542,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{29}
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 type UnpackRequest struct {
@@ -2142,7 +2556,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2154,7 +2568,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2167,7 +2581,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{30}
+	return file_tether_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -2202,7 +2616,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2628,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2641,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{31}
+	return file_tether_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -2260,7 +2674,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2686,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2699,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{32}
+	return file_tether_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *HoldRequest) GetAtPoint() bool {
@@ -2303,7 +2717,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2729,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2742,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{33}
+	return file_tether_proto_rawDescGZIP(), []int{38}
 }
 
 type ReleaseRequest struct {
@@ -2340,7 +2754,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2766,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2779,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{34}
+	return file_tether_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReleaseRequest) GetFork() *Fork {
@@ -2383,7 +2797,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2809,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,14 +2822,118 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{35}
+	return file_tether_proto_rawDescGZIP(), []int{40}
+}
+
+type ConfigureRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces    []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"` // all there are to be
+	Hosts         []*HostEntry           `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`           // all further lines of /etc/hosts
+	Resolver      *Resolver              `protobuf:"bytes,3,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_tether_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ConfigureRequest) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetHosts() []*HostEntry {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetResolver() *Resolver {
+	if x != nil {
+		return x.Resolver
+	}
+	return nil
+}
+
+type ConfigureResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces    []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"` // as they are now, in the order of the request, with name and mac
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_tether_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ConfigureResponse) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
 }
 
 var File_tether_proto protoreflect.FileDescriptor
 
 const file_tether_proto_rawDesc = "" +
 	"\n" +
-	"\ftether.proto\x12\x15containervm.tether.v1\"\x88\x04\n" +
+	"\ftether.proto\x12\x15containervm.tether.v1\"\xf1\x04\n" +
 	"\x04Spec\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.containervm.tether.v1.ModeR\x04mode\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -2435,20 +2953,50 @@ const file_tether_proto_rawDesc = "" +
 	"\vstop_signal\x18\v \x01(\x05R\n" +
 	"stopSignal\x12\x1d\n" +
 	"\n" +
-	"fork_point\x18\f \x01(\bR\tforkPoint\";\n" +
+	"fork_point\x18\f \x01(\bR\tforkPoint\x124\n" +
+	"\x06mounts\x18\r \x03(\v2\x1c.containervm.tether.v1.MountR\x06mounts\x121\n" +
+	"\x05files\x18\x0e \x03(\v2\x1b.containervm.tether.v1.FileR\x05files\"\xe5\x01\n" +
+	"\x05Mount\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\x127\n" +
+	"\x06volume\x18\x03 \x01(\v2\x1d.containervm.tether.v1.VolumeH\x00R\x06volume\x124\n" +
+	"\x05tmpfs\x18\x04 \x01(\v2\x1c.containervm.tether.v1.TmpfsH\x00R\x05tmpfs\x12.\n" +
+	"\x03nfs\x18\x05 \x01(\v2\x1a.containervm.tether.v1.NfsH\x00R\x03nfsB\b\n" +
+	"\x06source\"S\n" +
+	"\x06Volume\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x17\n" +
+	"\acopy_up\x18\x02 \x01(\bR\x06copyUp\x12\x18\n" +
+	"\asubpath\x18\x03 \x01(\tR\asubpath\"T\n" +
+	"\x05Tmpfs\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x01 \x01(\x04R\tsizeBytes\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x18\n" +
+	"\aoptions\x18\x03 \x01(\tR\aoptions\"M\n" +
+	"\x03Nfs\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
+	"\aoptions\x18\x03 \x01(\tR\aoptions\"l\n" +
+	"\x04File\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x04 \x01(\rR\x03gid\x12\x18\n" +
+	"\acontent\x18\x05 \x01(\fR\acontent\";\n" +
 	"\tHostEntry\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05names\x18\x02 \x03(\tR\x05names\"^\n" +
 	"\bResolver\x12 \n" +
 	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x16\n" +
 	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
-	"\aoptions\x18\x03 \x03(\tR\aoptions\"{\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions\"\xab\x01\n" +
 	"\tInterface\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\tR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
 	"\agateway\x18\x04 \x01(\tR\agateway\x12\x10\n" +
-	"\x03mtu\x18\x05 \x01(\rR\x03mtu\"\x85\x02\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x1a\n" +
+	"\bgateway6\x18\x06 \x01(\tR\bgateway6\x12\x12\n" +
+	"\x04slot\x18\a \x01(\rR\x04slot\"\x85\x02\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\tR\x03env\x12\x12\n" +
@@ -2505,10 +3053,10 @@ const file_tether_proto_rawDesc = "" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x1d\n" +
 	"\n" +
 	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12\x1b\n" +
-	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\xdd\x01\n" +
+	"\tunix_nano\x18\x04 \x01(\x03R\bunixNano\"\xe9\x01\n" +
 	"\aFailure\x12=\n" +
 	"\x06reason\x18\x01 \x01(\x0e2%.containervm.tether.v1.Failure.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"y\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x84\x01\n" +
 	"\x06Reason\x12\f\n" +
 	"\bINTERNAL\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x12\n" +
@@ -2517,7 +3065,8 @@ const file_tether_proto_rawDesc = "" +
 	"\aBAD_CWD\x10\x04\x12\r\n" +
 	"\tROOT_DISK\x10\x05\x12\v\n" +
 	"\aNETWORK\x10\x06\x12\b\n" +
-	"\x04FORK\x10\a\"\r\n" +
+	"\x04FORK\x10\a\x12\t\n" +
+	"\x05MOUNT\x10\b\"\r\n" +
 	"\vInfoRequest\"\x8f\x02\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x16\n" +
@@ -2585,7 +3134,17 @@ const file_tether_proto_rawDesc = "" +
 	"\fHoldResponse\"A\n" +
 	"\x0eReleaseRequest\x12/\n" +
 	"\x04fork\x18\x01 \x01(\v2\x1b.containervm.tether.v1.ForkR\x04fork\"\x11\n" +
-	"\x0fReleaseResponse*/\n" +
+	"\x0fReleaseResponse\"\xc9\x01\n" +
+	"\x10ConfigureRequest\x12@\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2 .containervm.tether.v1.InterfaceR\n" +
+	"interfaces\x126\n" +
+	"\x05hosts\x18\x02 \x03(\v2 .containervm.tether.v1.HostEntryR\x05hosts\x12;\n" +
+	"\bresolver\x18\x03 \x01(\v2\x1f.containervm.tether.v1.ResolverR\bresolver\"U\n" +
+	"\x11ConfigureResponse\x12@\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2 .containervm.tether.v1.InterfaceR\n" +
+	"interfaces*/\n" +
 	"\x04Mode\x12\r\n" +
 	"\tCONTAINER\x10\x00\x12\n" +
 	"\n" +
@@ -2597,7 +3156,7 @@ const file_tether_proto_rawDesc = "" +
 	"\n" +
 	"\x06EXITED\x10\x02\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x032\xdc\x06\n" +
+	"\x06FAILED\x10\x032\xbc\a\n" +
 	"\x06Tether\x12O\n" +
 	"\x04Info\x12\".containervm.tether.v1.InfoRequest\x1a#.containervm.tether.v1.InfoResponse\x12O\n" +
 	"\x04Exec\x12\".containervm.tether.v1.ExecRequest\x1a#.containervm.tether.v1.ExecResponse\x12O\n" +
@@ -2608,7 +3167,8 @@ const file_tether_proto_rawDesc = "" +
 	"\x04Stop\x12\".containervm.tether.v1.StopRequest\x1a#.containervm.tether.v1.StopResponse\x12U\n" +
 	"\x06Unpack\x12$.containervm.tether.v1.UnpackRequest\x1a%.containervm.tether.v1.UnpackResponse\x12O\n" +
 	"\x04Hold\x12\".containervm.tether.v1.HoldRequest\x1a#.containervm.tether.v1.HoldResponse\x12X\n" +
-	"\aRelease\x12%.containervm.tether.v1.ReleaseRequest\x1a&.containervm.tether.v1.ReleaseResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
+	"\aRelease\x12%.containervm.tether.v1.ReleaseRequest\x1a&.containervm.tether.v1.ReleaseResponse\x12^\n" +
+	"\tConfigure\x12'.containervm.tether.v1.ConfigureRequest\x1a(.containervm.tether.v1.ConfigureResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
 
 var (
 	file_tether_proto_rawDescOnce sync.Once
@@ -2623,98 +3183,116 @@ func file_tether_proto_rawDescGZIP() []byte {
 }
 
 var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_tether_proto_goTypes = []any{
 	(Mode)(0),                 // 0: containervm.tether.v1.Mode
 	(State)(0),                // 1: containervm.tether.v1.State
 	(ReceiptItem_Outcome)(0),  // 2: containervm.tether.v1.ReceiptItem.Outcome
 	(Failure_Reason)(0),       // 3: containervm.tether.v1.Failure.Reason
 	(*Spec)(nil),              // 4: containervm.tether.v1.Spec
-	(*HostEntry)(nil),         // 5: containervm.tether.v1.HostEntry
-	(*Resolver)(nil),          // 6: containervm.tether.v1.Resolver
-	(*Interface)(nil),         // 7: containervm.tether.v1.Interface
-	(*Process)(nil),           // 8: containervm.tether.v1.Process
-	(*Window)(nil),            // 9: containervm.tether.v1.Window
-	(*Rlimit)(nil),            // 10: containervm.tether.v1.Rlimit
-	(*Status)(nil),            // 11: containervm.tether.v1.Status
-	(*Mark)(nil),              // 12: containervm.tether.v1.Mark
-	(*Fork)(nil),              // 13: containervm.tether.v1.Fork
-	(*Receipt)(nil),           // 14: containervm.tether.v1.Receipt
-	(*ReceiptItem)(nil),       // 15: containervm.tether.v1.ReceiptItem
-	(*Exit)(nil),              // 16: containervm.tether.v1.Exit
-	(*Failure)(nil),           // 17: containervm.tether.v1.Failure
-	(*InfoRequest)(nil),       // 18: containervm.tether.v1.InfoRequest
-	(*InfoResponse)(nil),      // 19: containervm.tether.v1.InfoResponse
-	(*SessionInfo)(nil),       // 20: containervm.tether.v1.SessionInfo
-	(*ExecRequest)(nil),       // 21: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),      // 22: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),       // 23: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),      // 24: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),     // 25: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),    // 26: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),     // 27: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 28: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 29: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),       // 30: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil), // 31: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),       // 32: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),      // 33: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),     // 34: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),    // 35: containervm.tether.v1.UnpackResponse
-	(*HoldRequest)(nil),       // 36: containervm.tether.v1.HoldRequest
-	(*HoldResponse)(nil),      // 37: containervm.tether.v1.HoldResponse
-	(*ReleaseRequest)(nil),    // 38: containervm.tether.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),   // 39: containervm.tether.v1.ReleaseResponse
+	(*Mount)(nil),             // 5: containervm.tether.v1.Mount
+	(*Volume)(nil),            // 6: containervm.tether.v1.Volume
+	(*Tmpfs)(nil),             // 7: containervm.tether.v1.Tmpfs
+	(*Nfs)(nil),               // 8: containervm.tether.v1.Nfs
+	(*File)(nil),              // 9: containervm.tether.v1.File
+	(*HostEntry)(nil),         // 10: containervm.tether.v1.HostEntry
+	(*Resolver)(nil),          // 11: containervm.tether.v1.Resolver
+	(*Interface)(nil),         // 12: containervm.tether.v1.Interface
+	(*Process)(nil),           // 13: containervm.tether.v1.Process
+	(*Window)(nil),            // 14: containervm.tether.v1.Window
+	(*Rlimit)(nil),            // 15: containervm.tether.v1.Rlimit
+	(*Status)(nil),            // 16: containervm.tether.v1.Status
+	(*Mark)(nil),              // 17: containervm.tether.v1.Mark
+	(*Fork)(nil),              // 18: containervm.tether.v1.Fork
+	(*Receipt)(nil),           // 19: containervm.tether.v1.Receipt
+	(*ReceiptItem)(nil),       // 20: containervm.tether.v1.ReceiptItem
+	(*Exit)(nil),              // 21: containervm.tether.v1.Exit
+	(*Failure)(nil),           // 22: containervm.tether.v1.Failure
+	(*InfoRequest)(nil),       // 23: containervm.tether.v1.InfoRequest
+	(*InfoResponse)(nil),      // 24: containervm.tether.v1.InfoResponse
+	(*SessionInfo)(nil),       // 25: containervm.tether.v1.SessionInfo
+	(*ExecRequest)(nil),       // 26: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),      // 27: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),       // 28: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),      // 29: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),     // 30: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),    // 31: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),     // 32: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),    // 33: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),  // 34: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),       // 35: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil), // 36: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),       // 37: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),      // 38: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),     // 39: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),    // 40: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),       // 41: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),      // 42: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),    // 43: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),   // 44: containervm.tether.v1.ReleaseResponse
+	(*ConfigureRequest)(nil),  // 45: containervm.tether.v1.ConfigureRequest
+	(*ConfigureResponse)(nil), // 46: containervm.tether.v1.ConfigureResponse
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
-	5,  // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
-	6,  // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
-	7,  // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
-	8,  // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
-	9,  // 5: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
-	10, // 6: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
-	1,  // 7: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
-	16, // 8: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
-	17, // 9: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
-	12, // 10: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
-	15, // 11: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
-	2,  // 12: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
-	3,  // 13: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
-	11, // 14: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	20, // 15: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
-	16, // 16: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
-	8,  // 17: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	17, // 18: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	16, // 19: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
-	9,  // 20: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	30, // 21: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	13, // 22: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
-	18, // 23: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	21, // 24: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	23, // 25: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	25, // 26: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	27, // 27: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	29, // 28: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	32, // 29: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	34, // 30: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	36, // 31: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
-	38, // 32: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
-	19, // 33: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	22, // 34: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	24, // 35: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	26, // 36: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	28, // 37: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	31, // 38: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	33, // 39: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	35, // 40: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	37, // 41: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
-	39, // 42: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
-	33, // [33:43] is the sub-list for method output_type
-	23, // [23:33] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	10, // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
+	11, // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
+	12, // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
+	13, // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
+	5,  // 5: containervm.tether.v1.Spec.mounts:type_name -> containervm.tether.v1.Mount
+	9,  // 6: containervm.tether.v1.Spec.files:type_name -> containervm.tether.v1.File
+	6,  // 7: containervm.tether.v1.Mount.volume:type_name -> containervm.tether.v1.Volume
+	7,  // 8: containervm.tether.v1.Mount.tmpfs:type_name -> containervm.tether.v1.Tmpfs
+	8,  // 9: containervm.tether.v1.Mount.nfs:type_name -> containervm.tether.v1.Nfs
+	14, // 10: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
+	15, // 11: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
+	1,  // 12: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
+	21, // 13: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
+	22, // 14: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
+	17, // 15: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
+	20, // 16: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
+	2,  // 17: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
+	3,  // 18: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
+	16, // 19: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
+	25, // 20: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
+	21, // 21: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
+	13, // 22: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
+	22, // 23: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	21, // 24: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	14, // 25: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
+	35, // 26: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	18, // 27: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	12, // 28: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
+	10, // 29: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
+	11, // 30: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
+	12, // 31: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
+	23, // 32: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	26, // 33: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	28, // 34: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	30, // 35: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	32, // 36: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	34, // 37: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	37, // 38: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	39, // 39: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	41, // 40: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	43, // 41: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	45, // 42: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
+	24, // 43: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	27, // 44: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	29, // 45: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	31, // 46: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	33, // 47: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	36, // 48: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	38, // 49: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	40, // 50: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	42, // 51: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	44, // 52: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	46, // 53: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
+	43, // [43:54] is the sub-list for method output_type
+	32, // [32:43] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_tether_proto_init() }
@@ -2722,13 +3300,18 @@ func file_tether_proto_init() {
 	if File_tether_proto != nil {
 		return
 	}
+	file_tether_proto_msgTypes[1].OneofWrappers = []any{
+		(*Mount_Volume)(nil),
+		(*Mount_Tmpfs)(nil),
+		(*Mount_Nfs)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   36,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -18,6 +18,7 @@ type TetherService interface {
 	Unpack(context.Context, *UnpackRequest) (*UnpackResponse, error)
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
 }
 
 func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
@@ -92,6 +93,13 @@ func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
 					return nil, err
 				}
 				return svc.Release(ctx, &req)
+			},
+			"Configure": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ConfigureRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Configure(ctx, &req)
 			},
 		},
 	})
@@ -182,6 +190,14 @@ func (c *tetherClient) Hold(ctx context.Context, req *HoldRequest) (*HoldRespons
 func (c *tetherClient) Release(ctx context.Context, req *ReleaseRequest) (*ReleaseResponse, error) {
 	var resp ReleaseResponse
 	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Release", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Configure(ctx context.Context, req *ConfigureRequest) (*ConfigureResponse, error) {
+	var resp ConfigureResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Configure", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
