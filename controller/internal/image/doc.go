@@ -11,7 +11,7 @@
 //
 // Each state has one owner:
 //
-//	indexFile    the index as the datastore has it, and the queue of its changes; several that wait share one upload
+//	indexfile    the index as the datastore has it, and the queue of its changes; several that wait share one upload
 //	pins         which layers and images must stay, and which a commit is deleting
 //	locks        which image is being installed, and which layer is being unpacked, or its file deleted
 //	Store.slots  how many unpacker VMs there are
@@ -21,7 +21,7 @@
 // The order of the locks: the lock of an image, a slot for an unpacker, the lock of a chain ID. A goroutine that holds one
 // waits only for those behind it, and for no second one of its kind. With any of them it may wait for its turn to write the
 // index, and in pin for the end of a deletion: both wait for nothing but uploads, as a change of the index only tries the
-// locks of chains. The mutexes inside indexFile, pins and locks are held only while memory is read or changed, and never two
+// locks of chains. The mutexes inside indexfile.File, pins and locks are held only while memory is read or changed, and never two
 // of them at a time.
 //
 // What a create calls (Resolve, Acquire and its release) waits for no upload, but for one that deletes the layers of that very

@@ -374,7 +374,7 @@ func (h *fakeHost) nothingLeft(s *Store) {
 			h.t.Errorf("%s is left", name)
 		}
 	}
-	if got, want := len(h.layers()), len(s.index.read().Layers); got != want {
+	if got, want := len(h.layers()), len(s.index.Read().Layers); got != want {
 		h.t.Errorf("%d disks of layers, but %d layers in the index", got, want)
 	}
 }

@@ -34,7 +34,7 @@ type Image struct {
 
 // List returns all images, newest first.
 func (s *Store) List() []Image {
-	x := s.index.read()
+	x := s.index.Read()
 	out := make([]Image, 0, len(x.Images))
 	for id, r := range x.Images {
 		if !r.Removed {
@@ -53,7 +53,7 @@ func (s *Store) List() []Image {
 // Resolve finds an image by name (the tag defaults to latest), name and digest, ID or unique prefix of an ID. When
 // there is none, the error is of class errdefs.ErrNotFound and has Docker's words.
 func (s *Store) Resolve(ref string) (Image, error) {
-	x := s.index.read()
+	x := s.index.Read()
 	id, err := x.resolve(ref)
 	if err != nil {
 		return Image{}, err
@@ -74,7 +74,7 @@ func (s *Store) Acquire(ref string) (img Image, release func(), err error) {
 // SizeOf is the file content of an image's layers in bytes, also of an image that was removed and has containers still;
 // 0 when the store does not know it.
 func (s *Store) SizeOf(id digest.Digest) int64 {
-	x := s.index.read()
+	x := s.index.Read()
 	if _, ok := x.Images[id]; !ok {
 		return 0
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/containervm/containervm/controller/internal/indexfile"
 )
 
 // indexVersion is the version of the index's format; a reader refuses a newer one rather than losing what it means.
@@ -34,6 +36,14 @@ type entry struct {
 type layer struct {
 	Parent digest.Digest `json:"parent,omitempty"` // chain ID; empty: the blank disk
 	Size   int64         `json:"size"`             // bytes of file content
+}
+
+// indexFormat is how the index lies on the datastore.
+func indexFormat() indexfile.Format[index] {
+	return indexfile.Format[index]{
+		Path: indexPath, Name: "the image index", Max: MaxIndexBytes, Remedy: "remove images",
+		New: newIndex, Clone: (*index).clone, Decode: decodeIndex,
+	}
 }
 
 func newIndex() *index {

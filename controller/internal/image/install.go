@@ -45,7 +45,7 @@ func (s *Store) installLocked(ctx context.Context, src source, chains []digest.D
 
 // addImage makes src an image; its layers are there and pinned.
 func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest) error {
-	return s.index.commit(ctx, func(x *index) error {
+	return s.index.Commit(ctx, func(x *index) error {
 		for _, c := range chains {
 			if _, ok := x.Layers[c]; !ok {
 				return errNoLayer
@@ -86,7 +86,7 @@ func (s *Store) ensure(ctx context.Context, layers []content, chains []digest.Di
 }
 
 func (s *Store) lacks(chain digest.Digest) bool {
-	_, ok := s.index.read().Layers[chain]
+	_, ok := s.index.Read().Layers[chain]
 	return !ok
 }
 
@@ -142,7 +142,7 @@ func (s *Store) addLayer(ctx context.Context, partial string, chains []digest.Di
 	if err := s.host.MoveFile(ctx, partial, diskPath(chain)); err != nil {
 		return fmt.Errorf("cannot give the disk its final name: %w", err)
 	}
-	err := s.index.commit(ctx, func(x *index) error {
+	err := s.index.Commit(ctx, func(x *index) error {
 		x.Layers[chain] = l
 		return nil
 	})

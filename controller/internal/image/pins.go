@@ -39,7 +39,7 @@ func (p *pins) pinFound(find func() ([]digest.Digest, error)) (release func(), e
 		if busy == nil {
 			return release, err
 		}
-		<-busy // at most commitTimeout for each of two commits
+		<-busy // at most indexfile.CommitTimeout for each of two commits
 	}
 }
 

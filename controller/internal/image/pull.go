@@ -37,7 +37,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.A
 	if err != nil {
 		return err
 	}
-	before, _ := s.index.read().byReference(named)
+	before, _ := s.index.Read().byReference(named)
 	if err := s.fetch(ctx, r, src, p); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ type InUse func(id digest.Digest) []User
 // Collect finds the container gone.
 func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse InUse) ([]image.DeleteResponse, error) {
 	var out []image.DeleteResponse
-	err := s.index.commit(ctx, func(x *index) (err error) {
+	err := s.index.Commit(ctx, func(x *index) (err error) {
 		out, err = x.remove(ref, force, inUse)
 		return err
 	})
@@ -159,7 +159,7 @@ func (s *Store) Prune(ctx context.Context, all bool, match func(Image) bool, inU
 		if (!all && len(img.RepoTags) > 0) || (match != nil && !match(img)) || len(inUse(img.ID)) > 0 {
 			continue
 		}
-		err := s.index.commit(ctx, func(x *index) error {
+		err := s.index.Commit(ctx, func(x *index) error {
 			gone, err := x.drop(img.ID, append(names(x.Tags, img.ID), names(x.Digests, img.ID)...), false, inUse)
 			out = append(out, gone...)
 			return err
@@ -185,7 +185,7 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 		}
 	}()
 	d := s.pins.newDeletion()
-	err = s.index.commit(ctx, func(x *index) error {
+	err = s.index.Commit(ctx, func(x *index) error {
 		x.forgetRemoved(d, inUse)
 		was := x.clone()
 		deleted = x.dropUnreferenced(func(chain digest.Digest) bool {
@@ -231,7 +231,7 @@ func (x *index) forgetRemoved(d *deletion, inUse InUse) {
 // Released is called when a container of the image id has been removed. If the image was removed before, it deletes the layers
 // that nothing needs any more.
 func (s *Store) Released(ctx context.Context, id digest.Digest, inUse InUse) error {
-	if r, ok := s.index.read().Images[id]; !ok || !r.Removed {
+	if r, ok := s.index.Read().Images[id]; !ok || !r.Removed {
 		return nil
 	}
 	_, _, err := s.Collect(ctx, inUse)

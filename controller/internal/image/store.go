@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/indexfile"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -31,7 +32,7 @@ type Store struct {
 	host Host
 	log  *slog.Logger
 
-	index *indexFile
+	index *indexfile.File[index]
 	pins  *pins
 	locks locks
 	slots chan struct{} // one element for each unpacker VM
@@ -41,7 +42,7 @@ type Store struct {
 // disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
 // index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
-	s := &Store{host: host, log: log, index: newIndexFile(host), pins: newPins(), slots: make(chan struct{}, maxUnpackers)}
+	s := &Store{host: host, log: log, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers)}
 	if err := host.MakeDirectory(ctx, layerDir); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
 	}
@@ -55,7 +56,7 @@ func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	err := s.index.open(ctx)
+	err := s.index.Open(ctx)
 	if errdefs.IsNotFound(err) {
 		return s.create(ctx)
 	}
@@ -76,7 +77,7 @@ func (s *Store) create(ctx context.Context) error {
 			return fmt.Errorf("%s is missing, but there are layers in %s: restore it, or remove them if no container needs them", indexPath, layerDir)
 		}
 	}
-	return s.index.create(ctx)
+	return s.index.Create(ctx)
 }
 
 // readAll reads all of r, which must not exceed limit bytes.
@@ -101,7 +102,7 @@ func (s *Store) sweep(ctx context.Context) error {
 	if err := s.dropLost(ctx); err != nil {
 		return err
 	}
-	return s.index.commit(ctx, func(x *index) error {
+	return s.index.Commit(ctx, func(x *index) error {
 		x.dropUnreferenced(func(digest.Digest) bool { return false })
 		return nil
 	})
@@ -114,7 +115,7 @@ func (s *Store) dropLost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keep := s.index.read().clone()
+	keep := s.index.Read().clone()
 	turn := map[digest.Digest]int{}
 	for i, chain := range keep.dropUnreferenced(func(digest.Digest) bool { return false }) {
 		turn[chain] = i + 1

@@ -17,7 +17,7 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.index.commit(ctx, func(x *index) error {
+	return s.index.Commit(ctx, func(x *index) error {
 		id, err := x.resolve(ref)
 		if err != nil {
 			return err

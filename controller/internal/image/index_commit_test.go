@@ -22,7 +22,7 @@ func put(t *testing.T, h *fakeHost, s *Store, img testimage.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.index.commit(t.Context(), func(x *index) error {
+	err = s.index.Commit(t.Context(), func(x *index) error {
 		var parent digest.Digest
 		for _, c := range chains {
 			x.Layers[c] = layer{Parent: parent, Size: 1}
@@ -105,7 +105,7 @@ func TestChangesShareUploads(t *testing.T) {
 			errs := make([]error, 6)
 			for i := range errs {
 				work.Go(func() {
-					errs[i] = s.index.commit(t.Context(), func(x *index) error {
+					errs[i] = s.index.Commit(t.Context(), func(x *index) error {
 						x.Tags[fmt.Sprintf("docker.io/library/app:n%d", i)] = demo("app:1", "a").ID()
 						if i == 3 {
 							return errBad
@@ -159,10 +159,10 @@ func TestAcquireOfImageThatIsBeingDeleted(t *testing.T) {
 			put(t, h, s, img)
 			let := h.blockUploads()
 			var work sync.WaitGroup
-			work.Go(func() { s.index.commit(t.Context(), func(*index) error { return nil }) })
+			work.Go(func() { s.index.Commit(t.Context(), func(*index) error { return nil }) })
 			<-h.blocked
 			work.Go(func() {
-				s.index.commit(t.Context(), func(x *index) error {
+				s.index.Commit(t.Context(), func(x *index) error {
 					_, err := x.remove("app:1", false, nobody)
 					return err
 				})
