@@ -62,7 +62,9 @@ func (j *job) OpenOutput(_ context.Context, id string, _ link.RecordStream, offs
 
 func (j *job) Upload(context.Context, string, io.Reader) error { return errors.ErrUnsupported }
 
-func (j *job) Connect(context.Context, string, netip.AddrPort) (net.Conn, error) { return nil, errors.ErrUnsupported }
+func (j *job) Connect(context.Context, string, netip.AddrPort) (net.Conn, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // start serves the job on one end of a connection and returns the other. stop ends it.
 func (j *job) start() (host net.Conn, stop func()) {

@@ -115,9 +115,13 @@ func TestForwardBreaks(t *testing.T) {
 	overEach(t, func(t *testing.T, f *linktest.Tether, c *link.Client) {
 		f.OnConnect(netDial)
 		reset := listenTCP(t, func(conn *net.TCPConn) {
-			_ = conn.SetLinger(0) // the close is a reset
+			_, _ = conn.Read(make([]byte, 1)) // the connection stands
+			_ = conn.SetLinger(0)             // the close is a reset
 		})
 		s := forward(t, c, "tcp", reset)
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
 		var refusal *link.Refusal
 		if _, err := io.ReadAll(s); !errors.As(err, &refusal) {
 			t.Errorf("read after a reset: %v", err)
