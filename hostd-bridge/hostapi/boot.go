@@ -14,6 +14,8 @@ type BootFiles struct {
 	KernelBz string `json:"kernelBz"` // bzImage, for MachineQ35; empty: the release has none
 	Initrd   string `json:"initrd"`   // initramfs with the tether
 	Blank    string `json:"blank"`    // disk with an empty file system, parent of all others
+	// Volume is a small disk with an empty file system that its guest grows: what data disks are copies of; empty: the release has none.
+	Volume string `json:"volume,omitempty"`
 }
 
 // DecodeBootFiles reads the content of BootIndex.
