@@ -42,6 +42,7 @@ func classOf(err error) error {
 	}{
 		{&types.ManagedObjectNotFound{}, errdefs.ErrNotFound},
 		{&types.FileNotFound{}, errdefs.ErrNotFound},
+		{&types.FileLocked{}, errdefs.ErrConflict},
 		{&types.DuplicateName{}, errdefs.ErrAlreadyExists},
 		{&types.FileAlreadyExists{}, errdefs.ErrAlreadyExists},
 		{&types.InvalidPowerState{}, errdefs.ErrFailedPrecondition},

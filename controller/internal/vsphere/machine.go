@@ -27,8 +27,9 @@ type VMSpec struct {
 	Initrd    string
 	// RootParent is the datastore path of the disk of which the VM gets a delta as its root disk; empty: no disk.
 	RootParent  string
-	MAC         string // of its network card; empty: the host chooses
-	NoNetwork   bool   // it gets no network card
+	Disks       []DataDisk // beside the root disk
+	MAC         string     // of its network card; empty: the host chooses
+	NoNetwork   bool       // it gets no network card
 	ExtraConfig map[string]string
 }
 
@@ -81,6 +82,7 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 	if spec.RootParent != "" {
 		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(rootDisk(spec.Name), spec.RootParent))
 	}
+	conf.DeviceChange = append(conf.DeviceChange, c.addDataDisks(spec.Disks, controllerKey)...)
 	return conf, nil
 }
 
