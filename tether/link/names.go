@@ -27,7 +27,8 @@ const (
 	KeyReceipt = "guestinfo.cvm.receipt"
 	// KeyRehearse is set by the host in a template's child that is made ahead of time, with a blank disk in its root slot: the child
 	// goes through the start of a container once, on that disk, before it waits to be someone. The host may take the disk out when
-	// KeyPhase is PhaseWarm.
+	// KeyPhase is PhaseWarm. The value is a Spec, or anything: of a Spec the child takes on the interfaces, which are most likely those
+	// of the container that it becomes, and keeps them.
 	KeyRehearse = "guestinfo.cvm.rehearse"
 	// KeyNever is never set: a guest that waits for it learns of its own fork, which ends the waiting.
 	KeyNever = "guestinfo.cvm.never"
