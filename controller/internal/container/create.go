@@ -129,9 +129,13 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	asked := record.MarkAt("createRequested", time.Now())
 	extra[record.KeyStart] = p.startNote(asked)
 	boot := s.host.Boot()
+	var cards []vsphere.Card
+	if networked(&p.rec) {
+		cards = []vsphere.Card{{}}
+	}
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
-		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, NoNetwork: !networked(&p.rec), ExtraConfig: extra,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Cards: cards, ExtraConfig: extra,
 	})
 	if err == nil {
 		s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("createDone", time.Now())})

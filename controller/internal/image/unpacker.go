@@ -73,7 +73,7 @@ func (u *unpacker) boot(ctx context.Context, id string) (err error) {
 	// Without cancel: when ctx ended during the call, the VM would exist but its reference would be unknown here.
 	u.ref, err = host.CreateVM(context.WithoutCancel(ctx), vsphere.VMSpec{
 		Name: u.name, UUID: fmt.Sprintf("%s-%s-%s-%s-%s", id[:8], id[8:12], id[12:16], id[16:20], id[20:32]),
-		CPUs: unpackerCPUs, MemoryMiB: unpackerMemoryMiB, NoNetwork: true,
+		CPUs: unpackerCPUs, MemoryMiB: unpackerMemoryMiB,
 		Kernel: files.Kernel, Initrd: files.Initrd,
 		ExtraConfig: map[string]string{record.KeyRole: record.RoleUnpacker, link.KeySpec: spec},
 	})

@@ -9,6 +9,7 @@ const (
 	KeyContainer = "cvm.container" // JSON: what the container was made with
 	KeyStart     = "cvm.start"     // JSON: why the machine was not forked, and the API's marks of the start-up timeline
 	KeyTemplate  = "cvm.template"  // JSON: what the template was made of, and when
+	KeyNetworks  = "cvm.networks"  // JSON: array of Endpoint; what the machine is in its networks
 )
 
 // Roles: the values of KeyRole.

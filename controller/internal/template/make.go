@@ -141,7 +141,7 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 		return vsphere.Ref{}, err
 	}
 	ref, err := s.host.CreateVM(ctx, vsphere.VMSpec{
-		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd,
+		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd, Cards: []vsphere.Card{{}},
 		ExtraConfig: map[string]string{record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeySpec: spec},
 	})
 	if err != nil {

@@ -28,6 +28,8 @@ type Config struct {
 	CAFile string
 	// Insecure accepts any certificate.
 	Insecure bool
+	// Network is vSphere's name of the network that containers are in by default; empty: hostapi.DefaultNetwork, or the only one.
+	Network string
 	// Log gets what goes wrong in the background; nil: discarded.
 	Log *slog.Logger
 }
@@ -47,7 +49,8 @@ type Client struct {
 	cancel  context.CancelFunc
 	watched chan struct{} // closed when the watch has ended
 
-	extensions []string // those that the host named when the session began
+	wantNetwork string   // Config.Network
+	extensions  []string // those that the host named when the session began
 }
 
 // place is where new machines go: the host's defaults.
@@ -56,7 +59,9 @@ type place struct {
 	folder     *object.Folder
 	pool       *object.ResourcePool
 	datastore  *object.Datastore
-	network    object.NetworkReference
+	// network is where cards are that name none, and networkName its name.
+	network     object.NetworkReference
+	networkName string
 }
 
 // idleConns is how many connections to the host stay open for the next call. A container start uses three at a time.
@@ -103,7 +108,7 @@ func newClient(ctx context.Context, cfg Config) (*Client, error) {
 	vim.RoundTripper = ses
 	c := &Client{
 		inventory: newInventory(), soap: sc, vim: vim, session: ses, log: log,
-		cancel: func() {}, watched: make(chan struct{}),
+		cancel: func() {}, watched: make(chan struct{}), wantNetwork: cfg.Network,
 	}
 	c.host = hostclient.New(u, c.do)
 	c.links = newLinks(c.host.DialVsock)
@@ -127,7 +132,7 @@ func (c *Client) start(ctx context.Context) error {
 
 // learn asks the host for what does not change while the session lasts.
 func (c *Client) learn(ctx context.Context) (err error) {
-	if c.place, err = findPlace(ctx, c.vim); err != nil {
+	if c.place, err = findPlace(ctx, c.vim, c.wantNetwork); err != nil {
 		return err
 	}
 	if c.boot, err = c.readBoot(ctx); err != nil {
@@ -146,7 +151,7 @@ func (c *Client) Close() error {
 	return err
 }
 
-func findPlace(ctx context.Context, vim *vim25.Client) (p place, err error) {
+func findPlace(ctx context.Context, vim *vim25.Client, network string) (p place, err error) {
 	f := find.NewFinder(vim)
 	if p.datacenter, err = f.DefaultDatacenter(ctx); err != nil {
 		return p, fmt.Errorf("cannot find its datacenter: %w", err)
@@ -163,9 +168,10 @@ func findPlace(ctx context.Context, vim *vim25.Client) (p place, err error) {
 	if p.datastore, err = f.DefaultDatastore(ctx); err != nil {
 		return p, fmt.Errorf("cannot find its datastore: %w", err)
 	}
-	if p.network, err = f.DefaultNetwork(ctx); err != nil {
+	if p.network, err = findNetwork(ctx, f, network); err != nil {
 		return p, fmt.Errorf("cannot find its network: %w", err)
 	}
+	p.networkName = networkName(p.network)
 	return p, nil
 }
 

@@ -27,6 +27,7 @@ type CloneSpec struct {
 	// RootParent is the datastore path of the disk of which the clone gets a delta as its root disk; empty: none. The host
 	// must have hostapi.ExtensionDiskAtFork.
 	RootParent string
+	Cards      CardChange // what of its source's cards it has in another way
 }
 
 // CanClone reports whether the host makes instant clones at all.
@@ -38,8 +39,12 @@ func (c *Client) InstantClone(ctx context.Context, source Ref, spec CloneSpec) (
 	conf := types.VirtualMachineInstantCloneSpec{
 		Name: spec.Name, BiosUuid: spec.UUID, Config: optionValues(c.cloneExtra(source, spec.ExtraConfig)),
 	}
+	var err error
+	if conf.Location.DeviceChange, err = c.cardSpecs(ctx, spec.Cards); err != nil {
+		return Ref{}, failed(err, "clone VM %s as %s", source.Value, spec.Name)
+	}
 	if spec.RootParent != "" {
-		conf.Location.DeviceChange = []types.BaseVirtualDeviceConfigSpec{c.rootDelta(spec.Name, spec.RootParent)}
+		conf.Location.DeviceChange = append(conf.Location.DeviceChange, c.rootDelta(spec.Name, spec.RootParent))
 	}
 	result, err := c.run(ctx, func(ctx context.Context) (*object.Task, error) {
 		return c.machine(source).InstantClone(ctx, conf)
@@ -77,14 +82,7 @@ func (c *Client) rootDelta(name, parent string) *types.VirtualDeviceConfigSpec {
 }
 
 // AttachRoot gives a VM, which may run and must have no disk, a delta of the disk parent as its root disk, and with the same
-// operation changes keys of extraConfig. The guest can read the new keys once the disk is there, where the host keeps the contract
-// of package hostapi (spec.md, "Order in one reconfiguration").
+// operation changes keys of extraConfig: see Change.
 func (c *Client) AttachRoot(ctx context.Context, vm Ref, name, parent string, extra map[string]string) error {
-	err := c.reconfigure(ctx, vm, types.VirtualMachineConfigSpec{
-		DeviceChange: []types.BaseVirtualDeviceConfigSpec{c.rootDelta(name, parent)}, ExtraConfig: optionValues(extra),
-	})
-	if err != nil {
-		return failed(err, "give VM %s its disk", name)
-	}
-	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || holds(now.Extra, extra) })
+	return c.Change(ctx, vm, Change{RootDir: name, RootParent: parent, Extra: extra})
 }

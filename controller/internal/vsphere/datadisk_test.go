@@ -49,7 +49,7 @@ func TestSimulatorDataDisks(t *testing.T) {
 	must(c.ExtendDisk(ctx, "volumes/a.vmdk", 1<<30))
 	boot := c.Boot()
 	ref, err := c.CreateVM(ctx, vsphere.VMSpec{
-		Name: "one", UUID: "01234567-89ab-4def-8123-456789abcdef", CPUs: 1, MemoryMiB: 64, Kernel: boot.Kernel, Initrd: boot.Initrd, NoNetwork: true,
+		Name: "one", UUID: "01234567-89ab-4def-8123-456789abcdef", CPUs: 1, MemoryMiB: 64, Kernel: boot.Kernel, Initrd: boot.Initrd,
 		Disks: []vsphere.DataDisk{{Unit: 1, Path: "volumes/a.vmdk"}},
 	})
 	must(err)

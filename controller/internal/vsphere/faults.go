@@ -42,10 +42,13 @@ func classOf(err error) error {
 	}{
 		{&types.ManagedObjectNotFound{}, errdefs.ErrNotFound},
 		{&types.FileNotFound{}, errdefs.ErrNotFound},
-		{&types.FileLocked{}, errdefs.ErrConflict},
+		{&types.NotFound{}, errdefs.ErrNotFound},
 		{&types.DuplicateName{}, errdefs.ErrAlreadyExists},
 		{&types.FileAlreadyExists{}, errdefs.ErrAlreadyExists},
+		{&types.AlreadyExists{}, errdefs.ErrAlreadyExists},
 		{&types.InvalidPowerState{}, errdefs.ErrFailedPrecondition},
+		{&types.ResourceInUse{}, errdefs.ErrConflict},
+		{&types.FileLocked{}, errdefs.ErrConflict},
 		{&types.InvalidName{}, errdefs.ErrInvalidArgument},
 		{&types.InvalidArgument{}, errdefs.ErrInvalidArgument},
 		{&types.InvalidDeviceSpec{}, errdefs.ErrInvalidArgument},
@@ -73,4 +76,17 @@ func reason(err error) string {
 		return soap.ToSoapFault(err).String
 	}
 	return err.Error()
+}
+
+// InUse returns the host's own sentence about what an operation wants that another machine has, a port or a disk, if that is why
+// it failed.
+func InUse(err error) (why string, inUse bool) {
+	if !fault.Is(err, &types.ResourceInUse{}) && !fault.Is(err, &types.FileLocked{}) {
+		return "", false
+	}
+	var f *failure
+	if errors.As(err, &f) {
+		err = f.cause
+	}
+	return reason(err), true
 }

@@ -28,14 +28,13 @@ type VMSpec struct {
 	// RootParent is the datastore path of the disk of which the VM gets a delta as its root disk; empty: no disk.
 	RootParent  string
 	Disks       []DataDisk // beside the root disk
-	MAC         string     // of its network card; empty: the host chooses
-	NoNetwork   bool       // it gets no network card
+	Cards       []Card     // network cards, by slot
 	ExtraConfig map[string]string
 }
 
 // CreateVM makes a VM that is off.
 func (c *Client) CreateVM(ctx context.Context, spec VMSpec) (Ref, error) {
-	conf, err := c.configSpec(spec)
+	conf, err := c.configSpec(ctx, spec)
 	if err != nil {
 		return Ref{}, failed(err, "create VM %s", spec.Name)
 	}
@@ -52,7 +51,7 @@ func (c *Client) CreateVM(ctx context.Context, spec VMSpec) (Ref, error) {
 	return vm, c.settle(ctx, vm, func(now *VM) bool { return now != nil })
 }
 
-func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error) {
+func (c *Client) configSpec(ctx context.Context, spec VMSpec) (types.VirtualMachineConfigSpec, error) {
 	extra := maps.Clone(spec.ExtraConfig)
 	if extra == nil {
 		extra = map[string]string{}
@@ -68,17 +67,15 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 		ExtraConfig: optionValues(extra),
 	}
 	devices := object.VirtualDeviceList{newController()}
-	if !spec.NoNetwork {
-		card, err := c.networkCard(spec.MAC)
-		if err != nil {
-			return conf, err
-		}
-		devices = append(devices, card)
-	}
 	var err error
 	if conf.DeviceChange, err = devices.ConfigSpec(types.VirtualDeviceConfigSpecOperationAdd); err != nil {
 		return conf, err
 	}
+	cards, err := c.cardSpecs(ctx, CardChange{To: spec.Cards})
+	if err != nil {
+		return conf, err
+	}
+	conf.DeviceChange = append(conf.DeviceChange, cards...)
 	if spec.RootParent != "" {
 		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(rootDisk(spec.Name), spec.RootParent))
 	}
@@ -88,20 +85,6 @@ func (c *Client) configSpec(spec VMSpec) (types.VirtualMachineConfigSpec, error)
 
 // rootDisk is the datastore path of a VM's root disk.
 func rootDisk(name string) string { return name + "/" + hostapi.RootDisk }
-
-func (c *Client) networkCard(mac string) (types.BaseVirtualDevice, error) {
-	backing, err := c.place.network.EthernetCardBackingInfo(context.Background()) // makes no call for a standard network
-	if err != nil {
-		return nil, err
-	}
-	card, err := object.EthernetCardTypes().CreateEthernetCard("vmxnet3", backing)
-	if err != nil || mac == "" {
-		return card, err
-	}
-	nic := card.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
-	nic.AddressType, nic.MacAddress = string(types.VirtualEthernetCardMacTypeManual), mac
-	return card, nil
-}
 
 // optionValues encodes a map for the API, ordered by key; an empty value removes a key.
 func optionValues(kv map[string]string) []types.BaseOptionValue {
@@ -173,12 +156,42 @@ func (c *Client) Reconfigure(ctx context.Context, vm Ref, extra map[string]strin
 // Resize changes a VM's CPUs and memory, and keys of extraConfig with them; a size of 0 leaves it as it is, an empty
 // value removes a key.
 func (c *Client) Resize(ctx context.Context, vm Ref, cpus, memoryMiB int, extra map[string]string) error {
-	spec := types.VirtualMachineConfigSpec{NumCPUs: int32(cpus), MemoryMB: int64(memoryMiB), ExtraConfig: optionValues(extra)}
+	return c.Change(ctx, vm, Change{CPUs: cpus, MemoryMiB: memoryMiB, Extra: extra})
+}
+
+// Change is what one reconfiguration of a VM changes; what is zero stays as it is.
+type Change struct {
+	CPUs      int
+	MemoryMiB int
+	Extra     map[string]string // keys of extraConfig; an empty value removes a key
+	// RootParent is the datastore path of the disk of which the VM, which must have no disk, gets a delta as its root disk, in the
+	// directory RootDir of the datastore.
+	RootParent, RootDir string
+	Disks               []DataDisk // that are attached
+	Cards               CardChange
+}
+
+// Change reconfigures a VM, which may run: all of it or nothing. The guest can read the new keys once the disk is there, where the
+// host keeps the contract of package hostapi (spec.md, "Order in one reconfiguration"). The error is of class
+// errdefs.ErrConflict when another machine has something that it wants, a port or a disk: InUse.
+func (c *Client) Change(ctx context.Context, vm Ref, change Change) error {
+	spec := types.VirtualMachineConfigSpec{
+		NumCPUs: int32(change.CPUs), MemoryMB: int64(change.MemoryMiB), ExtraConfig: optionValues(change.Extra),
+	}
+	var err error
+	if spec.DeviceChange, err = c.cardSpecs(ctx, change.Cards); err != nil {
+		return failed(err, "reconfigure VM %s", vm.Value)
+	}
+	if change.RootParent != "" {
+		spec.DeviceChange = append(spec.DeviceChange, c.rootDelta(change.RootDir, change.RootParent))
+	}
+	spec.DeviceChange = append(spec.DeviceChange, c.addDataDisks(change.Disks, scsiKey)...)
 	if err := c.reconfigure(ctx, vm, spec); err != nil {
 		return failed(err, "reconfigure VM %s", vm.Value)
 	}
 	return c.settle(ctx, vm, func(now *VM) bool {
-		return now == nil || (cpus == 0 || now.CPUs == cpus) && (memoryMiB == 0 || now.MemoryMiB == memoryMiB) && holds(now.Extra, extra)
+		return now == nil || (change.CPUs == 0 || now.CPUs == change.CPUs) &&
+			(change.MemoryMiB == 0 || now.MemoryMiB == change.MemoryMiB) && holds(now.Extra, change.Extra)
 	})
 }
 
