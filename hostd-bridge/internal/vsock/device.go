@@ -13,8 +13,9 @@ import (
 const (
 	// MaxConns is how many connections one guest may have, both ways together.
 	MaxConns = 1024
-	// maxBacklog is how many connections may wait in one listener's queue.
-	maxBacklog = 128
+	// maxAccepted is how many connections a guest may have to one port of the host: its tether has one or two. Anyone in the guest can
+	// connect, and each connection costs its host buffers.
+	maxAccepted = 16
 	// maxPending is how many packets may wait for the guest's buffers before the host stops to read what the guest
 	// sends, so that a guest that gives no buffers cannot pile up answers.
 	maxPending = 256
@@ -44,6 +45,7 @@ type Device struct {
 	conns     map[connKey]*stream
 	listeners map[uint32]*listener
 	lastPort  uint32
+	accept    int // connections to one port: maxAccepted, but for tests
 }
 
 type connKey struct{ local, peer uint32 }
@@ -67,7 +69,7 @@ var _ Transport = (*Device)(nil)
 // NewDevice returns a device whose guest is not up yet. It may be dialled and listened on at once. The guest of a fork begins
 // with its parent's CID and would answer from that, so a dial waits until the guest has sent a packet from its own.
 func NewDevice(fork bool, log *slog.Logger) *Device {
-	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort, dialable: !fork}
+	d := &Device{log: log, conns: map[connKey]*stream{}, listeners: map[uint32]*listener{}, lastPort: firstPort, dialable: !fork, accept: maxAccepted}
 	d.mayDial.L = &d.mu
 	d.out.waiting = map[*stream]struct{}{}
 	d.out.space.L = &d.mu
@@ -83,6 +85,9 @@ func (d *Device) start(cid uint32, mem memory, rs regions, queues [2]queue) erro
 	}
 	in, err := newRing(mem, queues[queueIn])
 	if err != nil {
+		return err
+	}
+	if err := keepApart(out, in); err != nil {
 		return err
 	}
 	d.in.mu.Lock()
@@ -174,7 +179,7 @@ func (d *Device) Listen(port uint32) (net.Listener, error) {
 	if d.listeners[port] != nil {
 		return nil, fmt.Errorf("cannot listen on vsock port %d: %w", port, ErrPortInUse)
 	}
-	l := &listener{dev: d, port: port, queue: make(chan *stream, maxBacklog), done: make(chan struct{})}
+	l := &listener{dev: d, port: port, queue: make(chan *stream, d.accept), done: make(chan struct{})}
 	d.listeners[port] = l
 	return l, nil
 }
@@ -259,15 +264,17 @@ func (d *Device) addLocked(k connKey) *stream {
 // acceptLocked answers a guest's request for a connection.
 func (d *Device) acceptLocked(k connKey, h header) {
 	l := d.listeners[k.local]
-	if l == nil || len(l.queue) == cap(l.queue) || len(d.conns) >= MaxConns {
+	if l == nil || l.held >= cap(l.queue) || len(d.conns) >= MaxConns {
 		d.refuseLocked(k)
 		return
 	}
 	s := d.addLocked(k)
+	s.accepted = l
+	l.held++
 	s.state = s.state.after(eventAnswered)
 	s.creditLocked(h)
 	s.sendLocked(opResponse, 0)
-	l.queue <- s // has room, and only we send, under mu
+	l.queue <- s // has room: what it holds is counted in held
 }
 
 // refuseLocked answers a packet that belongs to no connection.

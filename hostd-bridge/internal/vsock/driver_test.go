@@ -275,6 +275,7 @@ func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // nullModem joins two hosts: what one sends to its guest is what the other's guest sends.
 func nullModem(t testing.TB) (a, b *Device, da, db *driver) {
 	a, b = NewDevice(false, silent()), NewDevice(false, silent())
+	a.accept, b.accept = MaxConns, MaxConns // as guests do
 	da, db = newDriver(t, a), newDriver(t, b)
 	for _, d := range []*driver{da, db} {
 		d.boot(t)

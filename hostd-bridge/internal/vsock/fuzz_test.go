@@ -1,6 +1,7 @@
 package vsock
 
 import (
+	"errors"
 	"testing"
 )
 
@@ -9,21 +10,29 @@ func FuzzRings(f *testing.F) {
 	good := newMuteDriver(f, NewDevice(false, silent()))
 	good.offerAll()
 	good.send(encode(header{srcCID: 3, dstCID: HostCID, srcPort: 7, dstPort: 51, kind: typeStream, op: opRequest}, ""))
-	f.Add(good.b[:64<<10], uint16(0), uint16(0))
-	f.Add(good.b[:8<<10], uint16(1), uint16(0xffff))
-	f.Add([]byte{}, uint16(0), uint16(0))
-	f.Fuzz(func(t *testing.T, guest []byte, outBase, inBase uint16) {
+	f.Add(good.b[:64<<10], uint16(0), uint16(0), uint64(0))
+	f.Add(good.b[:8<<10], uint16(1), uint16(0xffff), uint64(0))
+	f.Add([]byte{}, uint16(0), uint16(0), uint64(0))
+	f.Add(good.b[:64<<10], uint16(0), uint16(0), uint64(0x0102030405060708))
+	f.Fuzz(func(t *testing.T, guest []byte, outBase, inBase uint16, lay uint64) {
 		dev := NewDevice(false, silent())
 		defer dev.Close()
 		d := newMuteDriver(t, dev)
 		copy(d.b, guest)
+		if lay != 0 { // the guest chooses where its rings lie
+			for i := range d.rings {
+				for _, at := range []*uint64{&d.rings[i].addrs.desc, &d.rings[i].addrs.avail, &d.rings[i].addrs.used} {
+					*at, lay = 64*(lay&0x3ff), lay>>10
+				}
+			}
+		}
 		l, err := dev.Listen(51)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
 		err = dev.start(3, d.arena, regions{{0, uint64(len(d.b)), arenaBase}}, d.queues([2]uint16{outBase, inBase}))
-		if err != nil {
+		if err != nil && !errors.Is(err, errBadRing) {
 			t.Fatal(err)
 		}
 		dev.buffersAdded()

@@ -11,6 +11,7 @@ type listener struct {
 	dev   *Device
 	port  uint32
 	queue chan *stream
+	held  int // connections that were accepted and are not closed by both sides; the device's mu guards it
 	once  sync.Once
 	done  chan struct{}
 }

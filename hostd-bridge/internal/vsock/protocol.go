@@ -85,7 +85,8 @@ func (s *stream) removeLocked(err error) (known bool) {
 	if !s.state.inTable() {
 		return false
 	}
-	s.state, s.err = s.state.after(eventRemoved), err
+	s.changeLocked(eventRemoved)
+	s.err = err
 	delete(s.dev.conns, s.key)
 	delete(s.dev.out.waiting, s)
 	if s.linger != nil {

@@ -44,6 +44,9 @@ type ring struct {
 	published uint16 // the used index that the guest has been told
 	flags     uint16 // of the used ring: usedNoNotify or 0
 
+	// apart are the parts of all the device's rings: no buffer lies over one. The device would feed itself with what it writes.
+	apart []span
+
 	word  [8]byte // the first word of the available ring: flags, index, two entries
 	avail []byte
 	table []byte
@@ -72,6 +75,39 @@ func newRing(mem memory, q queue) (*ring, error) {
 	r.flags, r.used = binary.LittleEndian.Uint16(head[:]), binary.LittleEndian.Uint16(head[2:])
 	r.published = r.used
 	return r, nil
+}
+
+// parts are the pieces of the memory that the ring is made of (virtio 1.2, 2.7: sizes).
+func (r *ring) parts() []span {
+	n := int(r.num)
+	return []span{{r.addrs.desc, descSize * n}, {r.addrs.avail, 6 + 2*n}, {r.addrs.used, 6 + usedSize*n}}
+}
+
+// keepApart refuses rings of which a part lies over another, and has them refuse buffers that do.
+func keepApart(rings ...*ring) error {
+	var all []span
+	for _, r := range rings {
+		for _, part := range r.parts() {
+			if overlaps(all, part) {
+				return fmt.Errorf("%w: its part at %#x lies over another", errBadRing, part.addr)
+			}
+			all = append(all, part)
+		}
+	}
+	for _, r := range rings {
+		r.apart = all
+	}
+	return nil
+}
+
+// overlaps reports whether a piece has a byte in common with one of others. Both end below 1<<64: they lie in memory.
+func overlaps(others []span, piece span) bool {
+	for _, o := range others {
+		if piece.addr < o.addr+uint64(o.len) && o.addr < piece.addr+uint64(piece.len) {
+			return true
+		}
+	}
+	return false
 }
 
 // refresh copies what the guest has made available. It fails when the guest's index is out of range.
@@ -118,8 +154,14 @@ func (r *ring) pop(mem regions, dst []span, writable bool) (chain, []span, error
 			return c, dst, fmt.Errorf("%w: buffer of %d bytes", errBadRing, length)
 		}
 		var err error
+		first := len(dst)
 		if dst, err = mem.translate(dst, binary.LittleEndian.Uint64(d), length); err != nil {
 			return c, dst, fmt.Errorf("%w: %w", errBadRing, err)
+		}
+		for _, buffer := range dst[first:] {
+			if overlaps(r.apart, buffer) {
+				return c, dst, fmt.Errorf("%w: descriptor %d lies over a ring", errBadRing, at)
+			}
 		}
 		c.bytes += int(length)
 		if flags&descNext == 0 {

@@ -30,6 +30,7 @@ type stream struct {
 	peerShut uint32      // directions that the guest has ended
 	err      error       // in stateRefused, stateEnded and stateClosed: why the connection left the table
 	linger   *time.Timer // in stateLingering
+	accepted *listener   // that counts it among its connections, until stateClosed; nil: we have dialled it
 
 	in          buffer
 	fwdCnt      uint32 // bytes taken out of in
@@ -249,7 +250,7 @@ func (s *stream) Abort() error {
 
 // closeLocked is the part of Close that the guest does not see.
 func (s *stream) closeLocked() {
-	s.state = s.state.after(eventClosing)
+	s.changeLocked(eventClosing)
 	s.in = buffer{}
 	s.readBy.setLocked(time.Time{}, nil)
 	s.writeBy.setLocked(time.Time{}, nil)
@@ -257,6 +258,15 @@ func (s *stream) closeLocked() {
 	s.writable.Broadcast()
 	if s.state == stateLingering {
 		s.linger = time.AfterFunc(closeTimeout, s.forget)
+	}
+}
+
+// changeLocked takes the connection to the state that follows an event. Its listener has room for another when it is closed.
+func (s *stream) changeLocked(e streamEvent) {
+	s.state = s.state.after(e)
+	if s.state == stateClosed && s.accepted != nil {
+		s.accepted.held--
+		s.accepted = nil
 	}
 }
 
