@@ -17,7 +17,7 @@ FUZZTIME ?= 10s
 PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller bin/govc
 # Of the programs and of what runs in the guest; scripts/version says what it looks like.
 VERSION := $(shell scripts/version)
-GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk
+GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk bin/guest/volume.vmdk
 
 .PHONY: help
 help: ## list the targets
@@ -111,6 +111,9 @@ bin/guest/initramfs.cpio: bin/tether bin/mkinitramfs | bin/guest
 
 bin/guest/blank.vmdk: scripts/blank-disk | bin/guest
 	scripts/blank-disk $@
+
+bin/guest/volume.vmdk: scripts/blank-disk | bin/guest
+	scripts/blank-disk --volume $@
 
 # The kernel's make counts its own jobs; the Go programs are built beside it (-j2), in the times when it has but one.
 # vmlinux stands for all three files. `install` replaces a file, so a machine that boots from the old one is not disturbed.

@@ -54,7 +54,7 @@ func command() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.StateDir, "state", "/var/lib/containervm", "directory of the inventory, the datastore and the credentials")
 	f.StringVar(&c.RunDir, "run", "/run/containervm", "directory of the running VMs' sockets")
-	f.StringVar(&c.GuestDir, "guest", filepath.Join(bin, "guest"), "directory of vmlinux, bzImage, initramfs.cpio and blank.vmdk")
+	f.StringVar(&c.GuestDir, "guest", filepath.Join(bin, "guest"), "directory of vmlinux, bzImage, initramfs.cpio, blank.vmdk and volume.vmdk")
 	f.StringVar(&c.Listen, "listen", daemon.DefaultListen, "address to listen on")
 	f.StringVar(&c.Supervisor, "supervisor", filepath.Join(bin, "cvm-supervisor"), "path of the per-VM supervisor")
 	f.StringVar(&c.QEMU, "qemu", "", "path of qemu-system-x86_64 (default: found in PATH)")

@@ -40,7 +40,7 @@ const stopTimeout = time.Second
 type Config struct {
 	StateDir   string // journal, credentials, certificates and the datastore, in hostd/
 	RunDir     string // sockets of running machines, in vm/
-	GuestDir   string // vmlinux, bzImage, initramfs.cpio and blank.vmdk
+	GuestDir   string // vmlinux, bzImage, initramfs.cpio, blank.vmdk and volume.vmdk
 	Listen     string // host:port; empty: DefaultListen; port 0: any free one
 	Supervisor string // path of the cvm-supervisor binary
 	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH

@@ -28,7 +28,7 @@ func realConfig(t *testing.T) daemon.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk"} {
+	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk", "volume.vmdk"} {
 		if _, err := os.Stat(filepath.Join(guest, name)); err != nil {
 			vmtest.Missing(t, fmt.Sprintf("no guest's artefacts (make guest): %v", err))
 		}

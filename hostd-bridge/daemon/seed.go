@@ -27,6 +27,7 @@ func seed(store *datastore.Store, guestDir string) (*hostapi.BootFiles, error) {
 		{"bzImage", "cvm/boot/bzimage-%s", &boot.KernelBz},
 		{"initramfs.cpio", "cvm/boot/initramfs-%s", &boot.Initrd},
 		{"blank.vmdk", "cvm/blank-%s.vmdk", &boot.Blank},
+		{"volume.vmdk", "cvm/volume-%s.vmdk", &boot.Volume},
 	} {
 		var err error
 		if *a.path, err = seedFile(store, filepath.Join(guestDir, a.file), a.target); err != nil {

@@ -84,7 +84,7 @@ func (h *Host) Stop() {
 // guestDir makes boot artefacts that are good enough for machines in memory.
 func guestDir(t testing.TB) string {
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk"} {
+	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk", "volume.vmdk"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("test "+name), 0o600); err != nil {
 			t.Fatal(err)
 		}
