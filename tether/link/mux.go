@@ -57,13 +57,56 @@ func (l muxLog) Printf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format
 const (
 	muxHeaderLength = 12
 	muxTypeData     = 0x0
+	muxTypePing     = 0x2
 )
+
+// errPing ends a session whose peer pings. Nobody does so by this protocol, and yamux starts a goroutine for each ping, which waits until the
+// peer reads: a peer that does not could fill our memory.
+var errPing = errors.New("the peer pings, which is no part of link")
 
 // joiner sends a yamux data header and its payload, which yamux writes apart, by one Write: on vsock every Write is a
 // packet, and an interrupt of the guest or an exit to the host. Only yamux's one sending goroutine writes to it.
+//
+// It follows the frames of what is received, too: those that link does not use end the session before yamux sees them.
 type joiner struct {
 	net.Conn
 	held []byte // a data header whose payload comes next
+
+	head    [muxHeaderLength]byte // of the frame that is being received; yamux's one receiving goroutine alone reads
+	got     int                   // bytes of head
+	payload uint64                // bytes of the frame that are still to come
+}
+
+func (j *joiner) Read(p []byte) (int, error) {
+	n, err := j.Conn.Read(p)
+	if refused := j.follow(p[:n]); refused != nil {
+		return 0, refused
+	}
+	return n, err
+}
+
+// follow takes what was received apart into frames.
+func (j *joiner) follow(p []byte) error {
+	for len(p) > 0 {
+		if j.payload > 0 {
+			n := min(j.payload, uint64(len(p)))
+			p, j.payload = p[n:], j.payload-n
+			continue
+		}
+		n := copy(j.head[j.got:], p)
+		p, j.got = p[n:], j.got+n
+		if j.got < muxHeaderLength {
+			return nil
+		}
+		j.got = 0
+		switch j.head[1] {
+		case muxTypePing:
+			return errPing
+		case muxTypeData:
+			j.payload = uint64(binary.BigEndian.Uint32(j.head[8:]))
+		}
+	}
+	return nil
 }
 
 // partsWriter is a connection that writes several parts as one.
