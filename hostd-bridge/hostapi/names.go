@@ -89,6 +89,8 @@ const (
 	// of a guestinfo message.
 	MaxExtraKey   = 255
 	MaxExtraValue = 512 << 10
+	// MaxExtra bounds all that clients set in a VM's extraConfig, in bytes of JSON: several of the largest values.
+	MaxExtra = 8 << 20
 	// MaxAnswer bounds a JSON answer below /cvm/, in bytes: that is some 10,000 machines.
 	MaxAnswer = 1 << 20
 	// MaxBootIndex bounds the file BootIndex, in bytes.

@@ -45,6 +45,7 @@ func TestNames(t *testing.T) {
 		{"inherited log", InheritedLog, 4194304},
 		{"key limit", MaxExtraKey, 255},
 		{"value limit", MaxExtraValue, 524288},
+		{"extraConfig limit", MaxExtra, 8388608},
 		{"answer limit", MaxAnswer, 1048576},
 		{"boot index limit", MaxBootIndex, 65536},
 		{"guest address", GuestAddress, "10.0.2.15/24"},

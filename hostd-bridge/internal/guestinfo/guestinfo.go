@@ -5,6 +5,7 @@ package guestinfo
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,15 +16,29 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
 // Bounds on what a guest may set.
 const (
-	MaxKeys  = 256
-	MaxBytes = 4 << 20 // of keys and values together
+	MaxKeys = 256
+	// MaxBytes is of keys and values together, as they stand in JSON: in a record of the journal and in what a client reads. A byte that
+	// has to be escaped counts as the six that it becomes there.
+	MaxBytes = 1 << 20
+	// A connection's commands are answered at once up to commandBurst, which a boot does not reach, and then commandRate in a second: a guest
+	// that asks in a loop costs its host a bounded part of a CPU.
+	commandBurst = 100
+	commandRate  = 50
 )
+
+// encodedLen is how many bytes a text has as a JSON string.
+func encodedLen(text string) int {
+	encoded, _ := json.Marshal(text) // cannot fail: a string
+	return len(encoded)
+}
 
 // Value is a key that the guest has set.
 type Value struct{ Key, Value string }
@@ -82,7 +97,7 @@ func (s *Store) Set(kv map[string]string) {
 	defer s.mu.Unlock()
 	for k, v := range kv {
 		if _, ok := s.guest[k]; ok {
-			s.bytes -= len(k) + len(s.values[k])
+			s.bytes -= encodedLen(k) + encodedLen(s.values[k])
 			delete(s.guest, k) // now it is the host's
 		}
 		if v == "" {
@@ -136,6 +151,7 @@ var errNoAnswer = errors.New("no answer")
 
 // Serve answers one connection's commands until it ends.
 func (s *Store) Serve(conn Conn) error {
+	pace := rate.NewLimiter(commandRate, commandBurst)
 	for {
 		text, err := link.ReadMessage(conn)
 		if errors.Is(err, io.EOF) {
@@ -144,6 +160,9 @@ func (s *Store) Serve(conn Conn) error {
 		if err != nil {
 			return err
 		}
+		if !s.rest(pace.Reserve().Delay()) {
+			return nil
+		}
 		reply, err := s.reply(conn, text)
 		if err != nil {
 			return nil
@@ -151,6 +170,19 @@ func (s *Store) Serve(conn Conn) error {
 		if err := link.WriteMessage(conn, reply); err != nil {
 			return err
 		}
+	}
+}
+
+// rest waits, at most until Close, and reports whether it has waited to the end.
+func (s *Store) rest(d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-s.done:
+		return false
 	}
 }
 
@@ -246,12 +278,12 @@ func (s *Store) set(key, value string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	bytes, keys := s.bytes+len(key)+len(value), len(s.guest)+1
+	bytes, keys := s.bytes+encodedLen(key)+encodedLen(value), len(s.guest)+1
 	if _, ok := s.guest[key]; ok {
-		bytes, keys = bytes-len(key)-len(s.values[key]), keys-1
+		bytes, keys = bytes-encodedLen(key)-encodedLen(s.values[key]), keys-1
 	}
 	if keys > MaxKeys || bytes > MaxBytes {
-		return fmt.Errorf("cannot set %s: a guest may set %d keys and %d bytes", key, MaxKeys, MaxBytes)
+		return fmt.Errorf("cannot set %s: a guest may set %d keys and %d bytes as JSON", key, MaxKeys, MaxBytes)
 	}
 	s.changes++
 	s.values[key], s.guest[key], s.bytes = value, s.changes, bytes

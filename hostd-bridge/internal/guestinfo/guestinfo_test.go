@@ -1,11 +1,13 @@
 package guestinfo
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containervm/containervm/tether/link"
@@ -125,4 +127,55 @@ func TestGuestCannotFillTheHost(t *testing.T) {
 	if err == nil {
 		t.Error("too many bytes were taken")
 	}
+}
+
+// TestEscapedBytesCount: what a guest sets is bounded as it is written down, where a control character has six bytes.
+func TestEscapedBytesCount(t *testing.T) {
+	s := New(nil, Hooks{})
+	set := 0
+	for i := range MaxKeys {
+		if s.set(fmt.Sprintf("guestinfo.%d", i), strings.Repeat("\x01", 64<<10)) == nil {
+			set++
+		}
+	}
+	text, err := json.Marshal(s.Guest())
+	if err != nil || set == 0 || len(text) > MaxBytes+8*MaxKeys {
+		t.Errorf("%d values were taken, which have %d bytes as JSON: %v", set, len(text), err)
+	}
+	for i := range MaxKeys { // and all of it is given back
+		s.Set(map[string]string{fmt.Sprintf("guestinfo.%d", i): ""})
+	}
+	if s.bytes != 0 {
+		t.Errorf("%d bytes are counted of nothing", s.bytes)
+	}
+}
+
+// TestCommandsInALoop: a connection that asks without end is slowed down, and its end is not held up.
+func TestCommandsInALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(map[string]string{"guestinfo.a": "1"}, Hooks{})
+		guest, host := net.Pipe()
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(host) }()
+		begin, asked := time.Now(), 0
+		for ; time.Since(begin) < 10*time.Second; asked++ {
+			if err := link.WriteMessage(guest, "info-get guestinfo.a"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := link.ReadMessage(guest); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if most := commandBurst + 10*commandRate + 1; asked > most || asked < commandBurst {
+			t.Errorf("%d commands in 10 s, want at most %d", asked, most)
+		}
+		if err := link.WriteMessage(guest, "info-get guestinfo.a"); err != nil {
+			t.Fatal(err)
+		}
+		s.Close() // ends the wait for the answer
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		guest.Close()
+	})
 }

@@ -50,7 +50,10 @@ func (c *Config) Complete(host Capacity) error {
 	c.Home = strings.Trim(path.Clean("/"+c.Home), "/")
 	c.Created = time.Now().UTC()
 	c.Modified, c.Version = c.Created, 1
-	return CheckExtra(c.Extra)
+	if err := CheckExtra(c.Extra); err != nil {
+		return err
+	}
+	return CheckExtraSize(c.Extra)
 }
 
 // CheckSize checks the CPUs and the memory.
@@ -89,6 +92,15 @@ func CheckExtra(extra map[string]string) error {
 		case k == hostapi.KeyMachine && v != "" && v != hostapi.MachineMicroVM && v != hostapi.MachineQ35:
 			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, hostapi.MachineMicroVM, hostapi.MachineQ35)}
 		}
+	}
+	return nil
+}
+
+// CheckExtraSize bounds all of a VM's extraConfig together, as it is written down: hostapi.MaxExtra bytes of JSON. So a record of a VM always
+// fits the journal, whatever its guest adds, and it can always be renamed, ended and destroyed.
+func CheckExtraSize(extra map[string]string) error {
+	if n := len(text(extra)); n > hostapi.MaxExtra {
+		return &ArgumentError{Property: "extraConfig", Why: fmt.Sprintf("all of it has %d bytes as JSON, at most %d KiB are possible", n, hostapi.MaxExtra>>10)}
 	}
 	return nil
 }

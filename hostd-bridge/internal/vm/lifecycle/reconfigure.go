@@ -81,6 +81,9 @@ func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
 		}
 	}
 	next.Extra = vm.MergeExtra(next.Extra, c.Extra)
+	if err := vm.CheckExtraSize(next.Extra); err != nil && len(c.Extra) > 0 {
+		return nil, err
+	}
 	next.Modified, next.Version = time.Now().UTC(), v.Version+1
 	return next, nil
 }
