@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
@@ -60,7 +61,7 @@ func describe(c ctr.Container) container.InspectResponse {
 func state(c ctr.Container) *container.State {
 	s := &container.State{
 		Status: c.State(), Running: c.Running(), Paused: c.State() == container.StatePaused,
-		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: c.Trouble(),
+		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: guest.Printable(c.Trouble()),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}
 	if s.Running {

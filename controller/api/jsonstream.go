@@ -8,6 +8,7 @@ import (
 
 	"github.com/moby/moby/api/types/jsonstream"
 
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
 )
 
@@ -45,7 +46,7 @@ func (s *jsonStream) progress(e image.Event) {
 	if s.tooSoon(e) {
 		return
 	}
-	m := jsonstream.Message{ID: e.ID, Status: e.Status, Stream: e.Stream}
+	m := jsonstream.Message{ID: guest.Printable(e.ID), Status: guest.Printable(e.Status), Stream: guest.Printable(e.Stream)}
 	if e.Current > 0 {
 		m.Progress = &jsonstream.Progress{Current: e.Current, Total: e.Total}
 	}
@@ -95,8 +96,8 @@ func (s *jsonStream) end(err error) error {
 	if !s.began {
 		return err
 	}
-	m := jsonMessage{ErrorText: err.Error()}
-	m.Error = &jsonstream.Error{Message: err.Error()}
+	m := jsonMessage{ErrorText: guest.Printable(err.Error())}
+	m.Error = &jsonstream.Error{Message: m.ErrorText}
 	s.write(m)
 	return nil
 }

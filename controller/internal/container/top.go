@@ -60,7 +60,7 @@ func topLine(p *tetherv1.ProcessInfo, now time.Time) []string {
 	}
 	seconds := int(cpu.Seconds())
 	return []string{
-		p.GetUser(), strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), strconv.Itoa(share), begun, tty,
-		fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60), p.GetCommand(),
+		guest.Printable(p.GetUser()), strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), strconv.Itoa(share), begun, tty,
+		fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60), guest.Printable(p.GetCommand()),
 	}
 }
