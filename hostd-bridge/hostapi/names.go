@@ -5,7 +5,10 @@
 // spec.md beside this file is the contract in prose. Package hostclient is a client, package hostapitest a fake host.
 package hostapi
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Vendor is what a host that keeps this contract gives as its hardware's vendor (HostSystem, summary.hardware.vendor); the model
 // beside it says for people what runs the machines, and why.
@@ -79,10 +82,15 @@ const (
 	ConsoleFile = "console.log"
 )
 
+// VolumeDisk is the name of the file, in a VM's directory, of the data disk with a unit number, where the VM has made it itself.
+func VolumeDisk(unit int) string { return fmt.Sprintf("volume-%d.vmdk", unit) }
+
 // Limits.
 const (
-	// DiskBytes is the virtual size of every disk that the host makes. Disks are thin: it costs nothing.
+	// DiskBytes is the virtual size of every disk that the host makes, if its parent has no other. Disks are thin: it costs nothing.
 	DiskBytes = 64 << 30
+	// MaxDiskBytes is the virtual size that a disk can be extended to.
+	MaxDiskBytes = 4 << 40
 	// InheritedLog is how much of its source's log a fork of a running VM has, in bytes at most: what people scroll back.
 	InheritedLog = 4 << 20
 	// MaxExtraKey and MaxExtraValue bound a key and a value of extraConfig, in bytes: a key is vSphere's 255 at most, a value half

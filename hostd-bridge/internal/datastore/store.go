@@ -2,6 +2,7 @@
 package datastore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -153,6 +154,44 @@ func (s *Store) Copy(from, to string, force bool) error {
 	return s.Write(to, src, -1)
 }
 
+// CopyChecked copies a file, and has the copy in its place when check finds nothing wrong after that: whole, on the disk, or not at all.
+// An existing target is an error unless force is set; missing parent directories are made.
+func (s *Store) CopyChecked(ctx context.Context, from, to string, force bool, check func() error) (err error) {
+	src, err := s.root.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	tmp := uploadPrefix + randomName()
+	file, err := s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := s.root.Remove(tmp); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}()
+	if err := fill(file, &canceled{ctx: ctx, r: src}, -1); err != nil {
+		return fmt.Errorf("cannot write %s: %w", FormatPath(to), err)
+	}
+	if err := check(); err != nil {
+		return err
+	}
+	if err := s.root.MkdirAll(path.Dir(to), 0o700); err != nil {
+		return err
+	}
+	if force {
+		err = s.root.Rename(tmp, to)
+	} else {
+		err = s.root.Link(tmp, to) // which replaces nothing
+	}
+	if err != nil {
+		return err
+	}
+	return s.Sync(path.Dir(to))
+}
+
 func (s *Store) makeRoom(to string, force bool) error {
 	_, err := s.root.Lstat(to)
 	switch {
@@ -207,4 +246,17 @@ func (s *Store) Space() (capacity, free int64, err error) {
 		return 0, 0, fmt.Errorf("cannot measure the datastore: %w", err)
 	}
 	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
+}
+
+// canceled reads until its context ends.
+type canceled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *canceled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 )
 
+// ErrNoDisk says that a machine has no disk at a unit.
+var ErrNoDisk = errors.New("there is no such disk in the machine")
+
 // ErrDiskExists says that a disk file to be made is already there.
 var ErrDiskExists = errors.New("the file exists")
 
@@ -69,6 +72,21 @@ func (e *MemoryError) Error() string {
 type InUseError struct{ Name, Why string }
 
 func (e *InUseError) Error() string { return fmt.Sprintf("%s is in use: %s", e.Name, e.Why) }
+
+// LockedError says that the machine of the VM Name has a disk open in a way that keeps others from it: of those who have a disk open at
+// the same time none may write.
+type LockedError struct {
+	Path, Name string // Path is a vSphere datastore path
+	Writes     bool   // VM Name writes to it; else it reads, and the other wanted to write
+}
+
+func (e *LockedError) Error() string {
+	does := "has it open read-only, and this VM would write to it"
+	if e.Writes {
+		does = "writes to it"
+	}
+	return fmt.Sprintf("disk %s is locked: VM %s %s", e.Path, e.Name, does)
+}
 
 // FileError says that a file a VM needs is not usable; it wraps the cause (fs.ErrNotExist, ErrDiskExists ...).
 type FileError struct {

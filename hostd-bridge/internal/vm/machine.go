@@ -40,7 +40,7 @@ type Machine interface {
 	DetachDisk(ctx context.Context) error
 	// PlugDisk puts a data disk into the machine, whose unit must be free; the guest sees it as by hot-plug.
 	PlugDisk(ctx context.Context, disk DataDisk) error
-	// UnplugDisk takes the data disk with a unit number out; the guest must have unmounted it.
+	// UnplugDisk takes the data disk with a unit number out; the guest must have unmounted it. ErrNoDisk: there is none.
 	UnplugDisk(ctx context.Context, unit int) error
 	// SetNIC says what the card in a slot is from now on. A child's card passes no frame before the guest's receipt, whatever is set.
 	SetNIC(ctx context.Context, slot int, nic NIC) error
@@ -141,8 +141,20 @@ type MachineSpec struct {
 	Guestinfo map[string]string // what info-get answers
 }
 
-// Disks makes disk files. Package qemu implements it.
+// DiskInfo is what a disk's header and file tell.
+type DiskInfo struct {
+	VirtualBytes int64
+	ActualBytes  int64  // allocated on the host
+	Parent       string // absolute path on this host, or empty
+}
+
+// Disks makes disk files, and reads their headers and nothing else of them. Package qemu implements it.
 type Disks interface {
+	// DiskInfo reads the header of a disk. It is an error when a machine could not use the disk, or reach other files through it.
+	DiskInfo(ctx context.Context, path string) (DiskInfo, error)
+	// GrowDisk gives a disk that no machine has open a larger virtual size, also when the process or the host dies in it: it has the old
+	// or the new one then.
+	GrowDisk(ctx context.Context, path string, bytes int64) error
 	// CreateDisk makes a delta of the disk parent at path; both are absolute paths of this host, path must not exist.
 	CreateDisk(ctx context.Context, path, parent string) error
 	// DiskParent returns the absolute path of the disk that the one at path is a delta of, or "".

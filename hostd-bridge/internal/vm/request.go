@@ -13,6 +13,7 @@ type Change struct {
 	MemoryMiB  int               // needs the VM off
 	Extra      map[string]string // an empty value deletes the key
 	Disk       *DiskChange
+	DataDisks  []DiskChange
 	AddNICs    []Card  // needs the VM off
 	RemoveNICs []int32 // keys; needs the VM off
 }
@@ -22,13 +23,32 @@ func (c *Change) NeedsOff() bool {
 	return c.CPUs != 0 || c.MemoryMiB != 0 || c.UUID != "" || len(c.AddNICs) > 0 || len(c.RemoveNICs) > 0
 }
 
-// DiskChange is a change of a VM's root slot. Paths are in the datastore.
+// Disks are all changes of disks.
+func (c *Change) Disks() []DiskChange { return AllDisks(c.Disk, c.DataDisks) }
+
+// AllDisks are the change of a root slot, which may be nil, and those of data disks.
+func AllDisks(root *DiskChange, data []DiskChange) []DiskChange {
+	if root == nil {
+		return data
+	}
+	return append([]DiskChange{*root}, data...)
+}
+
+// Units of a DiskChange.
+const (
+	RootSlot = 0  // the root slot
+	AnyUnit  = -1 // the root slot if it is empty, and else the first free unit
+)
+
+// DiskChange is a change of what a VM has in its root slot, or at a unit of its SCSI controller. Paths are in the datastore.
 type DiskChange struct {
-	Remove bool   // empty the slot; else fill it
-	Path   string // of the disk; with Create it may be empty: "<home>/<name>.vmdk"
-	Parent string // with Create: what the new disk is a delta of; empty: the blank disk
-	Create bool   // make the disk's file
-	Drop   bool   // with Remove: delete the disk's file
+	Unit     int    // RootSlot, AnyUnit, or that of a data disk
+	Remove   bool   // empty the slot; else fill it
+	Path     string // of the disk; with Create it may be empty: "<home>/<name>.vmdk", of a data disk hostapi.VolumeDisk in the home
+	Parent   string // with Create: what the new disk is a delta of; empty: the blank disk
+	Create   bool   // make the disk's file
+	Drop     bool   // with Remove: delete the disk's file
+	ReadOnly bool   // of a data disk: the VM does not write to it
 }
 
 // CloneSpec says what an instant clone has of its own; all else is its source's.
@@ -40,6 +60,9 @@ type CloneSpec struct {
 	Extra map[string]string // over what is inherited; an empty value deletes the key
 	NICs  map[int32]NIC     // what cards are to be, by their keys; an empty MAC, and a card that is not named: a new MAC
 	Disk  *DiskChange       // fills the root slot, which must be empty in the source
+	// DataDisks are added, at units that are free in the source. What the source has the clone has too: of a disk that it writes to a copy of
+	// its own, of one that it only reads the same.
+	DataDisks []DiskChange
 }
 
 // Outcome is how a start of a machine ended.

@@ -57,6 +57,7 @@ type Config struct {
 	MemoryMiB    int               `json:"memoryMiB"`
 	CID          uint32            `json:"cid"`
 	Disk         *Disk             `json:"disk,omitempty"` // in the root slot
+	DataDisks    []UnitDisk        `json:"dataDisks,omitempty"`
 	NICs         []Card            `json:"nics,omitempty"`
 	Extra        map[string]string `json:"extra,omitempty"`
 }
@@ -66,6 +67,18 @@ type Disk struct {
 	Path   string `json:"path"`
 	Parent string `json:"parent,omitempty"`
 	Owned  bool   `json:"own,omitempty"` // made by this VM, and destroyed with it
+}
+
+// UnitDisk is a data disk: one that a VM has beside that in its root slot, at a unit of its SCSI controller.
+type UnitDisk struct {
+	// Disk's Parent is known of an owned disk only: another file changes with each fork of a VM that has it, which is not recorded in all VMs
+	// that have it in their configurations. Its header knows.
+	Disk
+	Unit     int   `json:"unit"` // 1 to 15, but 7
+	ReadOnly bool  `json:"readOnly,omitempty"`
+	Bytes    int64 `json:"bytes"` // its virtual size
+	// Point is where its content is as it was when the VM froze; empty until the first fork needs it.
+	Point string `json:"point,omitempty"`
 }
 
 // Card is a network card and its device key in vSphere's device list.
@@ -90,7 +103,10 @@ type Operation struct {
 	Disk     *Disk  `json:"disk,omitempty"` // of OpAttach and OpDetach
 	MakeFile bool   `json:"made,omitempty"` // of OpAttach: the operation makes the disk's file
 	DropFile bool   `json:"drop,omitempty"` // of OpDetach: the operation removes the disk's file
-	Boot     string `json:"boot,omitempty"` // of OpClone: the host's boot in which it began
+	// Data are the data disks of OpAttach, which makes the files of those that are owned, and of OpDetach, which removes the files of Drop.
+	Data []UnitDisk `json:"data,omitempty"`
+	Drop []string   `json:"dropFiles,omitempty"`
+	Boot string     `json:"boot,omitempty"` // of OpClone: the host's boot in which it began
 }
 
 // Making says whether the VM is still being made: then clients do not see it.
@@ -155,6 +171,7 @@ func (v *VM) Copy() *VM {
 	next.Extra = maps.Clone(v.Extra)
 	next.Guest = maps.Clone(v.Guest)
 	next.NICs = slices.Clone(v.NICs)
+	next.DataDisks = slices.Clone(v.DataDisks)
 	next.Timeline = slices.Clone(v.Timeline)
 	return &next
 }
@@ -165,5 +182,20 @@ func (v *VM) Files() []string {
 	if v.Disk != nil && v.Disk.Owned {
 		files = append(files, v.Disk.Path)
 	}
+	for _, d := range v.DataDisks {
+		if d.Owned {
+			files = append(files, d.Path)
+		}
+	}
 	return files
+}
+
+// DataDisk returns the VM's data disk with a unit number, or nil.
+func (c *Config) DataDisk(unit int) *UnitDisk {
+	for n := range c.DataDisks {
+		if c.DataDisks[n].Unit == unit {
+			return &c.DataDisks[n]
+		}
+	}
+	return nil
 }

@@ -59,7 +59,8 @@ type operation struct {
 	release   func() // lets others operate on the source
 	child     *inventory.Entry
 	machine   *prestart.Machine // the child's; nil: none was prestarted for it
-	disk      *vm.DiskChange    // what fills the child's root slot; nil: nothing
+	changes   []vm.DiskChange   // what disks are added
+	disks     []vm.UnitDisk     // all of the child's
 	forkPoint vm.ForkPoint      // nil: machine has it
 }
 
@@ -90,7 +91,7 @@ func (c *Cloner) InstantClone(ctx context.Context, source string, spec vm.CloneS
 	}
 	defer done()
 	out.Prestarted = m != nil
-	if err := c.fork(ctx, &operation{source: s, src: src, release: release, child: e, machine: m, disk: spec.Disk}); err != nil {
+	if err := c.fork(ctx, &operation{source: s, src: src, release: release, child: e, machine: m, changes: vm.AllDisks(spec.Disk, spec.DataDisks)}); err != nil {
 		err = fmt.Errorf("cannot clone VM %s as %s: %w", src.Name, config.Name, orEnded(s, err))
 		return "", errors.Join(err, c.opt.Lifecycle.RollBack(e))
 	}
@@ -175,7 +176,7 @@ func (c *Cloner) fork(ctx context.Context, o *operation) (err error) {
 		return err
 	}
 	defer c.closeForkPoint(o)
-	if o.disk, err = c.opt.Disks.PlanChild(o.child, o.disk, kept); err != nil {
+	if o.disks, err = c.opt.Disks.PlanChild(ctx, o.child, o.src, o.changes, kept); err != nil {
 		return err
 	}
 	var syncing sync.WaitGroup
@@ -192,18 +193,15 @@ func (c *Cloner) fork(ctx context.Context, o *operation) (err error) {
 	return c.start(ctx, o, synced)
 }
 
-// takeForkPoint takes the memory that the child goes on with, unless a machine was prestarted with it, and returns the kept disk that
-// the child's is to be a delta of, or "".
-func (c *Cloner) takeForkPoint(ctx context.Context, o *operation) (kept string, err error) {
+// takeForkPoint takes the memory that the child goes on with, unless a machine was prestarted with it, and returns the kept disks that
+// the child's are to be deltas of.
+func (c *Cloner) takeForkPoint(ctx context.Context, o *operation) (kept disks.Kept, err error) {
 	m, err := c.opt.Inventory.Machine(o.src.Ref)
 	if err != nil {
-		return "", err
+		return kept, err
 	}
-	kept = o.src.Point
-	if o.src.Disk != nil && kept == "" {
-		if kept, err = c.opt.Disks.Keep(ctx, o.source); err != nil {
-			return "", err
-		}
+	if kept, err = c.opt.Disks.Keep(ctx, o.source); err != nil {
+		return kept, err
 	}
 	switch {
 	case o.machine != nil:
@@ -211,10 +209,10 @@ func (c *Cloner) takeForkPoint(ctx context.Context, o *operation) (kept string, 
 	case o.src.Frozen:
 		o.forkPoint, err = m.ForkPoint(ctx)
 	default:
-		o.forkPoint, err = m.Snapshot(ctx, vm.NewDisks{Root: c.opt.Disks.HostPath(o.src)})
+		o.forkPoint, err = m.Snapshot(ctx, c.opt.Disks.Deltas(o.src))
 	}
 	if err != nil {
-		return "", fmt.Errorf("cannot take the fork point: %w", err)
+		return kept, fmt.Errorf("cannot take the fork point: %w", err)
 	}
 	return kept, nil
 }
@@ -228,7 +226,7 @@ func (c *Cloner) closeForkPoint(o *operation) {
 	}
 }
 
-// makeFiles makes the files of a child: its home with what it inherits of the log, its disk, its run directory.
+// makeFiles makes the files of a child: its home with what it inherits of the log, its disks, its run directory.
 func (c *Cloner) makeFiles(ctx context.Context, o *operation) error {
 	v := o.child.VM()
 	if err := c.opt.Store.Mkdir(v.Home, true); err != nil {
@@ -239,10 +237,8 @@ func (c *Cloner) makeFiles(ctx context.Context, o *operation) error {
 			return err
 		}
 	}
-	if o.disk != nil {
-		if err := c.opt.Disks.Make(ctx, o.disk, v.Disk); err != nil {
-			return err
-		}
+	if err := c.opt.Disks.Make(ctx, o.disks); err != nil {
+		return err
 	}
 	return os.MkdirAll(c.opt.Lifecycle.RunDir(v.Ref), 0o700)
 }

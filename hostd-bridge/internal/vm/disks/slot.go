@@ -1,4 +1,8 @@
-// Package disks changes what is in the root slots of VMs, and keeps their disks as they were at fork points.
+// Package disks changes what disks VMs have, in their root slots and at the units of their SCSI controllers, keeps them as they were at
+// fork points, and makes and removes disks that belong to no VM.
+//
+// Of those who have one file open at a time none may write: a file that a machine writes to is its own, and one that machines
+// read does not change. A VM that is off has nothing open.
 package disks
 
 import (
@@ -8,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
 	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
@@ -24,7 +29,7 @@ type Options struct {
 	Log       *slog.Logger
 }
 
-// Disks changes root slots.
+// Disks changes the disks of VMs.
 type Disks struct {
 	opt    Options
 	forks  sync.Mutex // see inventory, Lock order
@@ -34,78 +39,81 @@ type Disks struct {
 // New returns the disks of a host.
 func New(opt Options) *Disks { return &Disks{opt: opt} }
 
-// plan says what the slot of v will hold after the change c, or why it cannot be.
-func (d *Disks) plan(v *vm.VM, c *vm.DiskChange) (*vm.Disk, error) {
-	if v.Disk != nil {
-		return nil, &vm.DeviceError{Why: "the root slot holds " + datastore.FormatPath(v.Disk.Path) + ": remove it first"}
-	}
-	disk := &vm.Disk{Path: c.Path, Owned: c.Create, Parent: c.Parent}
-	if !c.Create {
-		if disk.Path == "" {
-			return nil, &vm.DeviceError{Why: "no file is named and none is to be created"}
-		}
-		if user := d.userOf(disk.Path, v.Ref); user != "" {
-			return nil, &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "attached to VM " + user}
-		}
-		_, err := vm.HostFile(d.opt.Store, disk.Path)
-		return disk, err
-	}
-	if disk.Path == "" {
-		disk.Path = path.Join(v.Home, v.Name+".vmdk")
-	}
-	if disk.Parent == "" {
-		disk.Parent = d.opt.Blank
-	}
-	_, err := vm.HostFile(d.opt.Store, disk.Parent)
-	return disk, err
-}
-
-// Plan records what will be in the root slot of a VM that is being made, so that the next daemon finds what was made of it.
-func (d *Disks) Plan(e *inventory.Entry, c *vm.DiskChange) error {
-	disk, err := d.plan(e.VM(), c)
+// Plan records what disks a VM that is being made will have, so that the next daemon finds what was made of it. It returns them for Make.
+func (d *Disks) Plan(ctx context.Context, e *inventory.Entry, changes []vm.DiskChange) ([]vm.UnitDisk, error) {
+	p, err := d.plan(ctx, e.VM(), changes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return d.claim(e, c, disk, func(v *vm.VM) { v.Disk = disk })
+	return p.add, d.claim(e, p.add, func(v *vm.VM) { put(v, p.add) })
 }
 
-// claim records that a VM will have the disk. What is recorded is removed when the VM's creation or change is rolled back, so there
-// must be no file yet, and no other VM that is about to make it.
-func (d *Disks) claim(e *inventory.Entry, c *vm.DiskChange, disk *vm.Disk, edit func(*vm.VM)) error {
+// claim records that a VM will have disks. The file of one that it owns is removed when the VM's creation or change is rolled back, so there
+// must be none yet, and no other VM that is about to make it. Others must not be locked by a machine that has them.
+func (d *Disks) claim(e *inventory.Entry, add []vm.UnitDisk, edit func(*vm.VM)) error {
+	if len(add) == 0 {
+		return nil
+	}
 	d.claims.Lock()
 	defer d.claims.Unlock()
-	if err := d.vacant(c, disk); err != nil {
-		return err
-	}
-	for _, v := range d.opt.Inventory.ListAll() {
-		if (v.Disk != nil && v.Disk.Path == disk.Path) || (v.InFlight != nil && v.InFlight.Disk != nil && v.InFlight.Disk.Path == disk.Path) {
-			return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "another VM has it"}
+	for _, disk := range add {
+		if err := d.claimable(e.VM(), &disk); err != nil {
+			return err
 		}
 	}
 	return e.Change(inventory.Written, edit)
 }
 
-// vacant says whether a disk can be made where it is planned.
-func (d *Disks) vacant(c *vm.DiskChange, disk *vm.Disk) error {
-	if !c.Create {
+func (d *Disks) claimable(v *vm.VM, disk *vm.UnitDisk) error {
+	if disk.Owned {
+		if err := d.vacant(disk.Path); err != nil {
+			return err
+		}
+	}
+	if disk.Owned || disk.Unit == vm.RootSlot {
+		for _, other := range d.opt.Inventory.ListAll() {
+			if has(other, disk.Path) != nil {
+				return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "another VM has it"}
+			}
+		}
 		return nil
 	}
-	_, err := d.opt.Store.Stat(disk.Path)
+	if owner := d.ownerOf(disk.Path, v.Ref); owner != "" {
+		return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "it is VM " + owner + "'s own"}
+	}
+	if !opened(v) {
+		return nil
+	}
+	return d.locked(disk, v.Ref)
+}
+
+// vacant says whether a disk can be made at a path.
+func (d *Disks) vacant(rel string) error {
+	_, err := d.opt.Store.Stat(rel)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
 		err = vm.ErrDiskExists
 	}
-	return &vm.FileError{Path: datastore.FormatPath(disk.Path), Err: err}
+	return &vm.FileError{Path: datastore.FormatPath(rel), Err: err}
 }
 
-// Make makes the file of a planned disk when the change asks for it.
-func (d *Disks) Make(ctx context.Context, c *vm.DiskChange, disk *vm.Disk) error {
-	if !c.Create {
-		return nil
+// Make makes the files of those of planned disks that their VM owns.
+func (d *Disks) Make(ctx context.Context, planned []vm.UnitDisk) error {
+	for _, disk := range planned {
+		if !disk.Owned {
+			continue
+		}
+		if err := d.make(ctx, disk.Disk); err != nil {
+			return err
+		}
 	}
-	if err := d.vacant(c, disk); err != nil {
+	return nil
+}
+
+func (d *Disks) make(ctx context.Context, disk vm.Disk) error {
+	if err := d.vacant(disk.Path); err != nil {
 		return err
 	}
 	if err := d.opt.Store.Mkdir(path.Dir(disk.Path), true); err != nil {
@@ -118,12 +126,7 @@ func (d *Disks) Make(ctx context.Context, c *vm.DiskChange, disk *vm.Disk) error
 	return nil
 }
 
-// CreateDisk makes a blank disk at a path in the datastore that belongs to no VM.
-func (d *Disks) CreateDisk(ctx context.Context, rel string) error {
-	return d.Make(ctx, &vm.DiskChange{Create: true}, &vm.Disk{Path: rel, Parent: d.opt.Blank})
-}
-
-// HostPath is the path on this host of the VM's disk, or "".
+// HostPath is the path on this host of the disk in the VM's root slot, or "".
 func (d *Disks) HostPath(v *vm.VM) string {
 	if v.Disk == nil {
 		return ""
@@ -131,164 +134,68 @@ func (d *Disks) HostPath(v *vm.VM) string {
 	return d.opt.Store.HostPath(v.Disk.Path)
 }
 
-// Attach fills the root slot, also while the VM runs, then tells the guest, and with one record does the rest of the change too. What
-// is recorded at the beginning lets the next daemon roll it back.
-func (d *Disks) Attach(ctx context.Context, e *inventory.Entry, c *vm.DiskChange, tell func() error, rest func(*vm.VM)) error {
+// DataDisks are the VM's data disks as its machine has them.
+func (d *Disks) DataDisks(v *vm.VM) (all []vm.DataDisk) {
+	for _, disk := range v.DataDisks {
+		all = append(all, d.dataDisk(&disk))
+	}
+	return all
+}
+
+func (d *Disks) dataDisk(disk *vm.UnitDisk) vm.DataDisk {
+	return vm.DataDisk{Unit: disk.Unit, Path: d.opt.Store.HostPath(disk.Path), ReadOnly: disk.ReadOnly}
+}
+
+// Open records that a VM's machine is about to have its disks open, unless another's keeps it from that.
+func (d *Disks) Open(e *inventory.Entry, edit func(*vm.VM)) error {
 	v := e.VM()
-	disk, err := d.plan(v, c)
-	if err != nil {
-		return err
+	if len(v.DataDisks) > 0 {
+		d.claims.Lock()
+		defer d.claims.Unlock()
 	}
-	operation := &vm.Operation{Kind: vm.OpAttach, Disk: disk, MakeFile: c.Create}
-	if err := d.claim(e, c, disk, func(v *vm.VM) { v.InFlight = operation }); err != nil {
-		return err
+	for _, disk := range v.DataDisks {
+		if err := d.locked(&disk, v.Ref); err != nil {
+			return err
+		}
 	}
-	if err = d.Make(ctx, c, disk); err == nil {
-		err = d.plug(ctx, v.Ref, disk)
+	return e.Change(inventory.Written, edit)
+}
+
+// Check says which of a VM's disks is missing or cannot be used.
+func (d *Disks) Check(ctx context.Context, v *vm.VM) error {
+	if v.Disk != nil {
+		if _, err := vm.HostFile(d.opt.Store, v.Disk.Path); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return errors.Join(err, d.rollBackAttach(e))
-	}
-	if err = tell(); err == nil {
-		err = e.Change(inventory.Synced, func(v *vm.VM) {
-			v.Disk, v.InFlight = disk, nil
-			rest(v)
-		})
-	}
-	if err != nil {
-		return errors.Join(err, d.RollBackAttach(context.WithoutCancel(ctx), e))
+	for _, disk := range v.DataDisks {
+		if _, err := d.inspect(ctx, disk.Path); err != nil {
+			return fmt.Errorf("data disk %d: %w", disk.Unit, err)
+		}
 	}
 	return nil
 }
 
-// plug puts a disk into the machine, if there is one.
-func (d *Disks) plug(ctx context.Context, ref string, disk *vm.Disk) error {
-	m, err := d.opt.Inventory.Live(ref)
-	if err != nil {
-		return nil // off: the disk is there at the next power-on
-	}
-	if err := m.AttachDisk(ctx, d.opt.Store.HostPath(disk.Path)); err != nil {
-		return fmt.Errorf("cannot attach disk %s: %w", datastore.FormatPath(disk.Path), err)
-	}
-	return nil
-}
-
-// RollBackAttach undoes an attach whose disk may be in the machine.
-func (d *Disks) RollBackAttach(ctx context.Context, e *inventory.Entry) error {
-	d.empty(ctx, e)
-	return d.rollBackAttach(e)
-}
-
-// rollBackAttach removes the file that a failed attach has made, and what is recorded of it.
-func (d *Disks) rollBackAttach(e *inventory.Entry) error {
-	if o := e.VM().InFlight; o.MakeFile {
-		if err := vm.RemoveFile(d.opt.Store, o.Disk.Path); err != nil {
-			return err
-		}
-	}
-	return e.Change(inventory.Written, func(v *vm.VM) { v.InFlight = nil })
-}
-
-// empty empties the machine's root slot, if there is a machine, after a half-done change. The slot may be empty already, and the guest may
-// hold the disk: then its file stays open in the machine until that ends, which does no harm.
-func (d *Disks) empty(ctx context.Context, e *inventory.Entry) {
-	m, _ := e.Machine()
-	if m == nil {
-		return
-	}
-	if err := m.DetachDisk(ctx); err != nil {
-		d.opt.Log.Warn("cannot empty the root slot after an interrupted change", "vm", e.VM().Name, "err", err)
-	}
-}
-
-// Detach empties the root slot, also while the VM runs, and with one record does the rest of the change too. What is recorded at the
-// beginning lets the next daemon finish it.
-func (d *Disks) Detach(ctx context.Context, e *inventory.Entry, drop bool, rest func(*vm.VM)) error {
-	v := e.VM()
-	if v.Disk == nil {
-		return &vm.DeviceError{Why: "the root slot is empty"}
-	}
-	if !drop && isKept(v.Disk.Parent) {
-		return &vm.DeviceError{Why: datastore.FormatPath(v.Disk.Path) + " is of a fork and no use without its parents, which go with the VM: remove its file too"}
-	}
-	if drop {
-		if user := d.Dependant(v.Disk.Path, v.Ref); user != "" {
-			return &vm.InUseError{Name: datastore.FormatPath(v.Disk.Path), Why: "a disk of VM " + user + " is a delta of it"}
-		}
-	}
-	if err := e.Change(inventory.Written, func(v *vm.VM) {
-		v.InFlight = &vm.Operation{Kind: vm.OpDetach, Disk: v.Disk, DropFile: drop}
-	}); err != nil {
-		return err
-	}
-	if m, _ := e.Machine(); m != nil {
-		if err := m.DetachDisk(ctx); err != nil {
-			return errors.Join(fmt.Errorf("cannot detach disk %s: %w", datastore.FormatPath(v.Disk.Path), err),
-				e.Change(inventory.Written, func(v *vm.VM) { v.InFlight = nil }))
-		}
-	}
-	return d.finishDetach(e, rest)
-}
-
-// FinishDetach finishes what an earlier daemon has begun.
-func (d *Disks) FinishDetach(ctx context.Context, e *inventory.Entry) error {
-	d.empty(ctx, e)
-	return d.finishDetach(e, func(*vm.VM) {})
-}
-
-func (d *Disks) finishDetach(e *inventory.Entry, rest func(*vm.VM)) error {
-	o := e.VM().InFlight
-	if o.DropFile {
-		if err := vm.RemoveFile(d.opt.Store, o.Disk.Path); err != nil {
-			return err
-		}
-	}
-	err := e.Change(inventory.Synced, func(v *vm.VM) {
-		v.Disk, v.InFlight = nil, nil
-		rest(v)
-	})
-	if err != nil || !o.DropFile {
-		return err
-	}
-	return d.prune(context.Background(), o.Disk.Parent)
-}
-
-// userOf returns the name of a VM other than except that has the disk attached, or "".
-func (d *Disks) userOf(file, except string) string {
-	for _, v := range d.opt.Inventory.List() {
-		if v.Ref != except && v.Disk != nil && v.Disk.Path == file {
-			return v.Name
-		}
-	}
-	return ""
-}
-
-// Dependant returns the name of a VM other than except that needs what is at or below the path, or "".
-func (d *Disks) Dependant(at, except string) string {
-	for _, v := range d.opt.Inventory.List() {
-		if v.Ref == except {
+// put gives a VM disks, by their units.
+func put(v *vm.VM, disks []vm.UnitDisk) {
+	for _, disk := range disks {
+		if disk.Unit == vm.RootSlot {
+			root := disk.Disk
+			v.Disk = &root
 			continue
 		}
-		if below(v.Home, at) || (v.Disk != nil && (below(v.Disk.Path, at) || below(v.Disk.Parent, at))) {
-			return v.Name
+		v.DataDisks = append(v.DataDisks, disk)
+	}
+	slices.SortFunc(v.DataDisks, func(a, b vm.UnitDisk) int { return a.Unit - b.Unit })
+}
+
+// drop takes disks from a VM.
+func drop(v *vm.VM, disks []vm.UnitDisk) {
+	for _, disk := range disks {
+		if disk.Unit == vm.RootSlot {
+			v.Disk = nil
+			continue
 		}
+		v.DataDisks = slices.DeleteFunc(v.DataDisks, func(d vm.UnitDisk) bool { return d.Unit == disk.Unit })
 	}
-	return ""
-}
-
-// below says whether the path is dir or in it.
-func below(file, dir string) bool {
-	return file == dir || (len(file) > len(dir) && file[:len(dir)] == dir && file[len(dir)] == '/')
-}
-
-// UserOf returns the name of a VM that needs what is at or below the path in the datastore, or "". Kept disks are there
-// as long as something needs them.
-func (d *Disks) UserOf(rel string) string {
-	if user := d.Dependant(rel, ""); user != "" || !below(rel, vm.ForksDir) {
-		return user
-	}
-	if _, err := d.opt.Store.Stat(rel); err != nil {
-		return ""
-	}
-	return "that is a fork"
 }

@@ -118,7 +118,7 @@ func (i *Inventory) freeHomeLocked(v *vm.VM) (string, error) {
 		if n > 0 {
 			home = fmt.Sprintf("%s_%d", base, n)
 		}
-		if home == vm.ForksDir || slices.ContainsFunc(others, func(v *vm.VM) bool { return v.Home == home }) {
+		if home == vm.ForksDir || home == vm.VolumesDir || slices.ContainsFunc(others, func(v *vm.VM) bool { return v.Home == home }) {
 			continue
 		}
 		_, err := i.store.Stat(home)

@@ -48,8 +48,9 @@ type Lifecycle struct {
 func New(opt Options) *Lifecycle { return &Lifecycle{opt: opt} }
 
 // Create makes a VM that is off. config.Name, CPUs, MemoryMiB and Pool are needed; Home, UUIDs and MACs are chosen where
-// they are empty, all else of Config that the host owns is ignored. disk may be nil.
-func (l *Lifecycle) Create(ctx context.Context, config vm.Config, disk *vm.DiskChange) (string, error) {
+// they are empty, all else of Config that the host owns is ignored. root fills the root slot and may be nil, data are data disks.
+func (l *Lifecycle) Create(ctx context.Context, config vm.Config, root *vm.DiskChange, data ...vm.DiskChange) (string, error) {
+	config.Disk, config.DataDisks = nil, nil
 	if err := config.Complete(l.opt.Capacity); err != nil {
 		return "", err
 	}
@@ -59,24 +60,23 @@ func (l *Lifecycle) Create(ctx context.Context, config vm.Config, disk *vm.DiskC
 	}
 	defer release()
 	v := e.VM()
-	if err := l.build(ctx, e, disk); err != nil {
+	if err := l.build(ctx, e, vm.AllDisks(root, data)); err != nil {
 		return "", errors.Join(fmt.Errorf("cannot create VM %s: %w", v.Name, err), l.RollBack(e))
 	}
 	return v.Ref, nil
 }
 
 // build makes the files of a VM that was allocated, and publishes it.
-func (l *Lifecycle) build(ctx context.Context, e *inventory.Entry, disk *vm.DiskChange) error {
+func (l *Lifecycle) build(ctx context.Context, e *inventory.Entry, changes []vm.DiskChange) error {
 	if err := l.opt.Store.Mkdir(e.VM().Home, true); err != nil {
 		return err
 	}
-	if disk != nil {
-		if err := l.opt.Disks.Plan(e, disk); err != nil {
-			return err
-		}
-		if err := l.opt.Disks.Make(ctx, disk, e.VM().Disk); err != nil {
-			return err
-		}
+	disks, err := l.opt.Disks.Plan(ctx, e, changes)
+	if err != nil {
+		return err
+	}
+	if err := l.opt.Disks.Make(ctx, disks); err != nil {
+		return err
 	}
 	return e.Change(inventory.Synced, func(v *vm.VM) { v.InFlight = nil })
 }
@@ -151,7 +151,7 @@ func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
 		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home),
 		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
-		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v),
+		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),
 	}
 	for _, c := range v.NICs {
@@ -161,7 +161,7 @@ func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 }
 
 // bootSpec says how a VM boots, or what of it is missing.
-func (l *Lifecycle) bootSpec(v *vm.VM) (vm.MachineSpec, error) {
+func (l *Lifecycle) bootSpec(ctx context.Context, v *vm.VM) (vm.MachineSpec, error) {
 	spec := l.Identity(v)
 	var err error
 	if spec.Kernel, err = l.bootFile(v, hostapi.KeyKernel); err != nil {
@@ -170,10 +170,7 @@ func (l *Lifecycle) bootSpec(v *vm.VM) (vm.MachineSpec, error) {
 	if spec.Initrd, err = l.bootFile(v, hostapi.KeyInitrd); err != nil {
 		return spec, err
 	}
-	if v.Disk != nil {
-		_, err = vm.HostFile(l.opt.Store, v.Disk.Path)
-	}
-	return spec, err
+	return spec, l.opt.Disks.Check(ctx, v)
 }
 
 // bootFile returns the path on this host of a file named in extraConfig.

@@ -25,7 +25,7 @@ func (l *Lifecycle) PowerOn(ctx context.Context, ref string) (err error) {
 	if v.Power != vm.PoweredOff {
 		return &vm.StateError{Name: v.Name, Current: v.Power, Required: vm.PoweredOff}
 	}
-	spec, err := l.bootSpec(v)
+	spec, err := l.bootSpec(ctx, v)
 	if err != nil {
 		return err
 	}
@@ -47,13 +47,13 @@ func (l *Lifecycle) start(ctx context.Context, e *inventory.Entry, spec vm.Machi
 		}
 	}
 	last := e.VM()
-	if err := e.Change(inventory.Written, func(v *vm.VM) {
+	if err := l.opt.Disks.Open(e, func(v *vm.VM) {
 		v.InFlight = &vm.Operation{Kind: vm.OpStart}
 		v.Guest, v.Exit, v.Timeline = nil, nil, Timeline()
 		v.Runs++
 		v.Run, spec.Run = v.Runs, v.Runs
 	}); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(spec.RunDir))
 	}
 	m, err := l.opt.Hypervisor.Start(ctx, spec)
 	if err == nil {

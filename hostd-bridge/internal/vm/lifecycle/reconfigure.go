@@ -26,11 +26,11 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 		return err
 	}
 	told := false
-	err = l.changeSlot(ctx, e, c.Disk, func() error {
+	err = l.opt.Disks.Change(ctx, e, c.Disks(), func() error {
 		told = true // if it fails the guest may have seen it all the same
 		return l.tellGuest(ctx, ref, c.Extra)
 	}, func(v *vm.VM) {
-		next.Config.Disk, next.Config.Pool = v.Disk, v.Pool // the pool may have been destroyed meanwhile
+		next.Config.Disk, next.Config.DataDisks, next.Config.Pool = v.Disk, v.DataDisks, v.Pool // the pool may have been destroyed meanwhile
 		v.Config = next.Config
 		maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
 	})
@@ -62,7 +62,7 @@ func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
 	if c.NeedsOff() && v.Power != vm.PoweredOff {
 		return nil, &vm.StateError{Name: v.Name, Current: v.Power, Required: vm.PoweredOff}
 	}
-	if v.Frozen && c.Disk != nil {
+	if v.Frozen && len(c.Disks()) > 0 {
 		return nil, &vm.FrozenError{Name: v.Name}
 	}
 	next := v.Copy()
@@ -123,24 +123,6 @@ func edit(next *vm.Config, c *vm.Change) error {
 	}
 	next.NICs = append(next.NICs, c.AddNICs...)
 	return nil
-}
-
-// changeSlot changes what is in the root slot, tells the guest, and with one record of the journal does the rest of the change.
-//
-// A new disk is in the slot before the guest can read the changed keys, and an old one is there until it can. vSphere does not
-// promise this order within a ReconfigVM_Task; it is a rule of this host's contract (hostapi/spec.md). A warm child needs it: it
-// takes its Spec as the sign that its disk is there.
-func (l *Lifecycle) changeSlot(ctx context.Context, e *inventory.Entry, c *vm.DiskChange, tell func() error, rest func(*vm.VM)) error {
-	if c != nil && !c.Remove {
-		return l.opt.Disks.Attach(ctx, e, c, tell, rest)
-	}
-	if err := tell(); err != nil {
-		return err
-	}
-	if c == nil {
-		return e.Change(inventory.Synced, rest)
-	}
-	return l.opt.Disks.Detach(ctx, e, c.Drop, rest)
 }
 
 // tellGuest hands changed guestinfo to a running machine.

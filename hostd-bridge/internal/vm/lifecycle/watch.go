@@ -89,6 +89,9 @@ func (l *Lifecycle) ended(e *inventory.Entry, exit *vm.Exit) {
 
 func stopped(v *vm.VM, exit *vm.Exit) {
 	v.Power, v.Started, v.Exit, v.Frozen, v.Point = vm.PoweredOff, time.Time{}, exit, false, ""
+	for n := range v.DataDisks {
+		v.DataDisks[n].Point = ""
+	}
 	endOfStart(v)
 	if exit.Guestinfo != nil {
 		v.Guest = exit.Guestinfo

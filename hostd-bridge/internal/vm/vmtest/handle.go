@@ -164,6 +164,9 @@ func (h *handle) DetachDisk(context.Context) error {
 
 // PlugDisk implements vm.Machine.
 func (h *handle) PlugDisk(_ context.Context, d vm.DataDisk) (err error) {
+	if err := h.m.hv.at(Plug); err != nil {
+		return err
+	}
 	h.m.edit(func() {
 		if _, taken := h.m.data[d.Unit]; taken {
 			err = fmt.Errorf("unit %d is taken", d.Unit)
@@ -176,9 +179,12 @@ func (h *handle) PlugDisk(_ context.Context, d vm.DataDisk) (err error) {
 
 // UnplugDisk implements vm.Machine.
 func (h *handle) UnplugDisk(_ context.Context, unit int) (err error) {
+	if err := h.m.hv.at(Unplug); err != nil {
+		return err
+	}
 	h.m.edit(func() {
 		if _, there := h.m.data[unit]; !there {
-			err = fmt.Errorf("no disk has unit %d", unit)
+			err = vm.ErrNoDisk
 			return
 		}
 		delete(h.m.data, unit)

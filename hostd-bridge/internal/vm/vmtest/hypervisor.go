@@ -5,8 +5,6 @@ package vmtest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -24,7 +22,8 @@ func Idle(ctx context.Context, _ *Machine) { <-ctx.Done() }
 // Stage is a step of a hypervisor's that a test can hook into with On.
 type Stage string
 
-// The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo and Machine.Memory.
+// The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo, Machine.Memory,
+// Machine.PlugDisk and Machine.UnplugDisk.
 const (
 	Start     Stage = "start"
 	ForkPoint Stage = "forkPoint"
@@ -33,6 +32,8 @@ const (
 	Fork      Stage = "fork"
 	Tell      Stage = "tell"
 	Measure   Stage = "measure"
+	Plug      Stage = "plug"
+	Unplug    Stage = "unplug"
 )
 
 // Hypervisor implements vm.Hypervisor and vm.Disks.
@@ -141,24 +142,4 @@ func (h *Hypervisor) KillAll() {
 	for _, m := range h.machines {
 		m.Kill()
 	}
-}
-
-// CreateDisk implements vm.Disks: the file holds the parent's path, relative to its own directory.
-func (h *Hypervisor) CreateDisk(_ context.Context, path, parent string) error {
-	name, err := filepath.Rel(filepath.Dir(path), parent)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprint(f, name)
-	return errors.Join(err, f.Close())
-}
-
-// DiskParent implements vm.Disks.
-func (h *Hypervisor) DiskParent(_ context.Context, path string) (string, error) {
-	parent, err := os.ReadFile(path)
-	return filepath.Join(filepath.Dir(path), string(parent)), err
 }
