@@ -27,10 +27,12 @@ const (
 	HeaderLen = 14
 	// Max is the longest frame: the largest IP packet with its Ethernet header and, where one came to it, a VLAN tag.
 	Max = 65535 + 18
-	// prefix is the length in front of a frame.
-	prefix = 4
-	// buffer holds the longest frame, and many of the usual ones for one system call.
-	buffer = 128 << 10
+	// Prefix is the length of the length in front of a frame.
+	Prefix = 4
+	// least is a Reader's buffer in the beginning, most what it grows to when frames fill it: the longest frame, and many of the
+	// usual ones with one system call. Most cards rest nearly always.
+	least = 8 << 10
+	most  = 128 << 10
 )
 
 // ErrLength says that bytes are not what this package writes: the stream has no next frame that could be found.
@@ -53,12 +55,13 @@ func Append(b []byte, parts ...[]byte) []byte {
 type Reader struct {
 	from        io.Reader
 	buf         []byte
-	start, end  int // of what was read and not given out yet
-	givenBefore int // length of the last batch; its bytes are the caller's until the next call
+	start, end  int  // of what was read and not given out yet
+	givenBefore int  // length of the last batch; its bytes are the caller's until the next call
+	full        bool // the last read filled the buffer: there may be more
 }
 
 // NewReader returns a Reader of what comes from r after the Hello.
-func NewReader(r io.Reader) *Reader { return &Reader{from: r, buf: make([]byte, buffer)} }
+func NewReader(r io.Reader) *Reader { return &Reader{from: r, buf: make([]byte, least)} }
 
 // Batch waits for a frame and returns all whole frames that have come, each with its length in front: one Write passes them on,
 // and All looks at each. The bytes are valid until the next call. An error is the connection's, io.EOF when it ended between
@@ -81,8 +84,12 @@ func (r *Reader) Batch() ([]byte, error) {
 			r.end = copy(r.buf, r.buf[r.start:r.end])
 			r.start = 0
 		}
+		if len(r.buf) < most && (r.full || len(r.buf) < need) {
+			r.buf = append(make([]byte, 0, most), r.buf[:r.end]...)[:most]
+		}
 		read, err := r.from.Read(r.buf[r.end:])
 		r.end += read
+		r.full = r.end == len(r.buf)
 		if read == 0 && err != nil {
 			if errors.Is(err, io.EOF) && r.end > r.start {
 				err = io.ErrUnexpectedEOF
@@ -95,14 +102,14 @@ func (r *Reader) Batch() ([]byte, error) {
 // whole returns how many bytes at the beginning of b are whole frames, and how many the one behind them needs in all.
 func whole(b []byte) (n, need int, err error) {
 	for {
-		if len(b)-n < prefix {
-			return n, prefix, nil
+		if len(b)-n < Prefix {
+			return n, Prefix, nil
 		}
 		length := binary.BigEndian.Uint32(b[n:])
 		if length < HeaderLen || length > Max {
 			return n, 0, fmt.Errorf("%w: %d bytes", ErrLength, length)
 		}
-		if need = prefix + int(length); len(b)-n < need {
+		if need = Prefix + int(length); len(b)-n < need {
 			return n, need, nil
 		}
 		n += need
@@ -112,9 +119,9 @@ func whole(b []byte) (n, need int, err error) {
 // All yields the frames of a batch, without their lengths.
 func All(batch []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for len(batch) >= prefix {
-			n := prefix + int(binary.BigEndian.Uint32(batch))
-			if !yield(batch[prefix:n:n]) {
+		for len(batch) >= Prefix {
+			n := Prefix + int(binary.BigEndian.Uint32(batch))
+			if !yield(batch[Prefix:n:n]) {
 				return
 			}
 			batch = batch[n:]

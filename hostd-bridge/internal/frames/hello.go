@@ -35,7 +35,7 @@ func WriteHello(w io.Writer, h Hello) error {
 
 // ReadHello reads the first message of a connection and the address in it. It reads no byte behind it.
 func ReadHello(r io.Reader) (Hello, Address, error) {
-	var length [prefix]byte
+	var length [Prefix]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
 		return Hello{}, Address{}, err
 	}
