@@ -14,7 +14,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 10s
 
-PROGRAMS := bin/cvm bin/cvm-supervisor bin/hostd-bridge bin/controller bin/govc
+PROGRAMS := bin/cvm bin/cvm-supervisor bin/cvm-switch bin/hostd-bridge bin/controller bin/govc
 # Of the programs and of what runs in the guest; scripts/version says what it looks like.
 VERSION := $(shell scripts/version)
 GUEST := bin/guest/vmlinux bin/guest/bzImage bin/guest/initramfs.cpio bin/guest/blank.vmdk bin/guest/volume.vmdk
@@ -83,6 +83,7 @@ deps-build deps-run deps-test deps-bench:
 
 bin/cvm: PACKAGE := ./cmd/cvm
 bin/cvm-supervisor: PACKAGE := ./hostd-bridge/supervisor
+bin/cvm-switch: PACKAGE := ./hostd-bridge/netswitch
 bin/hostd-bridge: PACKAGE := ./hostd-bridge
 bin/controller: PACKAGE := ./controller
 bin/govc: PACKAGE := ./cmd/govc

@@ -28,7 +28,7 @@ func need(tb testing.TB) artefacts {
 	if a.guest == "" {
 		a.guest = filepath.Join(a.bin, "guest")
 	}
-	for _, name := range []string{"cvm", "cvm-supervisor", "hostd-bridge", "controller", "govc"} {
+	for _, name := range []string{"cvm", "cvm-supervisor", "cvm-switch", "hostd-bridge", "controller", "govc"} {
 		needFile(tb, filepath.Join(a.bin, name), "try: make build")
 	}
 	for _, name := range []string{"vmlinux", "initramfs.cpio", "blank.vmdk"} {
