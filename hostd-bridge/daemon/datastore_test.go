@@ -42,7 +42,7 @@ func TestGovcLooksAround(t *testing.T) {
 	mustGovc(t, e, "pool.create", "-mem.limit", "512", "/ha-datacenter/host/*/Resources/team")
 	wants(t, mustGovc(t, e, "pool.info", "/ha-datacenter/host/*/Resources/team"), "team")
 	mustGovc(t, e, "pool.change", "-mem.limit", "256", "/ha-datacenter/host/*/Resources/team")
-	mustGovc(t, e, "vm.create", "-on=false", "-m", "64", "-pool", "team", "-disk.controller", "pvscsi", "a")
+	mustGovc(t, e, "vm.create", "-on=false", "-m", "64", "-pool", "team", "-disk.controller", "pvscsi", "-net.adapter", "vmxnet3", "a")
 	wants(t, mustGovc(t, e, "object.collect", "-s", "/ha-datacenter/vm/a", "config.hardware.memoryMB"), "64")
 	wants(t, mustGovc(t, e, "object.collect", "/ha-datacenter/vm/a"), "config", "runtime")
 	wants(t, mustGovc(t, e, "host.info"), "containerVM")

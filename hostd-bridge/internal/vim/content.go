@@ -62,10 +62,6 @@ func folder(self, parent types.ManagedObjectReference, name string, holds []stri
 // fixed are the objects that never change.
 func (o *objects) fixed() map[types.ManagedObjectReference]any {
 	none := types.ManagedObjectReference{}
-	pool, environment := rootPoolRef, environmentRef
-	hosts := []types.ManagedObjectReference{hostRef}
-	stores := []types.ManagedObjectReference{datastoreRef}
-	networks := []types.ManagedObjectReference{networkRef}
 	return map[types.ManagedObjectReference]any{
 		instanceRef:        &mo.ServiceInstance{Self: instanceRef, Content: o.server.content()},
 		viewManagerRef:     &mo.ViewManager{Self: viewManagerRef},
@@ -73,26 +69,37 @@ func (o *objects) fixed() map[types.ManagedObjectReference]any {
 		fileManagerRef:     &mo.FileManager{Self: fileManagerRef},
 		diskManagerRef:     &mo.VirtualDiskManager{Self: diskManagerRef},
 		settingRef:         &mo.OptionManager{Self: settingRef},
-		browserRef:         &mo.HostDatastoreBrowser{Self: browserRef, Datastore: stores},
+		browserRef:         &mo.HostDatastoreBrowser{Self: browserRef, Datastore: stores()},
 		environmentRef:     &mo.EnvironmentBrowser{Self: environmentRef},
 		rootFolderRef:      folder(rootFolderRef, none, "Datacenters", []string{"Folder", "Datacenter"}, datacenterRef),
 		hostFolderRef:      folder(hostFolderRef, datacenterRef, "host", []string{"Folder", "ComputeResource"}, computeRef),
 		datastoreFolderRef: folder(datastoreFolderRef, datacenterRef, "datastore", []string{"Folder", "Datastore"}, datastoreRef),
-		networkFolderRef:   folder(networkFolderRef, datacenterRef, "network", []string{"Folder", "Network"}, networkRef),
-		datacenterRef: &mo.Datacenter{
-			ManagedEntity: entity(datacenterRef, rootFolderRef, DatacenterName),
-			VmFolder:      vmFolderRef, HostFolder: hostFolderRef, DatastoreFolder: datastoreFolderRef,
-			NetworkFolder: networkFolderRef, Datastore: stores, Network: networks,
-		},
-		computeRef: &mo.ComputeResource{
-			ManagedEntity: entity(computeRef, hostFolderRef, o.server.HostName),
-			ResourcePool:  &pool, Host: hosts, Datastore: stores, Network: networks, EnvironmentBrowser: &environment,
-			Summary: &types.ComputeResourceSummary{
-				TotalCpu: o.megahertz(), TotalMemory: o.server.Inventory.Capacity.MemoryMiB << 20, EffectiveCpu: o.megahertz(),
-				EffectiveMemory: o.server.Inventory.Capacity.MemoryMiB, NumHosts: 1, NumEffectiveHosts: 1,
-				NumCpuCores: int16(o.server.Inventory.Capacity.CPUs), NumCpuThreads: int16(o.server.Inventory.Capacity.CPUs),
-				OverallStatus: types.ManagedEntityStatusGreen,
-			},
+	}
+}
+
+func stores() []types.ManagedObjectReference { return []types.ManagedObjectReference{datastoreRef} }
+
+// datacenter names the networks, so it changes with them.
+func (o *objects) datacenter() any {
+	return &mo.Datacenter{
+		ManagedEntity: entity(datacenterRef, rootFolderRef, DatacenterName),
+		VmFolder:      vmFolderRef, HostFolder: hostFolderRef, DatastoreFolder: datastoreFolderRef,
+		NetworkFolder: networkFolderRef, Datastore: stores(), Network: o.networkRefs(),
+	}
+}
+
+// compute names the networks, so it changes with them.
+func (o *objects) compute() any {
+	pool, environment, capacity := rootPoolRef, environmentRef, o.server.Inventory.Capacity
+	return &mo.ComputeResource{
+		ManagedEntity: entity(computeRef, hostFolderRef, o.server.HostName),
+		ResourcePool:  &pool, Host: []types.ManagedObjectReference{hostRef}, Datastore: stores(), Network: o.networkRefs(),
+		EnvironmentBrowser: &environment,
+		Summary: &types.ComputeResourceSummary{
+			TotalCpu: o.megahertz(), TotalMemory: capacity.MemoryMiB << 20, EffectiveCpu: o.megahertz(),
+			EffectiveMemory: capacity.MemoryMiB, NumHosts: 1, NumEffectiveHosts: 1,
+			NumCpuCores: int16(capacity.CPUs), NumCpuThreads: int16(capacity.CPUs),
+			OverallStatus: types.ManagedEntityStatusGreen,
 		},
 	}
 }
@@ -102,7 +109,7 @@ const nominalMHz = 2000
 
 func (o *objects) megahertz() int32 { return int32(o.server.Inventory.Capacity.CPUs) * nominalMHz }
 
-// host is the HostSystem; it names the VMs, so it changes with them.
+// host is the HostSystem; it names the VMs and the networks, so it changes with them.
 func (o *objects) host() any {
 	inv := o.server.Inventory
 	self, about := hostRef, o.server.about()
@@ -121,7 +128,7 @@ func (o *objects) host() any {
 			Host: &self, Hardware: &hardware, Runtime: &runtime, OverallStatus: types.ManagedEntityStatusGreen,
 			Config: types.HostConfigSummary{Name: o.server.HostName, Port: 443, Product: &about},
 		},
-		Vm: o.vmRefs(), Datastore: []types.ManagedObjectReference{datastoreRef},
-		Network: []types.ManagedObjectReference{networkRef}, DatastoreBrowser: browserRef,
+		Vm: o.vmRefs(), Datastore: stores(), Network: o.networkRefs(), DatastoreBrowser: browserRef,
+		ConfigManager: types.HostConfigManager{NetworkSystem: &networkSystemRef},
 	}
 }

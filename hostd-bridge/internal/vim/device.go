@@ -18,7 +18,7 @@ const (
 
 // devices are a VM's devices as clients see them. What QEMU really has in their places is virtio; the names are those
 // that vSphere has for them.
-func devices(v *vm.VM) []types.BaseVirtualDevice {
+func devices(v *vm.VM, find findNetwork) []types.BaseVirtualDevice {
 	scsi := &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{
 		SharedBus: types.VirtualSCSISharingNoSharing, ScsiCtlrUnitNumber: 7,
 		VirtualController: types.VirtualController{VirtualDevice: device(scsiKey, "SCSI controller 0", "VMware paravirtual SCSI")},
@@ -29,8 +29,8 @@ func devices(v *vm.VM) []types.BaseVirtualDevice {
 		scsi.Device = []int32{diskKey}
 		out = append(out, diskDevice(v.Disk))
 	}
-	for n, card := range v.NICs {
-		out = append(out, cardDevice(n, card))
+	for _, card := range v.NICs {
+		out = append(out, cardDevice(card, find))
 	}
 	return out
 }
@@ -39,20 +39,21 @@ func device(key int32, label, summary string) types.VirtualDevice {
 	return types.VirtualDevice{Key: key, DeviceInfo: &types.Description{Label: label, Summary: summary}}
 }
 
-// deviceChanges puts the changes of devices in a spec into c. What this kind of host has no such device for is refused,
-// except controllers: every VM has the one it needs.
-func deviceChanges(changes []types.BaseVirtualDeviceConfigSpec, c *vm.Change) error {
-	for n, change := range changes {
-		spec := change.GetVirtualDeviceConfigSpec()
+// deviceChanges puts the changes of devices in a spec into change. in has the networks of its cards; v is the VM that is changed; nil: one that is to be made. What this
+// kind of host has no such device for is refused, except controllers: every VM has the one it needs.
+func deviceChanges(in networks, v *vm.VM, changes []types.BaseVirtualDeviceConfigSpec, change *vm.Change) error {
+	cards := cardReader{networks: in, vm: v, into: &change.Cards}
+	for n, of := range changes {
+		spec := of.GetVirtualDeviceConfigSpec()
 		if spec.Device == nil {
 			return invalidDevice(n, "no device")
 		}
 		var err error
 		switch d := spec.Device.(type) {
 		case *types.VirtualDisk:
-			err = diskChange(n, spec, d, c)
+			err = diskChange(n, spec, d, change)
 		case types.BaseVirtualEthernetCard:
-			err = cardChange(n, spec, d.GetVirtualEthernetCard(), c)
+			err = cards.read(n, spec, d)
 		case types.BaseVirtualController:
 		default:
 			err = invalidDevice(n, "this host has no device of type %T", d)

@@ -65,6 +65,8 @@ func vmFault(err error) types.BaseMethodFault {
 		device    *vm.DeviceError
 		memory    *vm.MemoryError
 		inUse     *vm.InUseError
+		network   *vm.NetworkError
+		port      *vm.PortError
 	)
 	switch {
 	case errors.As(err, &missing):
@@ -84,6 +86,10 @@ func vmFault(err error) types.BaseMethodFault {
 		return &types.InvalidArgument{InvalidProperty: argument.Property}
 	case errors.As(err, &device):
 		return &types.InvalidDeviceSpec{}
+	case errors.As(err, &network):
+		return &types.InvalidDeviceBacking{}
+	case errors.As(err, &port):
+		return &types.ResourceInUse{Type: "port", Name: port.Port()}
 	case errors.As(err, &memory):
 		return &types.InsufficientMemoryResourcesFault{
 			Unreserved: max(memory.Available, 0) << 20, Requested: memory.Requested << 20, // bytes

@@ -56,16 +56,17 @@ func (c *call) place(at *types.VirtualMachineRelocateSpec, clone *vm.CloneSpec) 
 	return nil
 }
 
-// cloneDevices takes over the changes of devices that vSphere allows in an instant clone, edits of network cards, and the
-// extension diskAtFork: one disk that is added. File-backed ports can be edited too where there are any.
+// cloneDevices takes over the changes of devices that vSphere allows in an instant clone, edits of network cards, and more: that cards
+// are added and removed, and the extension diskAtFork, one disk that is added. File-backed ports can be edited too where there are any.
 func (c *call) cloneDevices(src *vm.VM, changes []types.BaseVirtualDeviceConfigSpec, clone *vm.CloneSpec) error {
 	disk := vm.Change{}
+	cards := cardReader{networks: c.server.Inventory, vm: src, clone: true, into: &clone.Cards}
 	for n, change := range changes {
 		spec := change.GetVirtualDeviceConfigSpec()
 		var err error
 		switch d := spec.Device.(type) {
 		case types.BaseVirtualEthernetCard:
-			err = cloneCard(n, src, spec, d.GetVirtualEthernetCard(), clone)
+			err = cards.read(n, spec, d)
 		case *types.VirtualDisk:
 			if c.server.NoDiskAtFork || spec.Operation != types.VirtualDeviceConfigSpecOperationAdd {
 				return invalidDevice(n, "an instant clone has the disk of its source")

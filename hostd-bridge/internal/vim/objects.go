@@ -14,7 +14,7 @@ import (
 // The objects of the inventory tree that are always there. DatacenterName and the names of the folders are ESXi's.
 const (
 	DatacenterName = "ha-datacenter"
-	NetworkName    = "VM Network"
+	switchName     = "vSwitch0" // of the one virtual switch
 )
 
 func moref(kind, value string) types.ManagedObjectReference {
@@ -41,19 +41,25 @@ var (
 	computeRef         = moref("ComputeResource", "domain-s7")
 	hostRef            = moref("HostSystem", "host-8")
 	datastoreRef       = moref("Datastore", "datastore-9")
-	networkRef         = moref("Network", "network-10")
 	browserRef         = moref("HostDatastoreBrowser", "datastoreBrowser-datastore-9")
 	environmentRef     = moref("EnvironmentBrowser", "envbrowser-7")
+	networkSystemRef   = moref("HostNetworkSystem", "networkSystem-8")
 	rootPoolRef        = poolRef(vm.RootPool)
 )
 
 func vmRef(value string) types.ManagedObjectReference   { return moref("VirtualMachine", value) }
 func poolRef(value string) types.ManagedObjectReference { return moref("ResourcePool", value) }
+func networkRef(value string) types.ManagedObjectReference {
+	return moref("Network", value)
+}
 
-// refOf returns the reference of a VM or a resource pool, told apart by its value's form.
+// refOf returns the reference of a VM, a resource pool or a network, told apart by its value's form.
 func refOf(value string) types.ManagedObjectReference {
-	if strings.HasPrefix(value, "resgroup-") {
+	switch {
+	case strings.HasPrefix(value, "resgroup-"):
 		return poolRef(value)
+	case strings.HasPrefix(value, "network-"):
+		return networkRef(value)
 	}
 	return vmRef(value)
 }
@@ -72,6 +78,7 @@ type objects struct {
 // rendered is a VM as a managed object, and what it was made of.
 type rendered struct {
 	of     *vm.VM
+	layout int // of the networks
 	object *mo.VirtualMachine
 }
 
@@ -79,11 +86,14 @@ func newObjects(s *Server) *objects {
 	o := &objects{server: s, vms: map[string]rendered{}}
 	o.static = o.fixed()
 	o.derived = map[types.ManagedObjectReference]func() any{
-		vmFolderRef:    o.vmFolder,
-		hostRef:        o.host,
-		datastoreRef:   o.datastore,
-		networkRef:     o.network,
-		taskManagerRef: o.taskManager,
+		vmFolderRef:      o.vmFolder,
+		hostRef:          o.host,
+		datacenterRef:    o.datacenter,
+		computeRef:       o.compute,
+		datastoreRef:     o.datastore,
+		networkFolderRef: o.networkFolder,
+		networkSystemRef: o.networkSystem,
+		taskManagerRef:   o.taskManager,
 	}
 	return o
 }
@@ -104,6 +114,8 @@ func (o *objects) get(x *session, ref types.ManagedObjectReference) (any, bool) 
 		return wrap(o.server.tasks.get(ref))
 	case "ResourcePool":
 		return o.pool(ref)
+	case "Network":
+		return o.network(ref)
 	}
 	if x == nil {
 		return nil, false
@@ -143,9 +155,9 @@ func (o *objects) vm(ref types.ManagedObjectReference) (any, bool) {
 		delete(o.vms, ref.Value)
 		return nil, false
 	}
-	r := o.vms[ref.Value]
-	if r.of != v {
-		r = rendered{of: v, object: renderVM(v)}
+	r, layout := o.vms[ref.Value], o.server.Inventory.Layout()
+	if r.of != v || r.layout != layout {
+		r = rendered{of: v, layout: layout, object: renderVM(v, o.server.Inventory.Network)}
 		o.vms[ref.Value] = r
 	}
 	return r.object, true
@@ -183,14 +195,6 @@ func (o *objects) vmRefs() []types.ManagedObjectReference {
 
 func (o *objects) vmFolder() any {
 	return folder(vmFolderRef, datacenterRef, "vm", []string{"Folder", "VirtualMachine"}, o.vmRefs()...)
-}
-
-func (o *objects) network() any {
-	summary := &types.NetworkSummary{Network: &networkRef, Name: NetworkName, Accessible: true}
-	return &mo.Network{
-		ManagedEntity: entity(networkRef, networkFolderRef, NetworkName),
-		Name:          NetworkName, Summary: summary, Host: []types.ManagedObjectReference{hostRef}, Vm: o.vmRefs(),
-	}
 }
 
 func (o *objects) taskManager() any {

@@ -15,7 +15,7 @@ func testVM() *mo.VirtualMachine {
 		Name: "n", Pool: vm.RootPool, CPUs: 2, MemoryMiB: 512, CID: 7, Disk: &vm.Disk{Path: "a/b.vmdk", Parent: "p.vmdk"},
 		NICs:  []vm.Card{{Key: 4000, NIC: vm.NIC{MAC: "00:50:56:80:00:01"}}},
 		Extra: map[string]string{"k": "v", "guestinfo.cvm.spec": `{"hostname":"h"}`},
-	}})
+	}}, func(ref string) (*vm.Network, bool) { return &vm.Network{Ref: ref, Name: "VM Network"}, true })
 }
 
 func TestProperty(t *testing.T) {

@@ -18,7 +18,9 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 	"github.com/vmware/govmomi/vim25/xml"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
@@ -190,6 +192,16 @@ func lookup(name string) any {
 	return nil
 }
 
+// oneNetwork has the network that every host has.
+type oneNetwork struct{}
+
+func (oneNetwork) Network(ref string) (*vm.Network, bool) {
+	return &vm.Network{Ref: vm.DefaultNetwork}, ref == vm.DefaultNetwork
+}
+func (oneNetwork) NetworkNamed(name string) (*vm.Network, bool) {
+	return &vm.Network{Ref: vm.DefaultNetwork}, name == hostapi.DefaultNetwork
+}
+
 func FuzzDecodeRequest(f *testing.F) {
 	for _, body := range []string{
 		`<PowerOnVM_Task xmlns="urn:vim25"><_this type="VirtualMachine">vm-1</_this></PowerOnVM_Task>`,
@@ -204,7 +216,8 @@ func FuzzDecodeRequest(f *testing.F) {
 			t.Error("neither a request nor an error")
 		}
 		if spec, ok := req.(*types.ReconfigVM_Task); ok && err == nil {
-			_, _ = vmChange(&spec.Spec) // must not panic
+			_, _ = vmChange(oneNetwork{}, nil, &spec.Spec) // must not panic
+			_, _ = vmChange(oneNetwork{}, &vm.VM{Config: vm.Config{NICs: []vm.Card{{Key: 4000}}}}, &spec.Spec)
 		}
 	})
 }

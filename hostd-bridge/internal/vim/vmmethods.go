@@ -42,7 +42,7 @@ func createVM(c *call, req *types.CreateVM_Task) (*types.CreateVM_TaskResponse, 
 	if req.Host != nil && *req.Host != hostRef {
 		return nil, notFound(*req.Host)
 	}
-	change, err := vmChange(&req.Config)
+	change, err := vmChange(c.server.Inventory, nil, &req.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func newConfig(spec *types.VirtualMachineConfigSpec, pool types.ManagedObjectRef
 	return vm.Config{
 		Name: change.Name, Pool: pool.Value, UUID: change.UUID, InstanceUUID: spec.InstanceUuid, GuestID: change.GuestID,
 		Annotation: change.Annotation, Home: home, CPUs: max(change.CPUs, 1), MemoryMiB: change.MemoryMiB,
-		NICs: change.AddNICs, Extra: change.Extra,
+		NICs: change.Cards.Add, Extra: change.Extra,
 	}, err
 }
 
@@ -88,27 +88,27 @@ func homeOf(files *types.VirtualMachineFileInfo) (string, error) {
 	return rel, nil
 }
 
-// vmChange returns what a spec asks for.
-func vmChange(spec *types.VirtualMachineConfigSpec) (*vm.Change, error) {
-	c := &vm.Change{
+// vmChange returns what a spec asks for. in has the networks of its cards; v is the VM that is changed; nil: one that is to be made.
+func vmChange(in networks, v *vm.VM, spec *types.VirtualMachineConfigSpec) (*vm.Change, error) {
+	change := &vm.Change{
 		Name: spec.Name, UUID: spec.Uuid, GuestID: spec.GuestId, Annotation: spec.Annotation, CPUs: int(spec.NumCPUs),
 	}
 	if spec.ChangeVersion != "" {
 		var err error
-		if c.Version, err = strconv.Atoi(spec.ChangeVersion); err != nil || c.Version <= 0 {
+		if change.Version, err = strconv.Atoi(spec.ChangeVersion); err != nil || change.Version <= 0 {
 			return nil, invalidArgument("changeVersion", "%q is no version of a configuration", spec.ChangeVersion)
 		}
 	}
 	if spec.MemoryMB < 0 || spec.MemoryMB > 1<<31-1 || spec.NumCPUs < 0 {
 		return nil, invalidArgument("memoryMB", "memory %d MB, %d CPUs: out of range", spec.MemoryMB, spec.NumCPUs)
 	}
-	c.MemoryMiB = int(spec.MemoryMB)
-	c.Extra = map[string]string{}
+	change.MemoryMiB = int(spec.MemoryMB)
+	change.Extra = map[string]string{}
 	for _, option := range spec.ExtraConfig {
 		o := option.GetOptionValue()
-		c.Extra[o.Key] = text(o.Value)
+		change.Extra[o.Key] = text(o.Value)
 	}
-	return c, deviceChanges(spec.DeviceChange, c)
+	return change, deviceChanges(in, v, spec.DeviceChange, change)
 }
 
 // text returns an option's value, which clients send as any simple type.
@@ -120,7 +120,11 @@ func text(value any) string {
 }
 
 func reconfigureVM(c *call, req *types.ReconfigVM_Task) (*types.ReconfigVM_TaskResponse, error) {
-	change, err := vmChange(&req.Spec)
+	v, err := c.vm(req.This)
+	if err != nil {
+		return nil, err
+	}
+	change, err := vmChange(c.server.Inventory, v, &req.Spec)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package vim
 import (
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 
@@ -18,12 +19,12 @@ import (
 const hardwareVersion = "vmx-20"
 
 // renderVM returns a VM as a managed object.
-func renderVM(v *vm.VM) *mo.VirtualMachine {
+func renderVM(v *vm.VM, find findNetwork) *mo.VirtualMachine {
 	pool, ref := poolRef(v.Pool), vmRef(v.Ref)
-	config, guest, runtime := renderConfig(v), renderGuest(v), renderRuntime(v)
+	config, guest, runtime := renderConfig(v, find), renderGuest(v, find), renderRuntime(v)
 	networks := []types.ManagedObjectReference{}
-	if len(v.NICs) > 0 {
-		networks = append(networks, networkRef)
+	for _, card := range v.NICs {
+		networks = append(networks, networkRef(card.Network))
 	}
 	return &mo.VirtualMachine{
 		ManagedEntity: entity(ref, vmFolderRef, v.Name),
@@ -35,7 +36,7 @@ func renderVM(v *vm.VM) *mo.VirtualMachine {
 	}
 }
 
-func renderConfig(v *vm.VM) *types.VirtualMachineConfigInfo {
+func renderConfig(v *vm.VM, find findNetwork) *types.VirtualMachineConfigInfo {
 	created := v.Created
 	return &types.VirtualMachineConfigInfo{
 		ChangeVersion: strconv.Itoa(v.Version), Modified: v.Modified, Name: v.Name, CreateDate: &created,
@@ -46,7 +47,7 @@ func renderConfig(v *vm.VM) *types.VirtualMachineConfigInfo {
 			SnapshotDirectory: datastore.FormatPath(v.Home), LogDirectory: datastore.FormatPath(v.Home),
 		},
 		Hardware: types.VirtualHardware{
-			NumCPU: int32(v.CPUs), NumCoresPerSocket: types.NewInt32(1), MemoryMB: int32(v.MemoryMiB), Device: devices(v),
+			NumCPU: int32(v.CPUs), NumCoresPerSocket: types.NewInt32(1), MemoryMB: int32(v.MemoryMiB), Device: devices(v, find),
 		},
 		ExtraConfig: extraConfig(v), Firmware: "bios",
 		DatastoreUrl: []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: datastore.Name, Url: "ds:///" + datastore.Name + "/"}},
@@ -97,7 +98,7 @@ func heartbeat(v *vm.VM) types.ManagedEntityStatus {
 }
 
 // renderGuest says of the tether what vSphere says of VMware Tools.
-func renderGuest(v *vm.VM) *types.GuestInfo {
+func renderGuest(v *vm.VM, find findNetwork) *types.GuestInfo {
 	info := &types.GuestInfo{
 		ToolsStatus:        types.VirtualMachineToolsStatusToolsNotRunning,
 		ToolsRunningStatus: string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning),
@@ -115,19 +116,44 @@ func renderGuest(v *vm.VM) *types.GuestInfo {
 	info.GuestFamily = string(types.VirtualMachineGuestOsFamilyLinuxGuest)
 	info.HostName = hostName(v)
 	info.IpAddress = v.Guest[link.KeyIP]
-	info.Net = guestNet(v, info.IpAddress)
+	info.Net = guestNet(v, find)
 	return info
 }
 
-func guestNet(v *vm.VM, address string) []types.GuestNicInfo {
-	if address == "" || len(v.NICs) == 0 {
-		return nil
+// guestNet says which addresses the VM has at each of its cards: those that it was given, and what its guest says of the first one.
+func guestNet(v *vm.VM, find findNetwork) (out []types.GuestNicInfo) {
+	given := map[string][]netip.Addr{}
+	for _, e := range v.Net().Endpoints {
+		given[e.Network] = e.Addresses
 	}
-	card := v.NICs[0]
-	return []types.GuestNicInfo{{
-		Network: NetworkName, MacAddress: card.MAC, Connected: card.Connected, DeviceConfigId: card.Key,
-		IpAddress: []string{address},
-	}}
+	for at, card := range v.NICs {
+		name, prefixes := networkOf(card, find)
+		addresses := given[name]
+		if own, err := netip.ParseAddr(v.Guest[link.KeyIP]); err == nil && at == 0 && !slices.Contains(addresses, own) {
+			addresses = slices.Insert(slices.Clone(addresses), 0, own)
+		}
+		nic := types.GuestNicInfo{
+			Network: name, MacAddress: card.MAC, Connected: card.Connected, DeviceConfigId: card.Key, IpConfig: &types.NetIpConfigInfo{},
+		}
+		for _, a := range addresses {
+			nic.IpAddress = append(nic.IpAddress, a.String())
+			nic.IpConfig.IpAddress = append(nic.IpConfig.IpAddress, types.NetIpConfigInfoIpAddress{
+				IpAddress: a.String(), PrefixLength: prefixLength(a, prefixes), State: string(types.NetIpConfigInfoIpAddressStatusPreferred),
+			})
+		}
+		out = append(out, nic)
+	}
+	return out
+}
+
+// prefixLength is that of the network which the address is in; all of the address's bits when it is in none.
+func prefixLength(a netip.Addr, networks []netip.Prefix) int32 {
+	for _, p := range networks {
+		if p.Masked().Contains(a) {
+			return int32(p.Bits())
+		}
+	}
+	return int32(a.BitLen())
 }
 
 // hostName is the name that the tether was told to give its guest.

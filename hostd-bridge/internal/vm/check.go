@@ -47,6 +47,9 @@ func (c *Config) Complete(host Capacity) error {
 		}
 		*id = strings.ToLower(*id)
 	}
+	if err := c.completeCards(); err != nil {
+		return err
+	}
 	c.Home = strings.Trim(path.Clean("/"+c.Home), "/")
 	c.Created = time.Now().UTC()
 	c.Modified, c.Version = c.Created, 1
@@ -79,7 +82,8 @@ func CheckUUID(id string) error {
 }
 
 // CheckExtra bounds extraConfig: a key is 1 to hostapi.MaxExtraKey printable characters, a value at most
-// hostapi.MaxExtraValue bytes, and the machine type is a known one.
+// hostapi.MaxExtraValue bytes, the machine type is a known one, and what
+// the VM is in its networks can be read.
 func CheckExtra(extra map[string]string) error {
 	for k, v := range extra {
 		switch {
@@ -91,6 +95,10 @@ func CheckExtra(extra map[string]string) error {
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
 		case k == hostapi.KeyMachine && v != "" && v != hostapi.MachineMicroVM && v != hostapi.MachineQ35:
 			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, hostapi.MachineMicroVM, hostapi.MachineQ35)}
+		case k == hostapi.KeyNet && v != "":
+			if _, err := hostapi.DecodeNet(v); err != nil {
+				return &ArgumentError{Property: "extraConfig " + k, Why: err.Error()}
+			}
 		}
 	}
 	return nil

@@ -3,6 +3,10 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // ErrNoDisk says that a machine has no disk at a unit.
@@ -57,6 +61,28 @@ func (e *ArgumentError) Error() string { return fmt.Sprintf("invalid %s: %s", e.
 type DeviceError struct{ Why string }
 
 func (e *DeviceError) Error() string { return "invalid device: " + e.Why }
+
+// NetworkError says that a card's network is not there.
+type NetworkError struct{ Name string }
+
+func (e *NetworkError) Error() string { return fmt.Sprintf("no network %q", e.Name) }
+
+// PortError says that a port of the host is taken. Its text is Docker's, and goes to clients as it is.
+type PortError struct{ Publication hostapi.Publication }
+
+func (e *PortError) Error() string {
+	p := e.Publication
+	if p.HostPortEnd > p.HostPort {
+		return fmt.Sprintf("Bind for %s failed: all ports are allocated",
+			net.JoinHostPort(p.HostIP.String(), fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)))
+	}
+	return fmt.Sprintf("Bind for %s failed: port is already allocated", netip.AddrPortFrom(p.HostIP, p.HostPort))
+}
+
+// Port is the port that is taken, with its protocol: "0.0.0.0:8080/tcp".
+func (e *PortError) Port() string {
+	return netip.AddrPortFrom(e.Publication.HostIP, e.Publication.HostPort).String() + "/" + e.Publication.Protocol
+}
 
 // MemoryError says that there is not enough memory, in MiB.
 type MemoryError struct {

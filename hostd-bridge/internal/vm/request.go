@@ -14,13 +14,12 @@ type Change struct {
 	Extra      map[string]string // an empty value deletes the key
 	Disk       *DiskChange
 	DataDisks  []DiskChange
-	AddNICs    []Card  // needs the VM off
-	RemoveNICs []int32 // keys; needs the VM off
+	Cards      CardChanges
 }
 
 // NeedsOff says whether the VM has to be off for the change.
 func (c *Change) NeedsOff() bool {
-	return c.CPUs != 0 || c.MemoryMiB != 0 || c.UUID != "" || len(c.AddNICs) > 0 || len(c.RemoveNICs) > 0
+	return c.CPUs != 0 || c.MemoryMiB != 0 || c.UUID != "" || c.Cards.address()
 }
 
 // Disks are all changes of disks.
@@ -58,7 +57,7 @@ type CloneSpec struct {
 	UUID  string            // BIOS UUID; empty: a new one
 	Home  string            // directory in the datastore; empty: the name
 	Extra map[string]string // over what is inherited; an empty value deletes the key
-	NICs  map[int32]NIC     // what cards are to be, by their keys; an empty MAC, and a card that is not named: a new MAC
+	Cards CardChanges       // of the source's cards; each has a new MAC unless it is given one
 	Disk  *DiskChange       // fills the root slot, which must be empty in the source
 	// DataDisks are added, at units that are free in the source. What the source has the clone has too: of a disk that it writes to a copy of
 	// its own, of one that it only reads the same.

@@ -34,7 +34,9 @@ type VM struct {
 	Forks   int               `json:"forks,omitempty"`  // how many of its disks were kept for forks: none has the name of another
 	Started time.Time         `json:"started,omitzero"` // of the present run
 	Guest   map[string]string `json:"guest,omitempty"`  // guestinfo that the guest has set in the present or last run
-	Exit    *Exit             `json:"exit,omitempty"`   // how the last run ended; nil while it runs
+	// Published are the ports that are published in the present run, as they were bound.
+	Published []hostapi.Publication `json:"published,omitempty"`
+	Exit      *Exit                 `json:"exit,omitempty"` // how the last run ended; nil while it runs
 
 	InFlight *Operation `json:"pending,omitempty"` // the operation that the next daemon has to finish or to roll back
 
@@ -81,12 +83,6 @@ type UnitDisk struct {
 	Point string `json:"point,omitempty"`
 }
 
-// Card is a network card and its device key in vSphere's device list.
-type Card struct {
-	NIC
-	Key int32 `json:"key"`
-}
-
 // Kinds of operations that leave something half done when their daemon dies.
 const (
 	OpCreate  = "create"
@@ -115,7 +111,7 @@ func (v *VM) Making() bool {
 }
 
 // ExtraConfig returns what clients see as config.extraConfig: what they have set, what the guest has set, which run that was
-// in, how the run came to be, and how it ended.
+// in, how the run came to be, which ports are published, and how it ended.
 func (v *VM) ExtraConfig() map[string]string {
 	all := make(map[string]string, len(v.Extra)+len(v.Guest)+3)
 	maps.Copy(all, v.Extra)
@@ -129,6 +125,9 @@ func (v *VM) ExtraConfig() map[string]string {
 	}
 	if len(v.Timeline) > 0 {
 		all[hostapi.KeyTimeline] = text(v.Timeline)
+	}
+	if len(v.Published) > 0 && v.Power == PoweredOn {
+		all[hostapi.KeyPublished] = text(v.Published)
 	}
 	return all
 }

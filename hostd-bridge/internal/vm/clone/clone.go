@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -119,17 +120,13 @@ func (c *Cloner) childConfig(src *vm.VM, spec *vm.CloneSpec) (vm.Config, error) 
 		return config, err
 	}
 	config.Extra = vm.MergeExtra(config.Extra, spec.Extra)
-	edits := maps.Clone(spec.NICs)
-	for _, card := range src.NICs {
-		nic, edited := edits[card.Key]
-		if !edited {
-			nic = vm.NIC{Connected: card.Connected}
-		}
-		delete(edits, card.Key)
-		config.NICs = append(config.NICs, vm.Card{Key: card.Key, NIC: nic})
+	cards := slices.Clone(src.NICs)
+	for n := range cards {
+		cards[n].MAC = ""
 	}
-	for key := range edits {
-		return config, &vm.DeviceError{Why: fmt.Sprintf("VM %s has no network card with the key %d", src.Name, key)}
+	var err error
+	if config.NICs, err = spec.Cards.Applied(cards); err != nil {
+		return config, err
 	}
 	return config, config.Complete(c.opt.Capacity)
 }

@@ -18,8 +18,6 @@ const (
 	// link.HostPort leaves 28 bits.
 	minCID = 3
 	maxCID = 1<<28 - 1
-	// firstNICKey is the device key of the first network card, as on ESXi.
-	firstNICKey = 4000
 )
 
 // Allocate gives a VM its reference, CID, home and MACs, and records it as one that is being made by the caller, whose operation on it
@@ -81,7 +79,7 @@ func (i *Inventory) recordNew(next counters, v *vm.VM) error {
 }
 
 // Claim gives the name and the network cards of next to the VM, as far as nobody has them, until the operation in flight ends: by
-// then they are in its record. It chooses keys and MACs where there are none.
+// then they are in its record. It chooses MACs where there are none.
 func (e *Entry) Claim(next *vm.VM) error {
 	e.inv.mu.Lock()
 	defer e.inv.mu.Unlock()
@@ -168,16 +166,12 @@ func (i *Inventory) freeCIDLocked() uint32 {
 	}
 }
 
-// placeNICsLocked gives every card a key and a MAC of its own. The caller holds mu.
+// placeNICsLocked gives every card a MAC of its own, in a network that there is. The caller holds mu.
 func (i *Inventory) placeNICsLocked(v *vm.VM) error {
+	if err := i.checkNetworksLocked(v); err != nil {
+		return err
+	}
 	for n := range v.NICs {
-		card := &v.NICs[n]
-		if card.Key <= 0 {
-			card.Key = firstNICKey
-			for slices.ContainsFunc(v.NICs, func(c vm.Card) bool { return c != *card && c.Key == card.Key }) {
-				card.Key++
-			}
-		}
 		if err := i.placeMACLocked(v, n); err != nil {
 			return err
 		}

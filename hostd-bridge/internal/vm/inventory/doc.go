@@ -1,4 +1,4 @@
-// Package inventory holds the state of a host's virtual machines and resource pools. It commits each change as a record of the
+// Package inventory holds the state of a host's virtual machines, resource pools and networks. It commits each change as a record of the
 // journal, and then publishes it and wakes those who wait on Signal. It operates on nothing: the packages that do (vm's package comment
 // lists them) get an Entry from Acquire or Allocate and change it by Entry.Change.
 //
@@ -17,14 +17,14 @@
 //  2. disks.forks: the files in vm.ForksDir come and go one after the other.
 //  3. disks.claims: from the look whether a disk's path is free to the record that takes it.
 //  4. Inventory.alloc: from the choice of what is unique on the host (references, CIDs, names, MACs, homes) to its record, so that the
-//     counters' records are in order; and changes of the pool tree, so that nothing is allocated in a pool that goes.
+//     counters' records are in order; and changes of pools and networks, so that nothing is allocated in one that goes.
 //  5. Entry.commit: from reading a VM's state to publishing the next one. DestroyPool alone holds several, under alloc.
 //  6. admission's and prestart's own.
 //  7. Inventory.mu: what is published. It is held for looks and assignments, never over I/O.
 //  8. those of the journal and of Signal.
 //
 // Three of them are held over an fsync. Entry.commit, because a VM's states are published in the order of their records: it delays
-// other changes of the same VM, and no reader. Inventory.alloc, by a change of the pool tree: it delays whoever makes a VM, and is rare.
+// other changes of the same VM, and no reader. Inventory.alloc, by a change of a pool or a network: it delays whoever makes a VM, and is rare.
 // disks.forks, by the delta that replaces a kept disk: until it is recorded, prune would take the kept file for one that nobody
 // needs. The journal holds its own lock over the fsync of a compacted file, when it has grown to a multiple of its content.
 package inventory

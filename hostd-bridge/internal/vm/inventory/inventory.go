@@ -16,7 +16,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 )
 
-// Inventory is the state of all VMs and resource pools of a host. Its methods may be called by several goroutines.
+// Inventory is the state of all VMs, resource pools and networks of a host. Its methods may be called by several goroutines.
 type Inventory struct {
 	journal *journal.Journal
 	store   *datastore.Store // for the choice of homes
@@ -27,6 +27,9 @@ type Inventory struct {
 	mu       sync.Mutex
 	entries  map[string]*Entry
 	pools    map[string]*vm.Pool
+	networks map[string]*vm.Network
+	leaving  map[string]bool // networks that are being removed
+	layout   int             // counts the changes of networks
 	next     counters
 	leased   map[uint32]bool // CIDs that no VM has yet, and that are given to none
 	inFlight int             // operations
@@ -39,11 +42,14 @@ type counters struct {
 	Ref  int    `json:"ref"`
 	CID  uint32 `json:"cid"`
 	Pool int    `json:"pool"`
+
+	Network int `json:"network,omitempty"`
 }
 
 // Keys of the journal's documents.
 const (
 	countersKey = "counters"
+	networkKind = "network"
 	poolKind    = "pool"
 	vmKind      = "vm"
 )
@@ -56,6 +62,7 @@ func Open(j *journal.Journal, store *datastore.Store) (*Inventory, error) {
 	i := &Inventory{
 		journal: j, store: store, signal: &vm.Signal{}, ended: &vm.Signal{},
 		entries: map[string]*Entry{}, pools: map[string]*vm.Pool{vm.RootPool: rootPool()}, leased: map[uint32]bool{},
+		networks: map[string]*vm.Network{vm.DefaultNetwork: defaultNetwork()}, leaving: map[string]bool{},
 	}
 	for key, doc := range j.Documents() {
 		if err := i.load(key, doc); err != nil {
@@ -74,10 +81,16 @@ func (i *Inventory) load(key string, doc json.RawMessage) error {
 		p := &vm.Pool{Ref: ref}
 		i.pools[ref] = p
 		return json.Unmarshal(doc, p)
+	case networkKind:
+		n := &vm.Network{Ref: ref}
+		i.networks[ref] = n
+		return json.Unmarshal(doc, n)
 	case vmKind:
 		v := &vm.VM{Ref: ref}
 		i.entries[ref] = i.newEntry(v)
-		return json.Unmarshal(doc, v)
+		err := json.Unmarshal(doc, v)
+		v.Mend()
+		return err
 	}
 	return fmt.Errorf("unknown kind of document %q: written by a newer version?", kind)
 }

@@ -147,18 +147,18 @@ func (l *Lifecycle) RunDir(ref string) string { return filepath.Join(l.opt.RunDi
 
 // Identity is what of a VM its machine has to know, without what boots it.
 func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
-	spec := vm.MachineSpec{
+	return vm.MachineSpec{
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
 		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home),
 		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
 		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),
+		NICs: v.Slots(l.socket),
 	}
-	for _, c := range v.NICs {
-		spec.NICs = append(spec.NICs, c.NIC)
-	}
-	return spec
 }
+
+// socket is the path of the socket of a network's switch.
+func (l *Lifecycle) socket(network string) string { return "" }
 
 // bootSpec says how a VM boots, or what of it is missing.
 func (l *Lifecycle) bootSpec(ctx context.Context, v *vm.VM) (vm.MachineSpec, error) {

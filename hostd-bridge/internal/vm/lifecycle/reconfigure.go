@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,18 +24,24 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	if err != nil {
 		return err
 	}
-	told := false
-	err = l.opt.Disks.Change(ctx, e, c.Disks(), func() error {
-		told = true // if it fails the guest may have seen it all the same
-		return l.tellGuest(ctx, ref, c.Extra)
-	}, func(v *vm.VM) {
-		next.Config.Disk, next.Config.DataDisks, next.Config.Pool = v.Disk, v.DataDisks, v.Pool // the pool may have been destroyed meanwhile
-		v.Config = next.Config
-		maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
-	})
+	told, cards := false, l.changedSlots(v, next)
+	if err = cards.plug(ctx); err == nil {
+		err = l.opt.Disks.Change(ctx, e, c.Disks(), func() error {
+			told = true // if it fails the guest may have seen it all the same
+			if err := l.tellGuest(ctx, ref, c.Extra); err != nil {
+				return err
+			}
+			return cards.unplug(ctx)
+		}, func(v *vm.VM) {
+			next.Config.Disk, next.Config.DataDisks, next.Config.Pool = v.Disk, v.DataDisks, v.Pool // the pool may have been destroyed meanwhile
+			v.Config = next.Config
+			maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
+		})
+	}
 	if err == nil {
 		return nil
 	}
+	err = errors.Join(err, cards.restore(context.WithoutCancel(ctx)))
 	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
 	if told {
 		err = errors.Join(err, l.tellGuest(context.WithoutCancel(ctx), ref, former(v, c.Extra)))
@@ -62,7 +67,7 @@ func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
 	if c.NeedsOff() && v.Power != vm.PoweredOff {
 		return nil, &vm.StateError{Name: v.Name, Current: v.Power, Required: vm.PoweredOff}
 	}
-	if v.Frozen && len(c.Disks()) > 0 {
+	if v.Frozen && (len(c.Disks()) > 0 || c.Cards.Any()) {
 		return nil, &vm.FrozenError{Name: v.Name}
 	}
 	next := v.Copy()
@@ -75,7 +80,7 @@ func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
 	if err := vm.CheckExtra(c.Extra); err != nil {
 		return nil, err
 	}
-	if next.Name != v.Name || len(c.AddNICs) > 0 {
+	if next.Name != v.Name || c.Cards.Any() {
 		if err := e.Claim(next); err != nil {
 			return nil, err
 		}
@@ -114,15 +119,9 @@ func edit(next *vm.Config, c *vm.Change) error {
 		}
 		next.Name = c.Name
 	}
-	for _, key := range c.RemoveNICs {
-		at := slices.IndexFunc(next.NICs, func(card vm.Card) bool { return card.Key == key })
-		if at < 0 {
-			return &vm.DeviceError{Why: fmt.Sprintf("no network card has the key %d", key)}
-		}
-		next.NICs = slices.Delete(next.NICs, at, at+1)
-	}
-	next.NICs = append(next.NICs, c.AddNICs...)
-	return nil
+	var err error
+	next.NICs, err = c.Cards.Applied(next.NICs)
+	return err
 }
 
 // tellGuest hands changed guestinfo to a running machine.

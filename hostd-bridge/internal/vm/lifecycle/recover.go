@@ -43,7 +43,9 @@ func (l *Lifecycle) adopt(ctx context.Context, e *inventory.Entry) {
 	m, exit, err := l.opt.Hypervisor.Adopt(ctx, l.RunDir(v.Ref))
 	if err == nil && m != nil {
 		if err = l.follow(e, m, inventory.Synced); err == nil {
-			l.opt.Log.Info("VM adopted", "vm", v.Name, "ref", v.Ref)
+			if l.opt.Log.Info("VM adopted", "vm", v.Name, "ref", v.Ref); !e.VM().Frozen {
+				l.resetCards(ctx, v, m)
+			}
 			return
 		}
 		err = errors.Join(err, m.Close())

@@ -126,8 +126,8 @@ func TestCloneRefusals(t *testing.T) {
 		"no pool":      {source, vm.CloneSpec{Name: "x", Pool: "y"}, new(*vm.NotFoundError)},
 		"bad UUID":     {source, vm.CloneSpec{Name: "x", UUID: "y"}, new(*vm.ArgumentError)},
 		"host's key":   {source, vm.CloneSpec{Name: "x", Extra: map[string]string{hostapi.KeyTimeline: ""}}, new(*vm.ArgumentError)},
-		"no such card": {source, vm.CloneSpec{Name: "x", NICs: map[int32]vm.NIC{7: {}}}, new(*vm.DeviceError)},
-		"MAC taken":    {source, vm.CloneSpec{Name: "x", NICs: map[int32]vm.NIC{4000: {MAC: h.vm(source).NICs[0].MAC}}}, new(*vm.DeviceError)},
+		"no such card": {source, vm.CloneSpec{Name: "x", Cards: vm.CardChanges{Edit: map[int32]vm.CardEdit{7: {}}}}, new(*vm.DeviceError)},
+		"MAC taken":    {source, vm.CloneSpec{Name: "x", Cards: vm.CardChanges{Edit: map[int32]vm.CardEdit{4000: {MAC: h.vm(source).NICs[0].MAC}}}}, new(*vm.DeviceError)},
 		"no parent":    {source, vm.CloneSpec{Name: "x", Disk: &vm.DiskChange{Create: true, Parent: "none.vmdk"}}, new(*vm.FileError)},
 	} {
 		if _, err := h.InstantClone(t.Context(), tc.source, tc.spec); !errors.As(err, tc.want) {

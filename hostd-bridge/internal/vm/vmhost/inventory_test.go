@@ -383,9 +383,11 @@ func TestHotDisk(t *testing.T) {
 // Of many VMs that are to have one name or one MAC one gets it, also while its change goes on.
 func TestUniqueInReconfigures(t *testing.T) {
 	h := newHost(t, vmtest.Idle)
+	network, err := h.CreateNetwork("other")
+	h.must(err)
 	for what, change := range map[string]vm.Change{
 		"name": {Name: "wanted"},
-		"MAC":  {AddNICs: []vm.Card{{NIC: vm.NIC{MAC: "00:50:56:80:00:01"}}}},
+		"MAC":  {Cards: vm.CardChanges{Add: []vm.Card{{Network: network, NIC: vm.NIC{MAC: "00:50:56:80:00:01"}}}}},
 	} {
 		var all sync.WaitGroup
 		var changed atomic.Int32

@@ -223,7 +223,7 @@ func (c *prestarted) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, 
 	if err := c.hv.at(Fork); err != nil {
 		return nil, err
 	}
-	if spec.CID != c.spec.CID || len(spec.NICs) != c.spec.NICs || spec.MemoryMiB != c.of.Spec.MemoryMiB {
+	if spec.CID != c.spec.CID || spec.MemoryMiB != c.of.Spec.MemoryMiB {
 		return nil, fmt.Errorf("the machine was prestarted as %+v and cannot be %+v", c.spec, spec)
 	}
 	if err := unix.Rename(c.spec.RunDir, spec.RunDir); err != nil { // os.Rename refuses a directory that is there
