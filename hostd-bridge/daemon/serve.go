@@ -61,12 +61,14 @@ func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
 	mux.Handle(datastore.Prefix, api.Authorize(h.store.Handler(h.inventory.UserOf)))
 	mux.Handle(hostapi.RoutePrefix, api.Authorize(relay.New(h.inventory, h.store, h.Log, h.extensions()...).Handler()))
 	mux.Handle("GET "+hostapi.RouteMetrics, api.Authorize(h.metrics.Handler()))
-	return &http.Server{
+	server := &http.Server{
 		Handler: mux, TLSConfig: h.identity.tls(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		BaseContext:  func(net.Listener) context.Context { return ctx },
 		ErrorLog:     slog.NewLogLogger(h.Log.Handler(), slog.LevelDebug),
 		TLSNextProto: noHTTP2(),
 	}
+	api.Guard(server)
+	return server
 }
 
 // extensions names what clients find here beside the vSphere API.

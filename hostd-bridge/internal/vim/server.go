@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -30,15 +31,16 @@ type Config struct {
 // Server serves vim25.
 type Server struct {
 	Config
-	sessions *sessions
-	tasks    *tasks
-	objects  *objects
-	methods  map[string]method
+	sessions  *sessions
+	strangers *strangers
+	tasks     *tasks
+	objects   *objects
+	methods   map[string]method
 }
 
 // New returns a server. Tasks run until ctx ends.
 func New(ctx context.Context, c Config) *Server {
-	s := &Server{Config: c, sessions: newSessions(c.Username, c.Password), methods: allowList()}
+	s := &Server{Config: c, sessions: newSessions(c.Username, c.Password), strangers: &strangers{}, methods: allowList()}
 	s.tasks = newTasks(ctx, c.Inventory.Signal(), c.Log)
 	s.objects = newObjects(s)
 	return s
@@ -57,7 +59,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 // Authorize lets only requests with a session through to next; others are answered 401.
 func (s *Server) Authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		x, leave := s.sessions.enter(r)
+		x, leave := s.enter(r)
 		defer leave()
 		if x == nil {
 			http.Error(w, "log in first: this needs the cookie "+CookieName, http.StatusUnauthorized)
@@ -103,23 +105,45 @@ func beforeLogin(m method) method {
 	return m
 }
 
+// enter finds the session of a request and marks it as busy until leave is called; nil when there is none.
+func (s *Server) enter(r *http.Request) (x *session, leave func()) {
+	x, leave = s.sessions.enter(r)
+	if x != nil {
+		s.strangers.known(r)
+	}
+	return x, leave
+}
+
 func (s *Server) serveSDK(w http.ResponseWriter, r *http.Request) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	x, leave := s.enter(r)
+	defer leave()
+	data, err := readRequest(w, r, x)
 	if err != nil {
 		http.Error(w, "cannot read the request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	x, leave := s.sessions.enter(r)
-	defer leave()
 	c := &call{ctx: r.Context(), server: s, session: x, request: r, writer: w}
 	answer, err := c.dispatch(data)
 	s.answer(c, answer, err)
 }
 
-// dispatch decodes and serves a request.
+// readRequest reads a request's body. Without a session it is short, and comes soon.
+func readRequest(w http.ResponseWriter, r *http.Request, x *session) ([]byte, error) {
+	most := int64(maxRequest)
+	if x == nil {
+		most = strangerRequest
+		control := http.NewResponseController(w)
+		if control.SetReadDeadline(time.Now().Add(strangerWait)) == nil { // a test's recorder has none
+			defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+		}
+	}
+	return io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+}
+
+// dispatch decodes and serves a request. Before the login nothing is decoded but the requests of a few methods.
 func (c *call) dispatch(data []byte) (any, error) {
 	name, req, err := decodeRequest(data, func(name string) any {
-		if m, ok := c.server.methods[name]; ok {
+		if m, ok := c.server.methods[name]; ok && (m.open || c.session != nil) {
 			return m.newRequest()
 		}
 		return nil
