@@ -7,7 +7,6 @@ import (
 
 	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/identity"
-	"github.com/containervm/containervm/tether/internal/netconf"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -83,11 +82,8 @@ func (t *tether) specialise(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if t.cards, err = netconf.FindCards(); err != nil {
-		return err
-	}
 	c, container := t.child, t.instance.container
-	c.cards = t.cards
+	c.copied = true
 	inRoot := func(f func() (string, error)) func() (string, error) {
 		return func() (detail string, err error) {
 			err = container.Do(func() (err error) {
@@ -101,11 +97,11 @@ func (t *tether) specialise(ctx context.Context) error {
 		t.entropy(ctx),
 		{Name: "boot-id", Do: inRoot(func() (string, error) { return identity.CoverBootID("/dev/shm") })},
 		{Name: "sockets", Do: resetConnections},
-		{Name: "stale-addresses", Do: func() (string, error) { return "", netconf.ForgetAddresses(c.spec.Interfaces) }},
+		{Name: "stale-addresses", Do: func() (string, error) { return "", t.cards.ForgetAddresses(c.spec.Interfaces) }},
 	}
 	items = append(items, t.commonItems(ctx, c)...)
 	items = append(items,
-		identity.Item{Name: "neighbours", Do: forgetNeighbours},
+		identity.Item{Name: "neighbours", Do: t.forgetNeighbours},
 		machineIDItem(c.spec),
 		identity.Item{Name: "dns", Do: inRoot(func() (string, error) {
 			return "/etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id", rootOf(base, c.spec).Rewrite()

@@ -11,7 +11,6 @@ import (
 
 	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/identity"
-	"github.com/containervm/containervm/tether/internal/netconf"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -19,9 +18,12 @@ import (
 
 // getReady does what all children would have to do.
 func (t *tether) getReady(context.Context) error {
-	var err error
-	if t.cards, err = netconf.GetReady(t.instance.spec.Interfaces); err != nil {
-		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
+	known := t.instance.spec.Interfaces
+	if len(known) == 0 {
+		known = bare()
+	}
+	if err := t.findCards(known); err != nil {
+		return err
 	}
 	base, err := t.rootBase()
 	if err == nil {
@@ -37,6 +39,9 @@ func (t *tether) getReady(context.Context) error {
 	spareThreads(spare)
 	return nil
 }
+
+// bare is an interface that is up and has no address: what nearly every child makes its own of.
+func bare() []*tetherv1.Interface { return []*tetherv1.Interface{{Slot: 1}} }
 
 // spare is how many idle threads a template has.
 const spare = 4
@@ -73,7 +78,7 @@ func (t *tether) freeze(ctx context.Context) error {
 // becomeFork notes that the machine is a fork from now on.
 func (t *tether) becomeFork() {
 	t.progress.fork()
-	t.child = newChild(t.instance.spec.Interfaces, t.cards)
+	t.child = newChild()
 }
 
 // wake makes a template's child a machine that shares no secret with it, and learns who it is to be. It waits for that without
@@ -97,12 +102,12 @@ func (t *tether) wake(ctx context.Context) error {
 func (t *tether) warmUp(ctx context.Context) error {
 	asked, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	_, err := t.host.Get(asked, link.KeyRehearse)
+	text, err := t.host.Get(asked, link.KeyRehearse)
 	if errors.Is(err, link.ErrNoValue) {
 		return nil
 	}
 	if err == nil {
-		err = t.rehearse(ctx)
+		err = t.rehearse(ctx, text)
 	}
 	if err != nil {
 		return err
@@ -137,6 +142,9 @@ func (t *tether) learn(ctx context.Context) error {
 		}
 	} else if !errors.Is(err, link.ErrNoValue) {
 		return err
+	}
+	if _, told := t.cards.MACs(spec.Interfaces); told {
+		return nil
 	}
 	if text, err = t.host.Get(ctx, link.KeyMACs); err == nil {
 		t.child.macs = strings.Split(text, ",")

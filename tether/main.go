@@ -9,6 +9,7 @@
 //	fork.go      a template and its children   copy.go      forks of a running container
 //	receipt.go   what a fork does to become someone else    rehearse.go  a start of a container for practice
 //	hold.go      processes that stand for a fork            progress.go  phase, status and timeline, as others see them
+//	network.go   the network of a running container
 //
 // It logs to the machine's console. The word cvm.log of the kernel's command line chooses the least level, debug, info, warn or error;
 // without it that is info. hostd-bridge adds words from the VM's key cvm.boot.cmdline.

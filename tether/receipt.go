@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// linkWait is how long the network link may take to come up once the host has plugged it in.
+// linkWait is how long the network's links may take to come up, where the host brings them up at the receipt.
 const linkWait = 2 * time.Second
 
 // child is who a fork is to be, and the receipt of what it did for that. A rehearsal has one of its own.
@@ -24,15 +25,11 @@ type child struct {
 	receipt *identity.Receipt
 	spec    *tetherv1.Spec // nil until the host has told it
 	fork    *tetherv1.Fork // nil: the host names none
-	macs    []string       // of its network cards; nil: they have their own
-	cards   netconf.Cards
-	// ready are the interfaces as they were configured at the fork point.
-	ready []*tetherv1.Interface
+	macs    []string       // of its network cards by slot, where the Spec does not say them; nil: they have their own
+	copied  bool           // it is one of a running container
 }
 
-func newChild(ready []*tetherv1.Interface, cards netconf.Cards) *child {
-	return &child{receipt: identity.NewReceipt(time.Now()), ready: ready, cards: cards}
-}
+func newChild() *child { return &child{receipt: identity.NewReceipt(time.Now())} }
 
 // entropy has to come first: whatever draws random numbers before it draws those of the fork point.
 func (t *tether) entropy(ctx context.Context) identity.Item {
@@ -53,17 +50,15 @@ func (t *tether) commonItems(ctx context.Context, c *child) []identity.Item {
 		{Name: "clock", Do: func() (string, error) { return t.stepClock(ctx) }},
 		{Name: "hostname", Do: func() (string, error) { return c.spec.Hostname, identity.SetNames(c.spec) }},
 		{Name: "mac", Do: func() (string, error) {
+			if macs, told := t.cards.MACs(c.spec.Interfaces); told && len(c.spec.Interfaces) > 0 {
+				return netconf.Describe(c.spec.Interfaces, (*tetherv1.Interface).GetMac), t.cards.SetMACs(macs)
+			}
 			if c.macs == nil {
 				return "", identity.Skip("the network cards came with their own")
 			}
-			return strings.Join(c.macs, ","), c.cards.SetMACs(c.macs)
+			return strings.Join(c.macs, ","), t.cards.SetMACs(c.macs)
 		}},
-		{Name: "addresses", Do: func() (string, error) {
-			if netconf.Same(c.ready, c.spec.Interfaces) {
-				return identity.FirstAddress(c.spec) + ", as at the fork point", nil
-			}
-			return identity.FirstAddress(c.spec), netconf.Configure(c.spec.Interfaces)
-		}},
+		{Name: "addresses", Do: func() (string, error) { return t.takeAddresses(c) }},
 		{Name: "leases", Do: func() (string, error) { return "", identity.Skip("addresses are static") }},
 		{Name: "generation", Do: func() (string, error) {
 			if c.fork == nil {
@@ -71,6 +66,23 @@ func (t *tether) commonItems(ctx context.Context, c *child) []identity.Item {
 			}
 			return fmt.Sprintf("generation %d, index %d", c.fork.Generation, c.fork.Index), nil
 		}},
+	}
+}
+
+// takeAddresses makes the interfaces what the child's Spec says.
+func (t *tether) takeAddresses(c *child) (string, error) {
+	wanted := c.spec.Interfaces
+	if len(wanted) == 0 {
+		return "none", t.cards.Configure(nil)
+	}
+	said := netconf.Describe(wanted, func(i *tetherv1.Interface) string { return strings.Join(i.Addresses, " ") })
+	switch {
+	case t.cards.Same(wanted):
+		return said + ": as they were", nil
+	case c.copied:
+		return said, t.cards.Change(wanted)
+	default:
+		return said, t.cards.Configure(wanted)
 	}
 }
 
@@ -89,15 +101,15 @@ func machineIDItem(spec *tetherv1.Spec) identity.Item {
 // resetConnections ends the source's connections. Where the kernel cannot, they end at their next packet: a fork's network knows of
 // none of them, and answers with a reset.
 func resetConnections() (string, error) {
-	n, err := netconf.ResetConnections()
+	n, err := netconf.ResetConnections(func(net.IP) bool { return true })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return "", identity.Skip("the kernel destroys no sockets: the source's connections end with their next packet")
 	}
 	return fmt.Sprintf("%d connections reset", n), err
 }
 
-func forgetNeighbours() (string, error) {
-	n, err := netconf.ForgetNeighbours()
+func (t *tether) forgetNeighbours() (string, error) {
+	n, err := t.cards.ForgetNeighbours()
 	return fmt.Sprintf("%d forgotten", n), err
 }
 
@@ -106,20 +118,13 @@ func (t *tether) handIn(ctx context.Context) error {
 	if err := t.sendReceipt(ctx); err != nil {
 		return t.forkFailed(ctx, err)
 	}
-	spec := t.child.spec
-	if address := identity.FirstAddress(spec); address != "" {
+	if address := identity.FirstAddress(t.child.spec); address != "" {
 		t.reporter.Set(link.KeyIP, address)
 	}
 	ctx, cancel := context.WithTimeout(ctx, linkWait)
 	defer cancel()
-	for n, i := range spec.Interfaces {
-		name := i.Name
-		if name == "" {
-			name = fmt.Sprintf("eth%d", n)
-		}
-		if err := netconf.AwaitCarrier(ctx, name); err != nil {
-			return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
-		}
+	if err := t.cards.AwaitCarrier(ctx); err != nil { // it may be meant: a card can be disconnected
+		t.console.Warn("the network is not connected", "err", err)
 	}
 	return nil
 }

@@ -18,10 +18,15 @@ const rehearsalLimit = 10 * time.Second
 // rehearse goes through the start of a container on the blank disk in the root slot, and leaves nothing of it. What runs for the
 // first time is slow: pages are still the template's, and an emulator has yet to translate the code. A rehearsal that fails costs
 // speed alone, unless it cannot let go of the disk: that is the error.
-func (t *tether) rehearse(ctx context.Context) error {
+//
+// told is the host's word for it, a Spec or anything: the child takes on its interfaces, and keeps them.
+func (t *tether) rehearse(ctx context.Context, told string) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalLimit)
 	defer cancel()
 	trial := &instance{spec: &tetherv1.Spec{Id: "rehearsal", Hostname: "rehearsal"}}
+	if likely, err := link.DecodeSpec(told); err == nil {
+		trial.spec.Interfaces, trial.spec.Resolver = likely.Interfaces, likely.Resolver
+	}
 	if err := t.rehearseIdentity(ctx, trial.spec); err != nil {
 		t.console.Warn("the rehearsal of an identity failed", "err", err)
 	}
@@ -39,15 +44,22 @@ func (t *tether) rehearse(ctx context.Context) error {
 	return trial.disk.AwaitFree(ctx)
 }
 
-// rehearseIdentity takes on a name and addresses that are nobody's. The network is not connected yet.
+// rehearseIdentity takes on a name that is nobody's, and the spec's interfaces. Without any it takes on an address of no network and gives
+// it up again. No frame leaves the machine yet.
 func (t *tether) rehearseIdentity(ctx context.Context, spec *tetherv1.Spec) error {
-	c := newChild(t.child.ready, t.cards)
-	c.spec = spec
-	c.macs = make([]string, len(t.cards))
-	for i := range c.macs {
-		c.macs[i] = "02:00:00:00:00:00" // locally administered
+	c := newChild()
+	c.spec = &tetherv1.Spec{Hostname: spec.Hostname, Interfaces: spec.Interfaces}
+	trial := len(spec.Interfaces) == 0 && t.cards.Count() > 0
+	if trial {
+		c.spec.Interfaces = []*tetherv1.Interface{{ // locally administered (IEEE 802, 8.4), and for documentation (RFC 5737)
+			Slot: 1, Mac: "02:00:00:00:00:00", Addresses: []string{"192.0.2.2/24"}, Gateway: "192.0.2.1",
+		}}
 	}
-	return c.receipt.Do(t.commonItems(ctx, c)...)
+	err := c.receipt.Do(t.commonItems(ctx, c)...)
+	if trial {
+		err = errors.Join(err, t.cards.Configure(bare()))
+	}
+	return err
 }
 
 // rehearseStart runs a process in a root and a space of the rehearsal's own.

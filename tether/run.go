@@ -36,10 +36,10 @@ func (t *tether) attend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logged := t.startLog(ctx)
-	stops, forks := make(chan stopRequest), make(chan chan<- uint32)
-	hold := t.instance.hold
+	stops, forks, networks := make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest)
+	hold, ended := t.instance.hold, t.instance.main.Done()
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.instance.container, Stop: stopBy(stops, t.instance.main.Done()), Hold: hold.take, Release: hold.release,
+		Container: t.instance.container, Stop: stopBy(stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(networks, ended),
 	})
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (t *tether) attend(ctx context.Context) error {
 	}
 	t.setStatus(t.running())
 	t.listenForSignals()
-	if err := t.loop(ctx, stops, forks); err != nil {
+	if err := t.loop(ctx, stops, forks, networks); err != nil {
 		return err
 	}
 	<-logged
@@ -66,13 +66,15 @@ func (t *tether) attend(ctx context.Context) error {
 }
 
 // loop does one thing at a time with the container until its process has ended. An error is that of a fork that cannot go on.
-func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan<- uint32) error {
+func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan<- uint32, networks <-chan networkRequest) error {
 	for {
 		select {
 		case <-t.instance.main.Done():
 			return nil
 		case r := <-stops:
 			r.done <- t.stop(r.signal, r.grace)
+		case r := <-networks:
+			r.done <- t.changeNetwork(r.network)
 		case <-t.signals: // a request to end the machine
 			grace := time.Duration(t.instance.spec.StopGraceSeconds) * time.Second
 			if grace == 0 {

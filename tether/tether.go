@@ -52,10 +52,10 @@ type tether struct {
 	vsock    bool                // the host is reached by vsock
 	answered bool                // the host has answered
 
-	instance *instance      // the container; nil until the Spec is read
-	base     rootfs.Root    // the zero Root: not found out yet
-	ready    *process.Space // made by a template for the container of each child; nil: there is none
-	cards    netconf.Cards
+	instance *instance        // the container; nil until the Spec is read
+	base     rootfs.Root      // the zero Root: not found out yet
+	ready    *process.Space   // made by a template for the container of each child; nil: there is none
+	cards    *netconf.Cards   // nil until they are looked for
 	child    *child           // who the last fork made of this machine; nil: it was booted
 	signals  <-chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
 }
@@ -157,11 +157,22 @@ func (t *tether) setNames(context.Context) error { return identity.SetNames(t.in
 
 func (t *tether) configureNetwork(context.Context) error {
 	spec := t.instance.spec
-	if err := netconf.Configure(spec.Interfaces); err != nil {
-		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
+	if err := t.findCards(spec.Interfaces); err != nil {
+		return err
 	}
 	if address := identity.FirstAddress(spec); address != "" {
 		t.reporter.Set(link.KeyIP, address)
+	}
+	return nil
+}
+
+// findCards finds the network cards, and makes the interfaces of them.
+func (t *tether) findCards(interfaces []*tetherv1.Interface) (err error) {
+	if t.cards, err = netconf.Find(); err == nil {
+		err = t.cards.Configure(interfaces)
+	}
+	if err != nil {
+		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
 	return nil
 }

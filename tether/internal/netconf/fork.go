@@ -1,13 +1,11 @@
 package netconf
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
-	"time"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,111 +13,85 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// cards are the network cards in the kernel's order.
-func cards() ([]netlink.Link, error) {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("cannot list network cards: %w", err)
-	}
-	return slices.DeleteFunc(links, func(l netlink.Link) bool { return l.Attrs().Flags&net.FlagLoopback != 0 }), nil
-}
-
-// GetReady does for a template what every child of it would have to do: the cards are up, under their names, with the addresses that
-// the template knows its children to have, if any. None has been plugged in by then. It returns the cards, for SetMACs.
-func GetReady(known []*tetherv1.Interface) (Cards, error) {
-	found, err := cards()
-	if err != nil {
-		return nil, err
-	}
-	all := slices.Clone(known)
-	for len(all) < len(found) {
-		all = append(all, &tetherv1.Interface{})
-	}
-	return indices(found), Configure(all)
-}
-
-// Cards are network cards by the kernel's numbers, in the kernel's order. A fork does not change them, and listing them anew is more
-// work than all that is done with them.
-type Cards []int
-
-// FindCards lists the network cards.
-func FindCards() (Cards, error) {
-	found, err := cards()
-	return indices(found), err
-}
-
-func indices(links []netlink.Link) Cards {
-	c := make(Cards, len(links))
-	for i, l := range links {
-		c[i] = l.Attrs().Index
-	}
-	return c
-}
-
-// Same reports whether two configurations want the same. A MAC address counts as one.
-func Same(a, b []*tetherv1.Interface) bool {
-	return slices.EqualFunc(a, b, func(a, b *tetherv1.Interface) bool {
-		return a.Mac == b.Mac && a.Name == b.Name && a.Gateway == b.Gateway && a.Mtu == b.Mtu && slices.Equal(a.Addresses, b.Addresses)
-	})
-}
-
-// SetMACs gives the cards their addresses, in order. Virtio's take them while they are up.
-func (c Cards) SetMACs(macs []string) error {
-	if len(macs) != len(c) {
-		return fmt.Errorf("%d MAC addresses for %d network cards", len(macs), len(c))
-	}
-	for i, text := range macs {
+// SetMACs gives the cards their addresses, by slot. A card without one keeps its own, and so does one that is hidden.
+func (c *Cards) SetMACs(macs []string) error {
+	for slot, text := range macs {
+		if text == "" {
+			continue
+		}
 		mac, err := net.ParseMAC(text)
 		if err != nil {
 			return fmt.Errorf("malformed MAC address: %w", err)
 		}
-		card := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: c[i]}}
-		if err := netlink.LinkSetHardwareAddr(card, mac); err != nil {
-			return fmt.Errorf("cannot set MAC address of network card %d: %w", i, err)
+		if slot >= len(c.cards) {
+			return fmt.Errorf("%d MAC addresses for %d network cards", len(macs), len(c.cards))
 		}
+		k := &c.cards[slot]
+		if k.index == 0 || k.mac == mac.String() {
+			continue
+		}
+		if err := c.do(step{do: setMAC, link: k.index, mac: mac}); err != nil {
+			return fmt.Errorf("cannot set MAC address of network card %d: %w", slot, err)
+		}
+		k.mac = mac.String()
 	}
 	return nil
 }
 
-// ForgetAddresses removes the addresses that are not wanted.
-func ForgetAddresses(wanted []*tetherv1.Interface) error {
-	keep := map[string]bool{}
+// MACs are those that the interfaces ask for, by slot, for SetMACs. ok is false unless each asks for one.
+func (c *Cards) MACs(wanted []*tetherv1.Interface) (macs []string, ok bool) {
+	decoded, err := decode(wanted)
+	if err != nil {
+		return nil, false
+	}
+	slots, err := choose(decoded, c.cards)
+	if err != nil {
+		return nil, false
+	}
+	macs = make([]string, len(c.cards))
+	for n, w := range decoded {
+		if w.mac == nil {
+			return nil, false
+		}
+		macs[slots[n]] = w.mac.String()
+	}
+	return macs, true
+}
+
+// ForgetAddresses removes the addresses of the cards that are not wanted, also those that a container has added itself.
+func (c *Cards) ForgetAddresses(wanted []*tetherv1.Interface) error {
+	if err := c.look(); err != nil {
+		return err
+	}
+	keep := map[netip.Prefix]bool{}
 	for _, w := range wanted {
 		for _, text := range w.Addresses {
 			if p, err := netip.ParsePrefix(text); err == nil {
-				keep[p.String()] = true
+				keep[p] = true
 			}
 		}
 	}
-	found, err := cards()
-	if err != nil {
-		return err
-	}
-	for _, card := range found {
-		addresses, err := netlink.AddrList(card, netlink.FAMILY_ALL)
-		if err != nil {
-			return fmt.Errorf("cannot list addresses: %w", err)
-		}
-		for _, a := range addresses {
-			if keep[a.IPNet.String()] {
+	for _, k := range c.cards {
+		for _, a := range k.addresses {
+			if keep[a] {
 				continue
 			}
-			if err := netlink.AddrDel(card, &a); err != nil {
-				return fmt.Errorf("cannot remove address %s: %w", a.IPNet, err)
+			if err := c.do(step{do: forget, link: k.index, address: a}); err != nil {
+				return fmt.Errorf("cannot remove address %s: %w", a, err)
 			}
 		}
 	}
-	return nil
+	c.whole = false
+	return c.look() // an address may have taken others, and routes, along
 }
 
 // ForgetNeighbours empties the tables of neighbours and says how many there were.
-func ForgetNeighbours() (n int, err error) {
-	found, err := cards()
-	if err != nil {
-		return 0, err
-	}
-	for _, card := range found {
-		neighbours, err := netlink.NeighList(card.Attrs().Index, netlink.FAMILY_ALL)
+func (c *Cards) ForgetNeighbours() (n int, err error) {
+	for _, k := range c.cards {
+		if k.index == 0 {
+			continue
+		}
+		neighbours, err := c.kernel.NeighList(k.index, netlink.FAMILY_ALL)
 		if err != nil {
 			return n, fmt.Errorf("cannot list neighbours: %w", err)
 		}
@@ -127,7 +99,7 @@ func ForgetNeighbours() (n int, err error) {
 			if neighbour.State&unix.NUD_NOARP != 0 {
 				continue // multicast and the like: no one's
 			}
-			if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := c.kernel.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
 				return n, fmt.Errorf("cannot forget neighbour %s: %w", neighbour.IP, err)
 			}
 			n++
@@ -136,13 +108,26 @@ func ForgetNeighbours() (n int, err error) {
 	return n, nil
 }
 
+// Describe says of each interface what it has, for people.
+func Describe(interfaces []*tetherv1.Interface, of func(*tetherv1.Interface) string) string {
+	var all []string
+	for n, i := range interfaces {
+		name := i.Name
+		if name == "" {
+			name = fmt.Sprintf("eth%d", n)
+		}
+		all = append(all, name+" "+of(i))
+	}
+	return strings.Join(all, ", ")
+}
+
 // tcpListen is the state of a socket that listens (include/net/tcp_states.h): it has no peer to mind a fork.
 const tcpListen = 10
 
-// ResetConnections ends the TCP connections that lead out of the machine and says how many there were: they are the source's,
-// whose peer knows of one end only. Their owners see a reset. The error wraps unix.EOPNOTSUPP on a kernel without
+// ResetConnections ends the TCP connections that lead out of the machine from an address that is gone, and says how many there were: a
+// fork's are its source's, whose peer knows of one end only. Their owners see a reset. The error wraps unix.EOPNOTSUPP on a kernel without
 // CONFIG_INET_DIAG_DESTROY.
-func ResetConnections() (n int, err error) {
+func ResetConnections(gone func(net.IP) bool) (n int, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := netlink.SocketDiagTCP(family)
 		if errors.Is(err, unix.ENOENT) {
@@ -152,7 +137,7 @@ func ResetConnections() (n int, err error) {
 			return n, fmt.Errorf("cannot list connections: %w", err)
 		}
 		for _, s := range sockets {
-			if s.State == tcpListen || s.ID.Destination.IsLoopback() || s.ID.Source.IsLoopback() {
+			if s.State == tcpListen || s.ID.Destination.IsLoopback() || s.ID.Source.IsLoopback() || !gone(s.ID.Source) {
 				continue
 			}
 			local := &net.TCPAddr{IP: s.ID.Source, Port: int(s.ID.SourcePort)}
@@ -164,33 +149,4 @@ func ResetConnections() (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// carrierPoll is the pause between two checks of AwaitCarrier. Mostly the first check finds the link up.
-const carrierPoll = time.Millisecond
-
-// AwaitCarrier waits until a card that is up has its link, at most until ctx ends.
-func AwaitCarrier(ctx context.Context, card string) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(socket)
-	request, err := unix.NewIfreq(card)
-	if err != nil {
-		return err
-	}
-	for {
-		if err := unix.IoctlIfreq(socket, unix.SIOCGIFFLAGS, request); err != nil {
-			return fmt.Errorf("cannot see the link of %s: %w", card, err)
-		}
-		if request.Uint16()&unix.IFF_RUNNING != 0 {
-			return nil
-		}
-		select {
-		case <-time.After(carrierPoll):
-		case <-ctx.Done():
-			return fmt.Errorf("%s has no link: %w", card, context.Cause(ctx))
-		}
-	}
 }
