@@ -9,6 +9,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/exec"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -21,6 +22,7 @@ type Deps struct {
 	Streams    *stream.Service
 	Forks      *fork.Service
 	Images     *image.Store
+	Networks   *network.Service
 	Templates  *template.Store
 	Host       Host
 	Metrics    http.Handler // serves GET /metrics
@@ -68,7 +70,7 @@ func routes(d Deps) *router {
 	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
 	(&streamAPI{containers: d.Containers, streams: d.Streams}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)
-	(&networkAPI{containers: d.Containers}).routes(r)
+	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)
 	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
 	return r

@@ -1,30 +1,37 @@
 package api
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
-	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/containervm/containervm/controller/internal/container"
-	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	net "github.com/containervm/containervm/controller/internal/network"
 )
 
-// networkDriver is the name of what connects containers: each has a user-mode network of its own.
-const networkDriver = "user"
+// networkDriver is the name of what connects containers.
+const networkDriver = net.DriverBridge
 
-// networkAPI shows the networks there are; none can be made yet.
-type networkAPI struct{ containers *container.Service }
+// networkID is the ID of a network that exists by itself.
+func networkID(name string) string { return net.FixedID(name) }
+
+// networkAPI serves networks.
+type networkAPI struct {
+	containers *container.Service
+	networks   *net.Service
+}
 
 func (a *networkAPI) routes(r *router) {
 	r.handle("GET /networks", a.list)
 	r.handle("GET /networks/{id}", a.inspect)
-	r.handle("POST /networks/create", a.refuse)
-	r.handle("DELETE /networks/{id}", a.refuse)
+	r.handle("POST /networks/create", a.create)
+	r.handle("POST /networks/prune", a.prune)
+	r.handle("DELETE /networks/{id}", a.remove)
 	r.handle("POST /networks/{id}/connect", a.refuse)
 	r.handle("POST /networks/{id}/disconnect", a.refuse)
 	r.handle("GET /volumes", a.volumes)
@@ -32,7 +39,7 @@ func (a *networkAPI) routes(r *router) {
 }
 
 func (a *networkAPI) refuse(http.ResponseWriter, *http.Request) error {
-	return notImplemented("networks other than bridge and none are not supported yet")
+	return notImplemented("connecting and disconnecting is not supported yet")
 }
 
 func (a *networkAPI) refuseVolume(http.ResponseWriter, *http.Request) error {
@@ -46,60 +53,138 @@ func (a *networkAPI) volumes(w http.ResponseWriter, _ *http.Request) error {
 	}{[]string{}, []string{}})
 }
 
-// networks are all there are.
-func networks() []network.Network {
-	bridge := network.Network{
-		Name: "bridge", ID: networkID("bridge"), Scope: "local", Driver: networkDriver, EnableIPv4: true,
-		IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{{
-			Subnet: netip.MustParsePrefix(hostapi.GuestAddress).Masked(), Gateway: netip.MustParseAddr(hostapi.Gateway),
-		}}},
-		Options: map[string]string{}, Labels: map[string]string{},
-	}
-	none := network.Network{
-		Name: "none", ID: networkID("none"), Scope: "local", Driver: "null",
-		IPAM: network.IPAM{Driver: "default", Config: []network.IPAMConfig{}}, Options: map[string]string{}, Labels: map[string]string{},
-	}
-	return []network.Network{bridge, none}
-}
-
-// networkID is the ID of a network that exists by itself: derived from its name, so that it is always the same.
-func networkID(name string) string {
-	sum := sha256.Sum256([]byte("containervm network " + name))
-	return hex.EncodeToString(sum[:])
-}
-
 func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "driver", "id", "label", "name", "scope", "type", "dangling")
+	f, err := readFilters(r, "driver", "id", "label", "label!", "name", "scope", "type", "dangling")
 	if err != nil {
 		return err
 	}
-	out := []network.Network{}
-	for _, n := range networks() {
-		if f.match("name", func(v string) bool { return strings.Contains(n.Name, v) }) &&
-			f.match("id", func(v string) bool { return strings.HasPrefix(n.ID, v) }) &&
-			f.match("driver", func(v string) bool { return n.Driver == v }) && f.matchLabels(n.Labels) {
-			out = append(out, n)
+	fits, err := a.networkFilter(f)
+	if err != nil {
+		return err
+	}
+	out := []network.Summary{}
+	for _, n := range a.networks.All() {
+		if fits(n) {
+			out = append(out, network.Summary{Network: n.Docker()})
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
-func (a *networkAPI) inspect(w http.ResponseWriter, r *http.Request) error {
-	id := r.PathValue("id")
-	for _, n := range networks() {
-		if n.Name == id || len(id) >= 4 && strings.HasPrefix(n.ID, id) {
-			return writeJSON(w, http.StatusOK, network.Inspect{Network: n, Containers: a.members(n.Name)})
+// networkFilter is moby's filter of networks (daemon/network/filter.go).
+func (a *networkAPI) networkFilter(f filters) (func(net.Network) bool, error) {
+	dangling, byUse, err := danglingFilter(f)
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range f["type"] {
+		if kind != "builtin" && kind != "custom" {
+			return nil, invalid("invalid filter: 'type'='%s'", kind)
 		}
 	}
-	return errdefs.ErrNotFound.WithMessage("network " + id + " not found")
+	return func(n net.Network) bool {
+		return f.match("name", func(v string) bool { return fitsText(v, n.Name) }) &&
+			f.match("id", func(v string) bool { return fitsText(v, n.ID) }) &&
+			f.match("driver", func(v string) bool { return n.Driver == v }) &&
+			f.match("scope", func(v string) bool { return v == net.ScopeLocal }) &&
+			f.match("type", func(v string) bool { return (v == "builtin") == n.Predefined() }) &&
+			f.matchLabels(n.Labels) &&
+			(!byUse || dangling == (!n.Predefined() && !a.used(n)))
+	}, nil
 }
 
-func (a *networkAPI) members(name string) map[string]network.EndpointResource {
-	members := map[string]network.EndpointResource{}
-	for _, c := range a.containers.All() {
-		if e := endpoints(c)[name]; e != nil && c.Running() {
-			members[c.ID] = network.EndpointResource{Name: c.Name, IPv4Address: netip.PrefixFrom(e.IPAddress, e.IPPrefixLen)}
+// danglingFilter reads the filter by use: dangling networks are those that someone made and no container runs in.
+func danglingFilter(f filters) (dangling, byUse bool, err error) {
+	switch values := f["dangling"]; {
+	case len(values) == 0:
+		return false, false, nil
+	case len(values) > 1:
+		return false, false, invalid(`got more than one value for filter key "dangling"`)
+	case slices.Contains([]string{"0", "false"}, values[0]):
+		return false, true, nil
+	case slices.Contains([]string{"1", "true"}, values[0]):
+		return true, true, nil
+	default:
+		return false, false, invalid(`invalid value for filter 'dangling', must be "true" (or "1"), or "false" (or "0")`)
+	}
+}
+
+// fitsText reports whether a filter's value is in a text, or matches it as a regular expression, as in Docker.
+func fitsText(value, text string) bool {
+	if strings.Contains(text, value) {
+		return true
+	}
+	ok, err := regexp.MatchString(value, text)
+	return err == nil && ok
+}
+
+func (a *networkAPI) used(n net.Network) bool {
+	return slices.ContainsFunc(a.containers.NetworkUsers(n.ID), func(u net.User) bool { return u.Running })
+}
+
+func (a *networkAPI) inspect(w http.ResponseWriter, r *http.Request) error {
+	if v := param(r, "verbose"); v != "" {
+		if _, err := strconv.ParseBool(v); err != nil {
+			return invalid("invalid value for verbose: %s: %v", v, err)
 		}
 	}
-	return members
+	id := r.PathValue("id")
+	n, err := a.networks.Find(id)
+	if err != nil {
+		return err
+	}
+	if scope := param(r, "scope"); scope != "" && scope != net.ScopeLocal {
+		return errdefs.ErrNotFound.WithMessage("network " + id + " not found")
+	}
+	out := network.Inspect{Network: n.Docker(), Containers: map[string]network.EndpointResource{}}
+	for _, user := range a.containers.NetworkUsers(n.ID) {
+		if user.Running {
+			out.Containers[user.ID] = user.Docker()
+		}
+	}
+	if atLeast(r.Context(), "1.52") {
+		out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: a.networks.Status(n)}}
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+func (a *networkAPI) create(w http.ResponseWriter, r *http.Request) error {
+	var req network.CreateRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	if !atLeast(r.Context(), "1.48") {
+		req.EnableIPv4 = nil // as in Docker: older clients do not know it
+	}
+	n, err := a.networks.Create(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusCreated, network.CreateResponse{ID: n.ID})
+}
+
+func (a *networkAPI) remove(w http.ResponseWriter, r *http.Request) error {
+	if err := a.networks.Remove(r.Context(), r.PathValue("id"), a.containers.NetworkUsers); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (a *networkAPI) prune(w http.ResponseWriter, r *http.Request) error {
+	f, err := readFilters(r, "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	before, err := untilFilter(f)
+	if err != nil {
+		return err
+	}
+	names, err := a.networks.Prune(r.Context(), func(n net.Network) bool {
+		return f.matchLabels(n.Labels) && !n.Created.After(before)
+	}, a.containers.NetworkUsers)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, network.PruneReport{NetworksDeleted: names})
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/exec"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -74,6 +75,10 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	networks, err := network.New(ctx, host, network.Options{}, c.Log)
+	if err != nil {
+		return err
+	}
 	listener, err := listen(c.Socket)
 	if err != nil {
 		return err
@@ -96,7 +101,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
+		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)

@@ -1,6 +1,27 @@
 package network
 
-// subscription is one reader's queue.
-type subscription struct{}
+import (
+	"context"
+	"maps"
+	"time"
 
-func (s *Service) publish(Network, string) {}
+	"github.com/moby/moby/api/types/events"
+)
+
+// Events yields what happens to networks from now on, until ctx ends; then the channel is closed. Who is connected and disconnected is
+// told with the containers' events.
+func (s *Service) Events(ctx context.Context) <-chan events.Message { return s.feed.Events(ctx) }
+
+// Message is an event of a network, with Docker's attributes; more may be nil.
+func Message(action events.Action, id, name string, more map[string]string, now time.Time) events.Message {
+	attributes := map[string]string{"name": name, "type": DriverBridge}
+	maps.Copy(attributes, more)
+	return events.Message{
+		Type: events.NetworkEventType, Action: action, Scope: ScopeLocal, Actor: events.Actor{ID: id, Attributes: attributes},
+		Time: now.Unix(), TimeNano: now.UnixNano(),
+	}
+}
+
+func (s *Service) publish(n Network, action events.Action) {
+	s.feed.Send(Message(action, n.ID, n.Name, nil, time.Now()))
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -228,4 +229,36 @@ func family(a netip.Addr) int {
 		return 4
 	}
 	return 6
+}
+
+// status counts a pool's addresses: those that are in use, those that nobody can have among them, and those that may still be chosen.
+func (p Pool) status(taken map[netip.Addr]bool) (s network.SubnetStatus) {
+	used := map[netip.Addr]bool{p.Subnet.Addr(): true, p.Gateway: true}
+	if p.Subnet.Addr().Is4() {
+		used[last(p.Subnet)] = true
+	}
+	for _, a := range p.Aux {
+		used[a] = true
+	}
+	for a := range taken {
+		if p.Subnet.Contains(a) {
+			used[a] = true
+		}
+	}
+	s.IPsInUse = uint64(len(used))
+	for a := range used {
+		if p.from().Contains(a) {
+			s.DynamicIPsAvailable++
+		}
+	}
+	s.DynamicIPsAvailable = size(p.from()) - s.DynamicIPsAvailable
+	return s
+}
+
+// size is how many addresses a prefix has, or the most that fits.
+func size(p netip.Prefix) uint64 {
+	if bits := p.Addr().BitLen() - p.Bits(); bits < 64 {
+		return 1 << bits
+	}
+	return math.MaxUint64
 }

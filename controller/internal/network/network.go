@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -74,15 +75,15 @@ func Predefined(name string) bool {
 	return name == network.NetworkBridge || name == network.NetworkNone || name == network.NetworkHost || name == network.NetworkDefault
 }
 
-// fixedID is the ID of a network that exists by itself: derived from its name, so that it is always the same.
-func fixedID(name string) string {
+// FixedID is the ID of a network that exists by itself: derived from its name, so that it is always the same.
+func FixedID(name string) string {
 	sum := sha256.Sum256([]byte("containervm network " + name))
 	return hex.EncodeToString(sum[:])
 }
 
 // none is the network that connects nothing.
 func none() Network {
-	return Network{ID: fixedID(network.NetworkNone), Name: network.NetworkNone, Driver: DriverNull}
+	return Network{ID: FixedID(network.NetworkNone), Name: network.NetworkNone, Driver: DriverNull}
 }
 
 // Settings is what the host's switch is told.
@@ -127,4 +128,27 @@ func subnets(all []Network) []netip.Prefix {
 		}
 	}
 	return slices.Clip(out)
+}
+
+// Docker is the user's endpoint as inspect of its network shows it.
+func (u *User) Docker() network.EndpointResource {
+	r := network.EndpointResource{Name: u.Name, EndpointID: u.Endpoint.ID, IPv4Address: u.Endpoint.IPv4, IPv6Address: u.Endpoint.IPv6}
+	if mac, err := net.ParseMAC(u.Endpoint.MAC); err == nil {
+		r.MacAddress = network.HardwareAddr(mac)
+	}
+	return r
+}
+
+// Status tells how many addresses of a network's subnets are in use, as Docker counts: those that nobody can have are.
+func (s *Service) Status(n Network) network.SubnetStatuses {
+	s.uses.mu.Lock()
+	addresses, _ := s.taken(n.ID)
+	s.uses.mu.Unlock()
+	out := network.SubnetStatuses{}
+	for _, p := range []Pool{n.IPv4, n.IPv6} {
+		if !p.IsZero() {
+			out[p.Subnet] = p.status(addresses)
+		}
+	}
+	return out
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -59,7 +60,7 @@ func (s *Service) remove(ctx context.Context, n Network, users Users) error {
 	if err := s.forget(ctx, n.ID); err != nil {
 		return err
 	}
-	s.publish(n, "destroy")
+	s.publish(n, events.ActionDestroy)
 	return nil
 }
 

@@ -8,12 +8,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/network"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/indexfile"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -51,9 +52,7 @@ type Service struct {
 	log   *slog.Logger
 	index *indexfile.File[index]
 	uses  *uses
-
-	mu   sync.Mutex // guards subs
-	subs map[*subscription]struct{}
+	feed  feed.Feed
 }
 
 // New opens the networks of a host: it removes what an earlier controller left half made or half removed, makes port groups again
@@ -62,7 +61,7 @@ func New(ctx context.Context, host Host, opt Options, log *slog.Logger) (*Servic
 	if opt.Routes == nil {
 		opt.Routes = routes
 	}
-	s := &Service{host: host, opt: opt, log: log, index: indexfile.New(host, indexFormat()), uses: newUses(), subs: map[*subscription]struct{}{}}
+	s := &Service{host: host, opt: opt, log: log, index: indexfile.New(host, indexFormat()), uses: newUses()}
 	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open the networks: %w", err)
 	}
@@ -111,7 +110,7 @@ func (s *Service) open(ctx context.Context) error {
 // bridge is the default network without its addresses.
 func bridge(now time.Time) Network {
 	return Network{
-		ID: fixedID(network.NetworkBridge), Name: network.NetworkBridge, Driver: DriverBridge, Created: now.UTC(),
+		ID: FixedID(network.NetworkBridge), Name: network.NetworkBridge, Driver: DriverBridge, Created: now.UTC(),
 		Options: map[string]string{bridgeOption + "default_bridge": "true"},
 	}
 }
@@ -236,7 +235,7 @@ func (s *Service) Create(ctx context.Context, r network.CreateRequest) (Network,
 	if err := s.realise(ctx, &n); err != nil {
 		return Network{}, err
 	}
-	s.publish(n, "create")
+	s.publish(n, events.ActionCreate)
 	return n, nil
 }
 
