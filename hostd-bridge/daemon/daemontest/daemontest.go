@@ -85,7 +85,11 @@ func (h *Host) Stop() {
 func guestDir(t testing.TB) string {
 	dir := t.TempDir()
 	for _, name := range []string{"vmlinux", "bzImage", "initramfs.cpio", "blank.vmdk", "volume.vmdk"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("test "+name), 0o600); err != nil {
+		content := "test " + name
+		if name == "volume.vmdk" {
+			content = vmtest.Whole + "\n67108864\n" // 64 MiB
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,7 +12,6 @@ import (
 const (
 	pciKey  = 100
 	scsiKey = 1000
-	diskKey = 2000
 	vmciKey = 12000
 )
 
@@ -25,9 +24,9 @@ func devices(v *vm.VM, find findNetwork) []types.BaseVirtualDevice {
 	}}
 	vmci := &types.VirtualMachineVMCIDevice{VirtualDevice: device(vmciKey, "VMCI device", "vsock context ID"), Id: int64(v.CID)}
 	out := []types.BaseVirtualDevice{scsi, vmci}
-	if v.Disk != nil {
-		scsi.Device = []int32{diskKey}
-		out = append(out, diskDevice(v.Disk))
+	for _, disk := range diskDevices(v) {
+		scsi.Device = append(scsi.Device, disk.Key)
+		out = append(out, disk)
 	}
 	for _, card := range v.NICs {
 		out = append(out, cardDevice(card, find))

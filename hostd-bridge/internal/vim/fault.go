@@ -67,6 +67,7 @@ func vmFault(err error) types.BaseMethodFault {
 		inUse     *vm.InUseError
 		network   *vm.NetworkError
 		port      *vm.PortError
+		locked    *vm.LockedError
 	)
 	switch {
 	case errors.As(err, &missing):
@@ -96,6 +97,8 @@ func vmFault(err error) types.BaseMethodFault {
 		}
 	case errors.As(err, &inUse):
 		return &types.ResourceInUse{Name: inUse.Name}
+	case errors.As(err, &locked):
+		return &types.FileLocked{FileFault: types.FileFault{File: locked.Path}}
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
-	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
 // fileTask starts a task on the datastore's files.
@@ -22,11 +21,8 @@ func moveFile(c *call, req *types.MoveDatastoreFile_Task) (*types.MoveDatastoreF
 	if err != nil {
 		return nil, err
 	}
-	return &types.MoveDatastoreFile_TaskResponse{Returnval: c.fileTask(func(context.Context) (types.AnyType, error) {
-		if err := c.free(from); err != nil {
-			return nil, err
-		}
-		return nil, c.server.Store.Move(from, to, isTrue(req.Force))
+	return &types.MoveDatastoreFile_TaskResponse{Returnval: c.fileTask(func(ctx context.Context) (types.AnyType, error) {
+		return nil, c.server.Inventory.MoveFile(ctx, from, to, isTrue(req.Force))
 	})}, nil
 }
 
@@ -52,35 +48,9 @@ func deleteFile(c *call, req *types.DeleteDatastoreFile_Task) (*types.DeleteData
 	if err != nil {
 		return nil, err
 	}
-	return &types.DeleteDatastoreFile_TaskResponse{Returnval: c.fileTask(func(context.Context) (types.AnyType, error) {
-		return nil, c.remove(rel)
+	return &types.DeleteDatastoreFile_TaskResponse{Returnval: c.fileTask(func(ctx context.Context) (types.AnyType, error) {
+		return nil, c.server.Inventory.RemoveFile(ctx, rel)
 	})}, nil
-}
-
-func deleteDisk(c *call, req *types.DeleteVirtualDisk_Task) (*types.DeleteVirtualDisk_TaskResponse, error) {
-	rel, err := datastore.ParsePath(req.Name)
-	if err != nil {
-		return nil, err
-	}
-	return &types.DeleteVirtualDisk_TaskResponse{Returnval: c.fileTask(func(context.Context) (types.AnyType, error) {
-		return nil, c.remove(rel)
-	})}, nil
-}
-
-// remove deletes a file that no VM needs.
-func (c *call) remove(rel string) error {
-	if err := c.free(rel); err != nil {
-		return err
-	}
-	return c.server.Store.Remove(rel)
-}
-
-// free returns nil if no VM needs what is at or below a path, else which one does.
-func (c *call) free(rel string) error {
-	if user := c.server.Inventory.UserOf(rel); user != "" {
-		return &vm.InUseError{Name: datastore.FormatPath(rel), Why: "VM " + user + " needs it"}
-	}
-	return nil
 }
 
 func makeDirectory(c *call, req *types.MakeDirectory) (*types.MakeDirectoryResponse, error) {
@@ -89,16 +59,6 @@ func makeDirectory(c *call, req *types.MakeDirectory) (*types.MakeDirectoryRespo
 		return nil, err
 	}
 	return &types.MakeDirectoryResponse{}, c.server.Store.Mkdir(rel, isTrue(req.CreateParentDirectories))
-}
-
-func createDisk(c *call, req *types.CreateVirtualDisk_Task) (*types.CreateVirtualDisk_TaskResponse, error) {
-	rel, err := datastore.ParsePath(req.Name)
-	if err != nil {
-		return nil, err
-	}
-	return &types.CreateVirtualDisk_TaskResponse{Returnval: c.fileTask(func(ctx context.Context) (types.AnyType, error) {
-		return req.Name, c.server.Inventory.CreateDisk(ctx, rel)
-	})}, nil
 }
 
 func searchDatastore(c *call, req *types.SearchDatastore_Task) (*types.SearchDatastore_TaskResponse, error) {

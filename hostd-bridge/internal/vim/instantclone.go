@@ -57,7 +57,7 @@ func (c *call) place(at *types.VirtualMachineRelocateSpec, clone *vm.CloneSpec) 
 }
 
 // cloneDevices takes over the changes of devices that vSphere allows in an instant clone, edits of network cards, and more: that cards
-// are added and removed, and the extension diskAtFork, one disk that is added. File-backed ports can be edited too where there are any.
+// are added and removed, and the extension diskAtFork, disks that are added. File-backed ports can be edited too where there are any.
 func (c *call) cloneDevices(src *vm.VM, changes []types.BaseVirtualDeviceConfigSpec, clone *vm.CloneSpec) error {
 	disk := vm.Change{}
 	cards := cardReader{networks: c.server.Inventory, vm: src, clone: true, into: &clone.Cards}
@@ -69,7 +69,7 @@ func (c *call) cloneDevices(src *vm.VM, changes []types.BaseVirtualDeviceConfigS
 			err = cards.read(n, spec, d)
 		case *types.VirtualDisk:
 			if c.server.NoDiskAtFork || spec.Operation != types.VirtualDeviceConfigSpecOperationAdd {
-				return invalidDevice(n, "an instant clone has the disk of its source")
+				return invalidDevice(n, "an instant clone has the disks of its source")
 			}
 			err = diskChange(n, spec, d, &disk)
 		default:
@@ -79,6 +79,6 @@ func (c *call) cloneDevices(src *vm.VM, changes []types.BaseVirtualDeviceConfigS
 			return err
 		}
 	}
-	clone.Disk = disk.Disk
+	clone.Disk, clone.DataDisks = disk.Disk, disk.DataDisks
 	return nil
 }

@@ -54,6 +54,10 @@ func allowList() map[string]method {
 		"DeleteDatastoreFile_Task":       serve(deleteFile),
 		"MakeDirectory":                  serve(makeDirectory),
 		"CreateVirtualDisk_Task":         serve(createDisk),
+		"CopyVirtualDisk_Task":           serve(copyDisk),
+		"MoveVirtualDisk_Task":           serve(moveDisk),
+		"ExtendVirtualDisk_Task":         serve(extendDisk),
 		"DeleteVirtualDisk_Task":         serve(deleteDisk),
+		"QueryVirtualDiskInfo_Task":      serve(queryDisk),
 	}
 }

@@ -51,7 +51,7 @@ func createVM(c *call, req *types.CreateVM_Task) (*types.CreateVM_TaskResponse, 
 		return nil, err
 	}
 	task := c.server.tasks.start(c, req.This, config.Name, func(ctx context.Context) (types.AnyType, error) {
-		ref, err := c.server.Inventory.Create(ctx, config, change.Disk)
+		ref, err := c.server.Inventory.Create(ctx, config, change.Disk, change.DataDisks...)
 		if err != nil {
 			return nil, err
 		}

@@ -167,9 +167,9 @@ func hostName(v *vm.VM) string {
 
 func renderSummary(v *vm.VM, config *types.VirtualMachineConfigInfo, guest *types.GuestInfo, runtime types.VirtualMachineRuntimeInfo) types.VirtualMachineSummary {
 	ref := vmRef(v.Ref)
-	disks := int32(0)
+	disks := int32(len(v.DataDisks))
 	if v.Disk != nil {
-		disks = 1
+		disks++
 	}
 	return types.VirtualMachineSummary{
 		Vm: &ref, Runtime: runtime, OverallStatus: types.ManagedEntityStatusGreen,
