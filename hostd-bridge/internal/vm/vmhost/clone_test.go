@@ -97,6 +97,9 @@ func (h *host) nothingLeft() {
 	h.must(h.Close())
 	files := list(h.t, h.store.HostPath("."))
 	delete(files, "cvm-forks")
+	if len(list(h.t, h.store.HostPath("cvm-volumes"))) == 0 {
+		delete(files, "cvm-volumes")
+	}
 	same(h.t, "files", files, map[string]bool{"boot": true, "blank.vmdk": true})
 	if left := list(h.t, h.dir+"/run"); len(left) > 0 {
 		h.t.Errorf("run directories: %v", left)
