@@ -15,6 +15,25 @@ import (
 type archive struct {
 	r       io.ReaderAt
 	members map[string]member
+
+	// What it has cost so far:
+	metadata int64 // bytes read into memory
+	entries  int   // of manifests and indexes
+	found    int   // images
+}
+
+// spend counts what the archive costs, before it is spent.
+func (a *archive) spend(metadata int64, entries, images int) error {
+	a.metadata, a.entries, a.found = a.metadata+metadata, a.entries+entries, a.found+images
+	switch {
+	case a.metadata > MaxArchiveMetadata:
+		return invalid("cannot read the archive: its names, manifests and configurations have more than %d bytes", MaxArchiveMetadata)
+	case a.entries > MaxArchiveEntriesRead:
+		return invalid("cannot read the archive: its manifests and indexes name more than %d things", MaxArchiveEntriesRead)
+	case a.found > MaxArchiveImages:
+		return invalid("cannot read the archive: it has more than %d images; load them in parts", MaxArchiveImages)
+	}
+	return nil
 }
 
 // member is a regular file, or a link to another member.
@@ -41,6 +60,9 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 		}
 		if len(a.members) == MaxArchiveEntries {
 			return nil, invalid("cannot read the archive: more than %d members", MaxArchiveEntries)
+		}
+		if err := a.spend(int64(len(h.Name)+len(h.Linkname)), 0, 0); err != nil {
+			return nil, err
 		}
 		// The reader reads whole blocks and no further, so the section stands at the member's first byte.
 		offset, err := section.Seek(0, io.SeekCurrent)
@@ -97,6 +119,9 @@ func (a *archive) read(name string, limit int64) ([]byte, error) {
 	}
 	if r.Size() > limit {
 		return nil, invalid("%q in the archive has %d bytes, more than %d", name, r.Size(), limit)
+	}
+	if err := a.spend(r.Size(), 0, 0); err != nil {
+		return nil, err
 	}
 	return io.ReadAll(r)
 }

@@ -30,6 +30,9 @@ func (a *archive) dockerImages() ([]source, error) {
 	}
 	var out []source
 	for _, item := range items {
+		if err := a.spend(0, len(item.Layers)+len(item.RepoTags), 1); err != nil {
+			return nil, err
+		}
 		src, err := a.dockerImage(item)
 		if err != nil {
 			return nil, err

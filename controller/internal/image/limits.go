@@ -20,6 +20,17 @@ const (
 	MaxArchiveBytes = hostapi.DiskBytes // more fits on no disk
 	// MaxArchiveEntries bounds the members of such an archive, not those of the layers in it.
 	MaxArchiveEntries = 100_000
+	// MaxArchiveImages bounds the images of such an archive, and MaxArchiveEntriesRead the entries of manifests and indexes that are followed
+	// to find them: an index that names another many times over is small.
+	MaxArchiveImages      = 1_000
+	MaxArchiveEntriesRead = 20_000
+	// MaxArchiveMetadata bounds what is read of such an archive into memory, in bytes, each time that it is read: names of members,
+	// manifests, indexes and configurations of all its images.
+	MaxArchiveMetadata = 32 << 20
+	// maxLoads bounds the archives that are read at a time; others wait.
+	maxLoads = 4
+	// spoolReserve is how much of the file system of temporary files a spooled archive leaves free, in bytes; of a small one it is a tenth.
+	spoolReserve = 1 << 30
 	// MaxIndexBytes bounds the image index on the datastore.
 	MaxIndexBytes = 256 << 20
 	// maxUnpackers bounds the unpacker VMs that run at a time.

@@ -13,6 +13,12 @@ import (
 // a whole. It returns the names as Docker shows them, IDs for images without one. Errors that are the
 // archive's fault are of class errdefs.ErrInvalidArgument. The images that were complete before an error stay.
 func (s *Store) Load(ctx context.Context, r io.Reader, p Progress) ([]string, error) {
+	select {
+	case s.loads <- struct{}{}:
+		defer func() { <-s.loads }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	plain, err := decompress(r)
 	if err != nil {
 		return nil, invalid("cannot read the archive: %w", err)

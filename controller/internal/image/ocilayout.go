@@ -31,6 +31,9 @@ func (a *archive) ociIndex(data []byte, tags []string, depth int) ([]source, err
 	if err != nil {
 		return nil, err
 	}
+	if err := a.spend(0, len(x.Manifests), 0); err != nil {
+		return nil, err
+	}
 	entries, err := choose(x.Manifests)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,9 @@ func (a *archive) ociEntry(d ocispec.Descriptor, tags []string, depth int) ([]so
 func (a *archive) ociImage(manifest []byte) (source, error) {
 	m, err := decodeManifest(manifest)
 	if err != nil {
+		return source{}, err
+	}
+	if err := a.spend(0, len(m.Layers), 1); err != nil {
 		return source{}, err
 	}
 	config, err := a.blob(m.Config.Digest, MaxConfigBytes)

@@ -36,13 +36,14 @@ type Store struct {
 	pins  *pins
 	locks locks
 	slots chan struct{} // one element for each unpacker VM
+	loads chan struct{} // one element for each archive that is being read
 }
 
 // New opens the store of a host's datastore, and removes what an earlier controller left half done: unpacker VMs,
 // disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
 // index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
-	s := &Store{host: host, log: log, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers)}
+	s := &Store{host: host, log: log, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads)}
 	if err := host.MakeDirectory(ctx, layerDir); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
 	}
