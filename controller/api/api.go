@@ -12,6 +12,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -23,6 +24,7 @@ type Deps struct {
 	Forks      *fork.Service
 	Images     *image.Store
 	Networks   *network.Service
+	Volumes    *volume.Service
 	Templates  *template.Store
 	Host       Host
 	Metrics    http.Handler // serves GET /metrics
@@ -68,7 +70,8 @@ func routes(d Deps) *router {
 		return nil
 	})
 	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
-	(&streamAPI{containers: d.Containers, streams: d.Streams}).routes(r)
+	(&streamAPI{containers: d.Containers, volumes: d.Volumes, streams: d.Streams}).routes(r)
+	(&volumeAPI{containers: d.Containers, volumes: d.Volumes}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)

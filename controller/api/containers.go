@@ -76,7 +76,9 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	id, warnings, err := a.containers.Create(r.Context(), ctr.Request{Name: param(r, "name"), Config: req.Config, HostConfig: req.HostConfig})
+	id, warnings, err := a.containers.Create(r.Context(), ctr.Request{
+		Name: param(r, "name"), Config: req.Config, HostConfig: req.HostConfig, HostFiles: mayReadHost(r.Context()),
+	})
 	if err != nil {
 		return err
 	}
@@ -131,7 +133,7 @@ func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	if boolParam(r, "link") {
 		return notImplemented("links are not supported yet")
 	}
-	return noContent(w, a.containers.Remove(r.Context(), r.PathValue("id"), boolParam(r, "force")))
+	return noContent(w, a.containers.Remove(r.Context(), r.PathValue("id"), ctr.RemoveOptions{Force: boolParam(r, "force"), Volumes: boolParam(r, "v")}))
 }
 
 // wait sends its header as soon as the wait has begun: `docker run` starts the container only then, so that it cannot

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types"
@@ -23,7 +25,7 @@ func (a *streamAPI) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := withTimeout(r.Context(), until)
 	defer cancel()
-	happenings := a.containers.Events(ctx)
+	happenings := merge(ctx, a.containers.Events(ctx), a.volumes.Events(ctx))
 	w.Header().Set("Content-Type", types.MediaTypeJSON)
 	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w)
@@ -46,7 +48,7 @@ func (a *streamAPI) events(w http.ResponseWriter, r *http.Request) error {
 }
 
 func eventMatches(f filters, m events.Message) bool {
-	others := []string{"daemon", "network", "plugin", "volume", "service", "node", "secret", "config"}
+	others := []string{"daemon", "network", "plugin", "service", "node", "secret", "config"}
 	if slices.ContainsFunc(others, func(kind string) bool { return len(f[kind]) > 0 }) {
 		return false
 	}
@@ -55,7 +57,29 @@ func eventMatches(f filters, m events.Message) bool {
 		f.match("scope", func(v string) bool { return m.Scope == v }) &&
 		f.match("event", func(v string) bool { return string(m.Action) == v }) &&
 		f.match("image", func(v string) bool { return m.Actor.Attributes["image"] == v }) &&
+		f.match("volume", func(v string) bool { return m.Type == events.VolumeEventType && m.Actor.ID == v }) &&
 		f.match("container", func(v string) bool {
 			return v == m.Actor.Attributes["name"] || v != "" && strings.HasPrefix(m.Actor.ID, v)
 		})
+}
+
+// merge yields what several channels do, until they have all ended, which they do with ctx.
+func merge(ctx context.Context, sources ...<-chan events.Message) <-chan events.Message {
+	out := make(chan events.Message)
+	var all sync.WaitGroup
+	for _, source := range sources {
+		all.Go(func() {
+			for m := range source {
+				select {
+				case out <- m:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	go func() {
+		all.Wait()
+		close(out)
+	}()
+	return out
 }

@@ -53,7 +53,7 @@ func describe(c ctr.Container) container.InspectResponse {
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
 		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "vmdk", Platform: platform,
 		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &c.HostConfig, Config: &c.Config,
-		Mounts:          []container.MountPoint{},
+		Mounts:          c.MountPoints(),
 		NetworkSettings: &container.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(c)},
 	}
 }
@@ -161,7 +161,7 @@ func matches(f filters, c ctr.Container) bool {
 		f.match("health", func(v string) bool { return v == string(container.NoHealthcheck) }) &&
 		f.match("isolation", func(string) bool { return false }) &&
 		f.match("is-task", func(v string) bool { return v == "false" }) &&
-		f.match("volume", func(string) bool { return false }) &&
+		f.match("volume", c.HasVolume) &&
 		f.match("publish", func(string) bool { return false }) &&
 		f.match("expose", func(v string) bool { return exposes(c, v) })
 }
@@ -189,7 +189,7 @@ func summarize(c ctr.Container, now time.Time) container.Summary {
 	s := container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Config.Image, ImageID: c.ImageID.String(), Command: command(c),
 		Created: c.Created.Unix(), Labels: c.Config.Labels, State: c.State(), Status: status(c, now), Ports: []container.PortSummary{},
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)}, Mounts: []container.MountPoint{},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)}, Mounts: c.MountPoints(),
 	}
 	s.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
 	for p := range c.Config.ExposedPorts {

@@ -34,23 +34,10 @@ func (a *networkAPI) routes(r *router) {
 	r.handle("DELETE /networks/{id}", a.remove)
 	r.handle("POST /networks/{id}/connect", a.refuse)
 	r.handle("POST /networks/{id}/disconnect", a.refuse)
-	r.handle("GET /volumes", a.volumes)
-	r.handle("POST /volumes/create", a.refuseVolume)
 }
 
 func (a *networkAPI) refuse(http.ResponseWriter, *http.Request) error {
 	return notImplemented("connecting and disconnecting is not supported yet")
-}
-
-func (a *networkAPI) refuseVolume(http.ResponseWriter, *http.Request) error {
-	return notImplemented("volumes are not supported yet")
-}
-
-func (a *networkAPI) volumes(w http.ResponseWriter, _ *http.Request) error {
-	return writeJSON(w, http.StatusOK, struct {
-		Volumes  []string
-		Warnings []string
-	}{[]string{}, []string{}})
 }
 
 func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
@@ -93,7 +80,8 @@ func (a *networkAPI) networkFilter(f filters) (func(net.Network) bool, error) {
 	}, nil
 }
 
-// danglingFilter reads the filter by use: dangling networks are those that someone made and no container runs in.
+// danglingFilter reads the filter by use: dangling networks are those that someone made and no container runs in, dangling volumes those that no
+// container has.
 func danglingFilter(f filters) (dangling, byUse bool, err error) {
 	switch values := f["dangling"]; {
 	case len(values) == 0:

@@ -7,11 +7,13 @@ import (
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/stream"
+	"github.com/containervm/containervm/controller/internal/volume"
 )
 
 // streamAPI carries the streams of containers' main processes, and events.
 type streamAPI struct {
 	containers *ctr.Service
+	volumes    *volume.Service
 	streams    *stream.Service
 }
 

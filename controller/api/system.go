@@ -13,6 +13,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -118,7 +119,7 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 		Images: len(a.images.List()),
 		Driver: "vmdk", DriverStatus: [][2]string{{"vSphere", host.Product}, {"Accelerator", host.Accelerator}, {"CPU", host.CPUModel}},
 		Plugins: system.PluginsInfo{
-			Log: []string{container.LogDriver}, Network: []string{networkDriver}, Volume: []string{}, Authorization: nil,
+			Log: []string{container.LogDriver}, Network: []string{networkDriver}, Volume: []string{volume.Driver}, Authorization: nil,
 		},
 		MemoryLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, IPv4Forwarding: true,
 		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),

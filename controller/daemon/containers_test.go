@@ -215,7 +215,7 @@ func TestBadRequests(t *testing.T) {
 		{"no command", "POST", "/containers/create", `{"Image":"base"}`, 400, "no command specified"},
 		{"oversized body", "POST", "/containers/create", `{"Image":"` + strings.Repeat("x", 5<<20) + `"}`, 413, "larger than"},
 		{"too little memory", "POST", "/containers/create", `{"Image":"base","Cmd":["x"],"HostConfig":{"Memory":1024}}`, 400, "Minimum memory limit allowed is"},
-		{"volume", "POST", "/containers/create", `{"Image":"base","Cmd":["x"],"HostConfig":{"Binds":["/a:/b"]}}`, 501, "not supported"},
+		{"volume", "POST", "/containers/create", `{"Image":"base","Cmd":["x"],"HostConfig":{"Binds":["/a:/b"]}}`, 501, "cannot mount the host's /a"},
 		{"version too new", "GET", "/v9.0/info", ``, 400, "client version 9.0 is too new"},
 		{"version too old", "GET", "/v1.1/info", ``, 400, "client version 1.1 is too old"},
 		{"unknown path", "GET", "/nowhere", ``, 404, "page not found"},

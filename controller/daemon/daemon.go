@@ -25,6 +25,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/internal/version"
 )
@@ -79,6 +80,10 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
+	volumes, err := volume.New(ctx, host, c.Log)
+	if err != nil {
+		return err
+	}
 	listener, err := listen(c.Socket)
 	if err != nil {
 		return err
@@ -88,10 +93,11 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	}, c.Log)
 	registry := prometheus.NewRegistry()
 	times := c.Timeouts.WithDefaults()
-	containers := container.New(host, images, templates, container.NewMetrics(registry), times, c.Log)
+	containers := container.New(host, images, templates, volumes, container.NewMetrics(registry), times, c.Log)
 	execs := exec.New(host, containers, times)
 	forks := fork.New(host, containers, templates, registry, times, c.Log)
 	containers.Collect(registry)
+	volumes.Sweep(ctx, containers.VolumeUsers)
 	work, stop := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	background.Go(func() { containers.Run(work) })
@@ -101,7 +107,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
+		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)
@@ -155,7 +161,7 @@ func listen(path string) (net.Listener, error) {
 
 func serve(ctx context.Context, l net.Listener, handler http.Handler, log *slog.Logger, ready func()) error {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout,
+		Handler: handler, ReadHeaderTimeout: headerTimeout, ConnContext: api.WithPeer,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	failed := make(chan error, 1)

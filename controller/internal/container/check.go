@@ -62,8 +62,6 @@ func check(c *container.Config, h *container.HostConfig) error {
 // container than one that lacks a volume or listens nowhere.
 func checkHost(h *container.HostConfig) error {
 	switch {
-	case len(h.Binds)+len(h.Mounts)+len(h.VolumesFrom)+len(h.Tmpfs) > 0:
-		return notImplemented("volumes and mounts are not supported yet: a containerVM shares no file system with its host, and its own disk keeps what it writes")
 	case len(h.PortBindings) > 0 || h.PublishAllPorts:
 		return notImplemented("published ports are not supported yet")
 	case len(h.Devices)+len(h.DeviceRequests) > 0:
@@ -92,7 +90,6 @@ func warningsFor(h *container.HostConfig, c *container.Config) []string {
 	}
 	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
 	warn(c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "Health checks are not supported yet. The container's health is not checked.")
-	warn(len(c.Volumes) > 0, "Volumes of the image are directories on the container's own disk.")
 	warn(h.NanoCPUs%nanoCPU != 0, "CPUs are rounded up to whole virtual CPUs.")
 	warn(h.LogConfig.Type != "" && h.LogConfig.Type != LogDriver, "The log driver "+h.LogConfig.Type+" is not supported. The log goes to the container's own file.")
 	return warnings

@@ -180,7 +180,6 @@ func TestCheck(t *testing.T) {
 		"bad signal":      {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.StopSignal = "NOPE" }},
 		"bad variable":    {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.Env = []string{"=x"} }},
 		"unknown runtime": {errdefs.IsInvalidArgument, func(_ *container.Config, h *container.HostConfig) { h.Runtime = "kata" }},
-		"bind mount":      {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.Binds = []string{"/a:/b"} }},
 		"host network":    {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "host" }},
 		"unknown network": {errdefs.IsNotFound, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "mine" }},
 		"host pid":        {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.PidMode = "host" }},

@@ -18,6 +18,8 @@ type Request struct {
 	Name       string // empty: chosen
 	Config     *container.Config
 	HostConfig *container.HostConfig
+	// HostFiles: the client could read the files of this host itself, so that it may have them copied into the container.
+	HostFiles bool
 }
 
 // Create makes a container that is not started, and says what of the request has no effect.
@@ -45,8 +47,16 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 	}
 	defer named()
 	p := newPlan(name, req, img, begun)
+	hold := s.volumes.Hold()
+	defer hold.Release()
+	if err := s.mountAll(ctx, hold, req, &p.rec); err != nil {
+		return "", nil, err
+	}
 	if id, err = s.make(ctx, p); err != nil {
 		return "", nil, err
+	}
+	if err := hold.Keep(ctx); err != nil { // the container has them: the next start sees that
+		s.log.Error("the volumes of a container are not seen until the next start", "container", id, "err", err)
 	}
 	s.metrics.created(p.way, time.Since(begun))
 	return id, append(warningsFor(req.HostConfig, req.Config), p.warnings()...), nil
@@ -128,6 +138,10 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	}
 	asked := record.MarkAt("createRequested", time.Now())
 	extra[record.KeyStart] = p.startNote(asked)
+	data := disks(&p.rec)
+	if len(data) > 0 {
+		extra[record.KeyDisks] = record.Attached
+	}
 	boot := s.host.Boot()
 	var cards []vsphere.Card
 	if networked(&p.rec) {
@@ -135,7 +149,7 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	}
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
-		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Cards: cards, ExtraConfig: extra,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Disks: data, Cards: cards, ExtraConfig: extra,
 	})
 	if err == nil {
 		s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("createDone", time.Now())})

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -52,6 +53,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
 		if after.BegunSince(&before) {
+			out = append(out, mountEvents(after, events.ActionMount, now)...)
 			add(after, events.ActionStart, nil)
 		}
 		if after.goneSince(&before) {
@@ -59,7 +61,24 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 				add(after, events.ActionOOM, nil)
 			}
 			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode())})
+			out = append(out, mountEvents(after, events.ActionUnmount, now)...)
 		}
+	}
+	return out
+}
+
+// mountEvents tell that the volumes of a container are mounted, or not any more.
+func mountEvents(c Container, action events.Action, now time.Time) (out []events.Message) {
+	for _, m := range c.Mounts {
+		if m.Volume == "" {
+			continue
+		}
+		attributes := map[string]string{"driver": volume.Driver, "container": c.ID}
+		if action == events.ActionMount {
+			attributes["destination"], attributes["propagation"] = m.Target, ""
+			attributes["read/write"] = strconv.FormatBool(!m.ReadOnly)
+		}
+		out = append(out, volume.Message(action, m.Volume, attributes, now))
 	}
 	return out
 }

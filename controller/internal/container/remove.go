@@ -11,26 +11,48 @@ import (
 	"github.com/containervm/containervm/controller/internal/record"
 )
 
-// Remove destroys a container; one that runs only with force, which ends it at once.
-func (s *Service) Remove(ctx context.Context, ref string, force bool) error {
+// RemoveOptions say how a container is removed.
+type RemoveOptions struct {
+	Force   bool // also one that runs: it is ended at once
+	Volumes bool // the volumes without a name that were made for it go with it
+}
+
+// Remove destroys a container.
+func (s *Service) Remove(ctx context.Context, ref string, opt RemoveOptions) error {
 	c, err := s.Get(ref)
 	if err != nil {
 		return err
 	}
-	if c.Running() && !force {
+	if c.Running() && !opt.Force {
 		return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
 			"cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+c.Name, c.State()))
 	}
-	if err := s.remove(context.WithoutCancel(ctx), c); err != nil {
+	if err := s.remove(context.WithoutCancel(ctx), c, opt.Volumes); err != nil {
 		return fmt.Errorf("cannot remove container %q: %w", "/"+c.Name, err)
 	}
 	return nil
 }
 
-// remove ends the machine if it runs and destroys it. One that is gone is no error: someone else was faster.
-func (s *Service) remove(ctx context.Context, c Container) error {
+// remove ends the machine if it runs and destroys it, with its own volumes if that is asked for. One that is gone is no error: someone else
+// was faster.
+func (s *Service) remove(ctx context.Context, c Container, volumes bool) (err error) {
+	if own := c.ownVolumes(); volumes && len(own) > 0 {
+		if err := s.volumes.Doom(ctx, own); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.volumes.Doomed(ctx, own, s.VolumeUsers)) }()
+	}
+	return s.destroy(ctx, c)
+}
+
+func (s *Service) destroy(ctx context.Context, c Container) error {
 	if now, ok := s.host.Get(c.ID); ok && !isOff(now) {
 		if err := s.powerOff(c); err != nil {
+			return err
+		}
+	}
+	if now, ok := s.host.Get(c.ID); ok {
+		if err := s.detach(ctx, c.at(now)); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
@@ -56,7 +78,7 @@ func (s *Service) removeEnded(ctx context.Context, c Container) error {
 			return nil // started again meanwhile
 		}
 	}
-	return s.remove(ctx, c)
+	return s.remove(ctx, c, true)
 }
 
 // Prune removes all containers that do not run and that match, and returns their IDs.
@@ -67,7 +89,7 @@ func (s *Service) Prune(ctx context.Context, match func(Container) bool) ([]stri
 		if c.Running() || !match(c) {
 			continue
 		}
-		if err := s.remove(ctx, c); err != nil {
+		if err := s.remove(ctx, c, false); err != nil {
 			failed = append(failed, fmt.Errorf("cannot remove container %q: %w", "/"+c.Name, err))
 			continue
 		}

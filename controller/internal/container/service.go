@@ -14,6 +14,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
+	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -43,6 +44,8 @@ type Machines interface {
 	AttachRoot(ctx context.Context, vm vsphere.Ref, name, parent string, extra map[string]string) error
 	Reconfigure(ctx context.Context, vm vsphere.Ref, extra map[string]string) error
 	Resize(ctx context.Context, vm vsphere.Ref, cpus, memoryMiB int, extra map[string]string) error
+	Change(ctx context.Context, vm vsphere.Ref, change vsphere.Change) error
+	DetachDisks(ctx context.Context, vm vsphere.Ref, units []int, extra map[string]string) error
 	Boot() vsphere.BootFiles
 	CanClone() bool
 	Has(extension string) bool
@@ -68,6 +71,7 @@ type Service struct {
 	host      Host
 	images    Images
 	templates *template.Store
+	volumes   *volume.Service
 	log       *slog.Logger
 	metrics   *Metrics
 	times     Timeouts
@@ -80,9 +84,9 @@ type Service struct {
 }
 
 // New returns the containers of a host. times has no zero fields. Run must be called for those with AutoRemove to be removed.
-func New(host Host, images Images, templates *template.Store, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
+func New(host Host, images Images, templates *template.Store, volumes *volume.Service, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
 	return &Service{
-		host: host, images: images, templates: templates, metrics: metrics, log: log,
+		host: host, images: images, templates: templates, volumes: volumes, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
 		starts: newStarts(), clock: newClock(), claimed: map[string]bool{},
 	}

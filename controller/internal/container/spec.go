@@ -39,6 +39,8 @@ func tetherSpec(id string, rec *record.Container) (*tetherv1.Spec, error) {
 		StopGraceSeconds: uint32(stopSeconds(c)),
 		StopSignal:       stop,
 		Process:          mainProcess(c, h),
+		Mounts:           tetherMounts(rec),
+		Files:            tetherFiles(rec),
 	}
 	if networked(rec) {
 		spec.Interfaces = Interfaces()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -140,10 +141,12 @@ func (c *Container) endedBeforeItRan() bool {
 func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (Container, error) {
 	marks := append(slices.Clone(s.made(c)), record.MarkAt("startRequested", begun))
 	s.clock.set(c.ID, marks)
-	if err := s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
+	change := vsphere.Change{Extra: map[string]string{
 		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(),
-	}); err != nil {
-		return c, err
+	}}
+	c.addDisks(&change)
+	if err := s.host.Change(ctx, c.VM.Ref, change); err != nil {
+		return c, s.diskInUse(&c, err)
 	}
 	if vm, ok := s.host.Get(c.ID); ok {
 		c = c.at(vm)
@@ -167,14 +170,19 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 		marks = append(slices.Clone(s.made(c)), asked)
 	}
 	s.clock.set(c.ID, marks)
+	change := vsphere.Change{Extra: map[string]string{}}
 	if c.fork != nil {
-		if err := s.host.Reconfigure(ctx, c.VM.Ref, map[string]string{
+		change.Extra = map[string]string{
 			link.KeyFork: "", link.KeyGate: "", record.KeyStart: record.Start{Why: whyOff, Marks: marks}.Encode(),
-		}); err != nil {
+		}
+	}
+	c.addDisks(&change)
+	if len(change.Extra) > 0 {
+		if err := s.host.Change(ctx, c.VM.Ref, change); err != nil {
 			return err
 		}
 	}
-	return s.host.PowerOn(ctx, c.VM.Ref)
+	return s.diskInUse(&c, s.host.PowerOn(ctx, c.VM.Ref))
 }
 
 // startFailure is the error of a start whose process never ran.
@@ -190,7 +198,7 @@ func (s *Service) startFailed(c Container, err error) error {
 	if !c.HostConfig.AutoRemove {
 		return err
 	}
-	return errors.Join(err, s.remove(context.Background(), c))
+	return errors.Join(err, s.remove(context.Background(), c, true))
 }
 
 // settleOff waits until the machine of a container whose process has ended is off, and ends it when it does not go.

@@ -45,7 +45,7 @@ func (s *Service) makeChild(ctx context.Context, c container.Container, p point,
 		return err
 	}
 	marks := append(slices.Clone(p.marks), record.MarkAt("cloneRequested", time.Now()))
-	extra, err := childExtra(c, p, child, marks)
+	extra, err := s.childExtra(c, p, child, marks)
 	if err != nil {
 		return err
 	}
@@ -85,10 +85,11 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 }
 
 // childExtra says in extraConfig who a child is: its source with an ID, a name and a host name of its own.
-func childExtra(c container.Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
+func (s *Service) childExtra(c container.Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
 	rec := c.Container
 	rec.Created = time.Now().UTC()
 	rec.Config.Hostname = childHostname(c, child)
+	rec.Mounts, rec.Files = container.ForkMounts(child.ID, rec.Mounts, s.host.DatastorePath), c.CopiedFiles()
 	extra, err := container.Describe(child.ID, child.Name, &rec)
 	if err != nil {
 		return nil, err
@@ -98,6 +99,9 @@ func childExtra(c container.Container, p point, child *Child, marks []record.Mar
 		return nil, err
 	}
 	extra[record.KeyStart], extra[link.KeyFork], extra[link.KeyGate] = record.Start{Marks: marks}.Encode(), fork, link.GateOpen
+	if c.VM.Extra[record.KeyDisks] != "" {
+		extra[record.KeyDisks] = record.Attached // a clone has what its source has
+	}
 	return extra, nil
 }
 

@@ -25,6 +25,7 @@ type Host interface {
 	PowerOff(ctx context.Context, vm vsphere.Ref) error
 	Destroy(ctx context.Context, vm vsphere.Ref) error
 	CanClone() bool
+	DatastorePath(path string) string
 	ConsoleTail(ctx context.Context, vm string) string
 }
 

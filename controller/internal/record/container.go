@@ -15,6 +15,9 @@ type Container struct {
 	ImageID    digest.Digest
 	Config     container.Config // merged with the image's
 	HostConfig container.HostConfig
+	Mounts     []Mount `json:",omitempty"` // by target
+	// Files are the host's files that lie over the root. The guest's Spec keeps them, not the record.
+	Files []File `json:"-"`
 }
 
 // DecodeContainer reads the value of KeyContainer. A VM without one is no container: its empty value is an error.

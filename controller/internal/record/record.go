@@ -7,6 +7,7 @@ const (
 	KeyRole      = "cvm.role"      // what the VM is for: one of the roles below
 	KeyName      = "cvm.name"      // of the container
 	KeyContainer = "cvm.container" // JSON: what the container was made with
+	KeyDisks     = "cvm.disks"     // Attached: the VM has the disks of the container's volumes; absent: it gets them when it is started
 	KeyStart     = "cvm.start"     // JSON: why the machine was not forked, and the API's marks of the start-up timeline
 	KeyTemplate  = "cvm.template"  // JSON: what the template was made of, and when
 	KeyNetworks  = "cvm.networks"  // JSON: array of Endpoint; what the machine is in its networks

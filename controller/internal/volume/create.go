@@ -176,7 +176,7 @@ func (s *Service) make(ctx context.Context, r Request, pending bool) (Volume, er
 		}
 	}
 	s.feed.tell(events.ActionCreate, r.Name)
-	return volumeOf(r.Name, e), nil
+	return volumeOf(r.Name, e, s.host.DatastorePath), nil
 }
 
 // clear removes what is left of an earlier volume of a name, whose removal failed. The caller has the lock of the name.

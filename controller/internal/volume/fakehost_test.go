@@ -117,6 +117,8 @@ func (h *fakeHost) DeleteDisk(_ context.Context, name string) error {
 	return h.call("delete "+name, func() error { delete(h.files, name); return nil })
 }
 
+func (h *fakeHost) DatastorePath(name string) string { return "[local] " + name }
+
 func (h *fakeHost) Boot() vsphere.BootFiles {
 	if h.noBoot {
 		return vsphere.BootFiles{}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Driver is the name of the only driver: Docker's own.
@@ -17,8 +19,10 @@ const Driver = "local"
 
 // Sizes of a volume's disk, in bytes.
 const (
+	// MinSize is that of an empty volume (scripts/blank-disk).
+	MinSize = 64 << 20
 	// DefaultSize costs nothing: disks are thin.
-	DefaultSize = 64 << 30
+	DefaultSize = hostapi.DiskBytes
 	// MaxSize is as far as an ext4 with blocks of 4 KiB and 32-bit numbers reaches.
 	MaxSize = 16<<40 - sizeUnit
 	// sizeUnit is what sizes are rounded up to: file systems grow by blocks, and disks by KiB.
@@ -130,8 +134,8 @@ func parseDisk(options map[string]string) (Place, error) {
 		return Place{}, invalid("%v", err)
 	case size == 0:
 		size = DefaultSize // Docker: no limit
-	case size < 0 || size > MaxSize:
-		return Place{}, invalid("size=%s is not possible: want up to %d bytes", text, int64(MaxSize))
+	case size < MinSize || size > MaxSize:
+		return Place{}, invalid("size=%s is not possible: want %s to 16 TiB", text, units.BytesSize(MinSize))
 	}
 	return Place{Kind: KindDisk, Size: (size + sizeUnit - 1) / sizeUnit * sizeUnit}, nil
 }

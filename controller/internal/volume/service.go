@@ -27,6 +27,7 @@ type Host interface {
 	ExtendDisk(ctx context.Context, path string, size int64) error
 	DeleteDisk(ctx context.Context, path string) error
 	Boot() vsphere.BootFiles
+	DatastorePath(path string) string
 }
 
 // Users says which containers have a volume, by their IDs: those that run and those that do not.
@@ -127,7 +128,7 @@ func (s *Service) List() []Volume {
 	var all []Volume
 	for _, name := range slices.Sorted(maps.Keys(x.Volumes)) {
 		if e := x.Volumes[name]; !e.Pending {
-			all = append(all, volumeOf(name, e))
+			all = append(all, volumeOf(name, e, s.host.DatastorePath))
 		}
 	}
 	return all
@@ -139,7 +140,7 @@ func (s *Service) Get(name string) (Volume, error) {
 	if !ok || e.Pending {
 		return Volume{}, NoSuch("get", name)
 	}
-	return volumeOf(name, e), nil
+	return volumeOf(name, e, s.host.DatastorePath), nil
 }
 
 // NoSuch is the error of an operation on a volume that does not exist.

@@ -304,7 +304,7 @@ func TestParseOptions(t *testing.T) {
 	}{
 		{nil, Place{Kind: KindDisk, Size: DefaultSize}},
 		{map[string]string{"size": "0"}, Place{Kind: KindDisk, Size: DefaultSize}},
-		{map[string]string{"size": "1"}, Place{Kind: KindDisk, Size: 1 << 20}},
+		{map[string]string{"size": "67108865"}, Place{Kind: KindDisk, Size: 65 << 20}},
 		{map[string]string{"size": "3g"}, Place{Kind: KindDisk, Size: 3 << 30}},
 		{map[string]string{"type": "nfs", "o": "addr=10.0.0.1,rw,nfsvers=4", "device": ":/export"}, Place{Kind: KindNFS, Address: "10.0.0.1", Path: "/export", Options: "rw,nfsvers=4"}},
 		{map[string]string{"type": "nfs4", "o": "addr=server", "device": ":/"}, Place{Kind: KindNFS, Address: "server", Path: "/", Options: "vers=4"}},
@@ -354,7 +354,7 @@ func TestCheckRequest(t *testing.T) {
 
 // FuzzIndex: what is read is written and read as the same, and no disk is outside of the directory of volumes.
 func FuzzIndex(f *testing.F) {
-	f.Add([]byte(`{"version":1,"volumes":{"data":{"id":"0123456789abcdef0123456789abcdef","size":1048576,"options":{"size":"1m"}}}}`))
+	f.Add([]byte(`{"version":1,"volumes":{"data":{"id":"0123456789abcdef0123456789abcdef","size":1048576,"options":{"size":"64m"}}}}`))
 	f.Add([]byte(`{"version":1,"volumes":{"mem":{"options":{"type":"tmpfs","device":"x"}}}}`))
 	f.Add([]byte(`{"version":1,"volumes":{"data":{"id":"../../etc"}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -363,7 +363,7 @@ func FuzzIndex(f *testing.F) {
 			return
 		}
 		for name, e := range x.Volumes {
-			v := volumeOf(name, e)
+			v := volumeOf(name, e, func(path string) string { return path })
 			if v.Disk != "" && (strings.Count(v.Disk, "/") != 1 || strings.Contains(v.Disk, "..")) {
 				t.Errorf("%q is the disk %q", data, v.Disk)
 			}

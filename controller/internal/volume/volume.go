@@ -16,6 +16,8 @@ type Volume struct {
 	Options map[string]string // as they were given; nil: none
 	Place   Place
 	Disk    string // datastore path of its disk; empty: it has none
+	// Mountpoint says for people where the data is: the disk's path in vSphere's form, "server:/path", or "tmpfs".
+	Mountpoint string
 }
 
 // Anonymous reports whether it was made without a name.
@@ -24,16 +26,21 @@ func (v Volume) Anonymous() bool {
 	return ok
 }
 
-// volumeOf is a volume as its entry says.
-func volumeOf(name string, e entry) Volume {
+// volumeOf is a volume as its entry says. display is how people are told of a path in the datastore.
+func volumeOf(name string, e entry, display func(path string) string) Volume {
 	place, _ := ParseOptions(e.Options) // was taken when the volume was made, and by decodeIndex
 	v := Volume{Name: name, Created: e.Created, Labels: e.Labels, Options: e.Options, Place: place}
 	if v.Labels == nil {
 		v.Labels = map[string]string{}
 	}
-	if e.ID != "" {
-		v.Disk = diskPath(e.ID)
-		v.Place.Size = e.Size
+	switch place.Kind {
+	case KindDisk:
+		v.Disk, v.Place.Size = diskPath(e.ID), e.Size
+		v.Mountpoint = display(v.Disk)
+	case KindNFS:
+		v.Mountpoint = place.Address + ":" + place.Path
+	case KindTmpfs:
+		v.Mountpoint = string(KindTmpfs)
 	}
 	return v
 }
