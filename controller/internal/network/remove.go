@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -50,11 +51,9 @@ func (s *Service) remove(ctx context.Context, n Network, users Users) error {
 	if err := s.mark(ctx, n.ID, removing); err != nil {
 		return err
 	}
-	err := s.unplug(ctx, all)
-	if err == nil {
-		err = s.host.RemovePortGroup(ctx, n.PortGroup)
-	}
-	if err != nil {
+	s.unplug(ctx, all)
+	if err := s.host.RemovePortGroup(ctx, n.PortGroup); err != nil {
+		s.plug(ctx, all)
 		return errors.Join(fmt.Errorf("error while removing network: %w", err), s.mark(ctx, n.ID, ""))
 	}
 	if err := s.forget(ctx, n.ID); err != nil {
@@ -109,17 +108,27 @@ func (s *Service) mark(ctx context.Context, id string, phase phase) error {
 }
 
 // unplug takes the cards of containers that do not run out of a network. What they are in it (hostapi.KeyNet) goes with them: their next
-// start fails, or says it anew.
-func (s *Service) unplug(ctx context.Context, users []User) error {
+// start fails, or says it anew. One that fails is only logged: it may have been done before, and where a card is left the host does not
+// remove the network.
+func (s *Service) unplug(ctx context.Context, users []User) {
 	for _, user := range users {
-		change := vsphere.Change{
+		s.recard(ctx, user, vsphere.Change{
 			Extra: map[string]string{hostapi.KeyNet: ""}, Cards: vsphere.CardChange{From: Cards([]record.Endpoint{user.Endpoint})},
-		}
-		if err := s.host.Change(ctx, user.VM, change); err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
+		})
 	}
-	return nil
+}
+
+// plug gives containers that do not run their cards again.
+func (s *Service) plug(ctx context.Context, users []User) {
+	for _, user := range users {
+		s.recard(ctx, user, vsphere.Change{Cards: vsphere.CardChange{To: Cards([]record.Endpoint{user.Endpoint})}})
+	}
+}
+
+func (s *Service) recard(ctx context.Context, user User, change vsphere.Change) {
+	if err := s.host.Change(ctx, user.VM, change); err != nil && !errdefs.IsNotFound(err) {
+		s.log.Warn("cannot change the card of a container in a network that is removed", "vm", user.VM.Value, "network", user.Endpoint.Network, "err", err)
+	}
 }
 
 // Prune removes the networks that fit and in which no container runs, and returns their names.
@@ -138,5 +147,6 @@ func (s *Service) Prune(ctx context.Context, fits func(Network) bool, users User
 		}
 		names = append(names, n.Name)
 	}
+	s.feed.Send(pruned(time.Now()))
 	return names, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/indexfile"
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
@@ -31,7 +32,6 @@ type Host interface {
 	AddPortGroup(ctx context.Context, name string) error
 	RemovePortGroup(ctx context.Context, name string) error
 	SetNetwork(ctx context.Context, name string, settings hostapi.NetworkSettings) error
-	HostNetworks(ctx context.Context) (hostapi.Networks, error)
 }
 
 // Options say what a host's networks are like; the zero value is usual.
@@ -177,6 +177,18 @@ func (s *Service) All() []Network {
 	return all
 }
 
+// Warnings says what endpoints lack on a host of another kind than ours, for the answer to who makes a container.
+func (s *Service) Warnings(endpoints []record.Endpoint) []string {
+	if len(endpoints) == 0 || s.host.Has(hostapi.ExtensionNetworks) {
+		return nil
+	}
+	why := "names of containers are not resolved"
+	if len(s.opt.Resolvers) == 0 {
+		why = "no names are resolved (start the controller with --resolver)"
+	}
+	return []string{"The host has no switches of containerVM: its network must lead out by the gateway itself, and " + why + "."}
+}
+
 // Bridge is the default network.
 func (s *Service) Bridge() Network { return s.index.Read().bridge() }
 
@@ -228,6 +240,9 @@ func (s *Service) Create(ctx context.Context, r network.CreateRequest) (Network,
 		return Network{}, err
 	}
 	ctx = context.WithoutCancel(ctx) // what is begun is ended, one way or the other
+	if err := s.clearName(ctx, a.Network); err != nil {
+		return Network{}, err
+	}
 	n, err := s.begin(ctx, a, routes)
 	if err != nil {
 		return Network{}, err
@@ -239,19 +254,43 @@ func (s *Service) Create(ctx context.Context, r network.CreateRequest) (Network,
 	return n, nil
 }
 
-// begin enters a network into the index as one that is being made. One of that name that an earlier try left half done goes first.
-func (s *Service) begin(ctx context.Context, a asked, routes []netip.Prefix) (n Network, err error) {
-	if left, ok := s.index.Read().named(a.Name); ok && left.Phase != "" && s.claim(left.ID) {
-		err := s.drop(ctx, left)
-		s.unclaim(left.ID)
-		if err != nil {
-			return n, fmt.Errorf("cannot remove what is left of an earlier network %s: %w", a.Name, err)
+// clearName makes way for a new network: one of that name that an earlier try left half done goes. A port group that is not in the
+// index is somebody else's, and stays.
+func (s *Service) clearName(ctx context.Context, n Network) error {
+	if left, ok := s.index.Read().named(n.Name); ok && left.Phase == "" {
+		return errExists(n)
+	} else if ok && s.claim(left.ID) {
+		defer s.unclaim(left.ID)
+		if err := s.drop(ctx, left); err != nil {
+			return fmt.Errorf("cannot remove what is left of an earlier network %s: %w", n.Name, err)
 		}
 	}
+	have, err := s.host.PortGroups(ctx)
+	if err == nil && slices.Contains(have, n.PortGroup) {
+		if _, ok := s.index.Read().named(n.Name); ok {
+			return errExists(n) // someone makes it at this moment
+		}
+		err = errForeign(n)
+	}
+	return err
+}
+
+// errExists has Docker's words.
+func errExists(n Network) error {
+	return errdefs.ErrConflict.WithMessage("network with name " + n.Name + " already exists")
+}
+
+func errForeign(n Network) error {
+	return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
+		"the host has a port group %s that is not of a network of containers: choose another name, or remove it there", n.PortGroup))
+}
+
+// begin enters a network into the index as one that is being made.
+func (s *Service) begin(ctx context.Context, a asked, routes []netip.Prefix) (n Network, err error) {
 	s.claim(a.ID)
 	err = s.index.Commit(ctx, func(x *index) error {
 		if _, there := x.named(a.Name); there {
-			return errdefs.ErrConflict.WithMessage("network with name " + a.Name + " already exists")
+			return errExists(a.Network)
 		}
 		var err error
 		if n, err = a.place(subnets(all(x)), routes); err != nil {
@@ -272,9 +311,7 @@ func (s *Service) realise(ctx context.Context, n *Network) error {
 	defer s.unclaim(n.ID)
 	err := s.host.AddPortGroup(ctx, n.PortGroup)
 	if errdefs.IsAlreadyExists(err) {
-		err = errdefs.ErrConflict.WithMessage(fmt.Sprintf(
-			"the host has a network %s that is not of containers: choose another name, or remove it there", n.PortGroup))
-		return errors.Join(err, s.forget(ctx, n.ID))
+		return errors.Join(errForeign(*n), s.forget(ctx, n.ID))
 	}
 	if err == nil {
 		err = s.tell(ctx, n)
@@ -289,8 +326,18 @@ func (s *Service) realise(ctx context.Context, n *Network) error {
 	return nil
 }
 
-// drop removes a network that the index has marked: its port group, then its entry.
+// drop removes a network that the index has marked: its port group, then its entry. Cards that are left there are of containers that
+// did not run when it was marked, and have not been started since.
 func (s *Service) drop(ctx context.Context, n Network) error {
+	var left []User
+	s.uses.mu.Lock()
+	s.eachEndpoint(func(vm *vsphere.VM, e *record.Endpoint) {
+		if e.NetworkID == n.ID {
+			left = append(left, User{VM: vm.Ref, Endpoint: *e})
+		}
+	})
+	s.uses.mu.Unlock()
+	s.unplug(ctx, left)
 	if err := s.host.RemovePortGroup(ctx, n.PortGroup); err != nil {
 		return err
 	}
