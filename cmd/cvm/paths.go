@@ -2,8 +2,9 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
+
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 // paths are the places of one embedded host on this machine.
@@ -59,8 +60,8 @@ func (p *paths) prepare() error {
 		return fmt.Errorf("cannot use %s for sockets: their names would have %d bytes and %d are allowed: choose a shorter directory with --run", p.Run, n, maxSocketPath)
 	}
 	for _, dir := range []string{p.State, filepath.Dir(p.logFile()), p.Run} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("cannot make the directory %s: %w", dir, err)
+		if err := trusted.MakeDir(dir); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -27,6 +27,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/internal/trusted"
 	"github.com/containervm/containervm/internal/version"
 )
 
@@ -139,6 +140,9 @@ func closeHost(host *vsphere.Client, log *slog.Logger) {
 func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of the API's socket: %w", err)
+	}
+	if err := trusted.Check(filepath.Dir(path)); err != nil {
+		return nil, err
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()

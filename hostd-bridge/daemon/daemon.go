@@ -21,6 +21,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmhost"
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 // DefaultListen is where the API listens unless Config says otherwise.
@@ -127,8 +128,8 @@ func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
 
 func (h *host) makeDirs() error {
 	for _, dir := range []string{h.dir(), h.machines()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("cannot make the daemon's directories: %w", err)
+		if err := trusted.MakeDir(dir); err != nil {
+			return err
 		}
 	}
 	return nil
