@@ -90,11 +90,11 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	templates := template.New(host, template.Options{
-		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Interfaces: container.Interfaces(), Timeout: c.Timeouts.Template,
+		Most: c.Templates, Warm: c.Warm, First: container.DefaultSize(), Timeout: c.Timeouts.Template, Networks: networks,
 	}, c.Log)
 	registry := prometheus.NewRegistry()
 	times := c.Timeouts.WithDefaults()
-	containers := container.New(host, images, templates, volumes, container.NewMetrics(registry), times, c.Log)
+	containers := container.New(host, images, templates, volumes, networks, container.NewMetrics(registry), times, c.Log)
 	execs := exec.New(host, containers, times)
 	forks := fork.New(host, containers, templates, registry, times, c.Log)
 	containers.Collect(registry)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 )
 
@@ -98,11 +99,11 @@ func TestNotSupported(t *testing.T) {
 	}
 	for want, h := range map[string]container.HostConfig{
 		"cannot mount the host's /a: a containerVM shares no file system with its host": {Binds: []string{"/a:/b"}},
-		"published ports are not supported":                                             {PublishAllPorts: true},
-		"devices of the host":                                                           {Resources: container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/null"}}}},
-		"network mode host is not supported":                                            {NetworkMode: "host"},
-		"links are not supported":                                                       {Links: []string{"a:b"}},
-		"sysctls are not supported":                                                     {Sysctls: map[string]string{"a": "b"}},
+		"sctp is not supported":              {PortBindings: network.PortMap{network.MustParsePort("80/sctp"): nil}},
+		"devices of the host":                {Resources: container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/null"}}}},
+		"network mode host is not supported": {NetworkMode: "host"},
+		"links are not supported":            {Links: []string{"a:b"}},
+		"sysctls are not supported":          {Sysctls: map[string]string{"a": "b"}},
 	} {
 		if _, err := create(h); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal that says %q", err, want)

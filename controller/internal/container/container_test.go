@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -180,8 +181,6 @@ func TestCheck(t *testing.T) {
 		"bad signal":      {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.StopSignal = "NOPE" }},
 		"bad variable":    {errdefs.IsInvalidArgument, func(c *container.Config, _ *container.HostConfig) { c.Env = []string{"=x"} }},
 		"unknown runtime": {errdefs.IsInvalidArgument, func(_ *container.Config, h *container.HostConfig) { h.Runtime = "kata" }},
-		"host network":    {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "host" }},
-		"unknown network": {errdefs.IsNotFound, func(_ *container.Config, h *container.HostConfig) { h.NetworkMode = "mine" }},
 		"host pid":        {errdefs.IsNotImplemented, func(_ *container.Config, h *container.HostConfig) { h.PidMode = "host" }},
 	} {
 		if err := with(c.change); !c.is(err) {
@@ -213,7 +212,7 @@ func FuzzHostEntries(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		hosts, err := hostEntries([]string{s})
+		hosts, err := hostEntries([]string{s}, []record.Endpoint{{Network: "n", Gateway4: netip.MustParseAddr("172.17.0.1")}})
 		if err == nil && (len(hosts) != 1 || hosts[0].Address == "" || hosts[0].Names[0] == "") {
 			t.Errorf("hostEntries(%q) = %v", s, hosts)
 		}

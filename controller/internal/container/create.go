@@ -5,21 +5,25 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	dockernet "github.com/moby/moby/api/types/network"
 
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
-// Request says what container to make, as the API got it. Config and HostConfig are changed by Create.
+// Request says what container to make, as the API got it. Config, HostConfig and Networking are changed by Create.
 type Request struct {
 	Name       string // empty: chosen
 	Config     *container.Config
 	HostConfig *container.HostConfig
 	// HostFiles: the client could read the files of this host itself, so that it may have them copied into the container.
-	HostFiles bool
+	HostFiles  bool
+	Networking *dockernet.NetworkingConfig // nil: the network of the mode
 }
 
 // Create makes a container that is not started, and says what of the request has no effect.
@@ -41,12 +45,18 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 	if err := check(req.Config, req.HostConfig); err != nil {
 		return "", nil, err
 	}
+	attached, err := s.attachments(ctx, req)
+	if err != nil {
+		return "", nil, err
+	}
 	name, named, err := s.ClaimName(req.Name)
 	if err != nil {
 		return "", nil, err
 	}
 	defer named()
 	p := newPlan(name, req, img, begun)
+	p.attachments = attached
+	defer p.release()
 	hold := s.volumes.Hold()
 	defer hold.Release()
 	if err := s.mountAll(ctx, hold, req, &p.rec); err != nil {
@@ -71,6 +81,10 @@ type plan struct {
 	begun time.Time
 	way   string // how its machine was made: one of the ways
 	why   string // it is made another way than asked for
+
+	attachments []attachment      // to networks
+	endpoints   []record.Endpoint // what is reserved for them, one for each
+	reserved    []func()          // end the reservations: the VM has them, or there is none
 }
 
 // Ways in which a container gets its machine.
@@ -101,39 +115,57 @@ func (p *plan) startNote(marks ...record.Mark) string {
 	return record.Start{Why: p.why, Marks: append([]record.Mark{record.MarkAt("api", p.begun)}, marks...)}.Encode()
 }
 
-// extra says in extraConfig who the machine with an ID is.
-func (p *plan) extra(id string) (map[string]string, error) {
+// extra says in extraConfig who the machine with an ID is that is planned.
+func (s *Service) extra(id string, p *plan) (map[string]string, error) {
 	rec := p.rec
 	if rec.Config.Hostname == "" {
 		rec.Config.Hostname = id[:12]
 	}
-	return Describe(id, p.name, &rec)
+	return s.Describe(id, p.name, &rec, p.endpoints)
 }
 
-// Describe says in extraConfig which container a VM is: one with an ID and a name that was made with rec.
-func Describe(id, name string, rec *record.Container) (map[string]string, error) {
+// Describe says in extraConfig which container a VM is: one with an ID and a name that was made with rec and is that in its networks.
+func (s *Service) Describe(id, name string, rec *record.Container, endpoints []record.Endpoint) (map[string]string, error) {
 	text, err := rec.Encode()
 	if err != nil {
 		return nil, err
 	}
-	tether, err := tetherSpec(id, rec)
+	networks, err := record.EncodeNetworks(endpoints)
 	if err != nil {
 		return nil, err
 	}
-	spec, err := link.EncodeSpec(tether)
+	spec, err := s.encodeSpec(id, rec, endpoints)
 	if err != nil {
-		return nil, invalid("%v", err) // too large: the client's command, environment or labels are
+		return nil, err
 	}
 	return map[string]string{
-		record.KeyRole: record.RoleContainer, record.KeyName: name, record.KeyContainer: text, link.KeySpec: spec,
+		record.KeyRole: record.RoleContainer, record.KeyName: name, record.KeyContainer: text, record.KeyNetworks: networks, link.KeySpec: spec,
 	}, nil
+}
+
+func (s *Service) encodeSpec(id string, rec *record.Container, endpoints []record.Endpoint) (string, error) {
+	tether, err := tetherSpec(id, rec, endpoints, s.networks.Nameservers(endpoints))
+	if err != nil {
+		return "", err
+	}
+	spec, err := link.EncodeSpec(tether)
+	if err != nil {
+		return "", invalid("%v", err) // too large: the client's command, environment or labels are
+	}
+	return spec, nil
 }
 
 // boot makes a machine that is off.
 func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	id, p.way = ident.New(), wayBoot
-	extra, err := p.extra(id)
+	if err := s.reserve(p, nil); err != nil {
+		return "", err
+	}
+	extra, err := s.extra(id, p)
 	if err != nil {
+		return "", err
+	}
+	if extra[hostapi.KeyNet], err = s.HostNet(id, p.name, &p.rec, p.endpoints); err != nil {
 		return "", err
 	}
 	asked := record.MarkAt("createRequested", time.Now())
@@ -143,13 +175,9 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 		extra[record.KeyDisks] = record.Attached
 	}
 	boot := s.host.Boot()
-	var cards []vsphere.Card
-	if networked(&p.rec) {
-		cards = []vsphere.Card{{}}
-	}
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
 		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
-		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Disks: data, Cards: cards, ExtraConfig: extra,
+		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Disks: data, Cards: network.Cards(p.endpoints), ExtraConfig: extra,
 	})
 	if err == nil {
 		s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("createDone", time.Now())})

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -17,9 +18,8 @@ import (
 
 // Reasons to boot.
 const (
-	whyAsked   = "it was asked for (--runtime boot)"
-	whyNetwork = "it has no network: a template has a network card"
-	whyOff     = "its machine was off: it is forked when it is made, and boots from its own disk afterwards"
+	whyAsked = "it was asked for (--runtime boot)"
+	whyOff   = "its machine was off: it is forked when it is made, and boots from its own disk afterwards"
 )
 
 // make gives a container its machine, by this rule: it is forked where there is a template of its size, and boots else;
@@ -52,8 +52,6 @@ func (s *Service) lease(ctx context.Context, p *plan) (lease *template.Lease, er
 	switch {
 	case p.rec.HostConfig.Runtime == RuntimeBoot:
 		p.why = whyAsked
-	case !networked(&p.rec):
-		p.why = whyNetwork
 	case p.rec.HostConfig.Runtime == RuntimeFork:
 		ctx, cancel := context.WithTimeout(ctx, s.times.Template+templateSlack)
 		defer cancel()
@@ -74,60 +72,81 @@ func mayBoot(err error) bool {
 
 // fork gives a container a machine that is forked, a warm VM or a new child, and waits at its gate.
 func (s *Service) fork(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
-	if child, ok := lease.TakeWarm(); ok {
+	if child, ok := s.takeWarm(lease, p); ok {
 		p.way = wayWarm
-		if id, err = s.assign(ctx, lease, child, p); err == nil || !mayBoot(err) {
+		if id, err = s.claim(ctx, lease, child, p); err == nil || !mayBoot(err) {
 			return id, err
 		}
 		s.log.Warn("cannot use a warm VM", "vm", child.VM.Name, "err", err)
 	}
 	p.way = wayFork
+	if err := s.reserve(p, nil); err != nil {
+		return "", err
+	}
 	if s.host.Has(hostapi.ExtensionDiskAtFork) {
 		return s.clone(ctx, lease, p)
 	}
-	child, err := lease.Fork(ctx, false)
+	child, err := lease.Fork(ctx, network.Cards(p.endpoints))
 	if err != nil {
 		return "", err
 	}
-	return s.assign(ctx, lease, child, p)
+	return s.assign(ctx, lease, child, p, network.Cards(p.endpoints))
+}
+
+// takeWarm takes a warm VM that can become the container. The MAC address of a card of a machine that runs stays as it is.
+func (s *Service) takeWarm(lease *template.Lease, p *plan) (template.Child, bool) {
+	if len(p.attachments) > 0 && len(p.attachments[0].wish.settings.MacAddress) > 0 {
+		return template.Child{}, false
+	}
+	return lease.TakeWarm()
+}
+
+// claim makes a warm VM the container. One that is in the network already in which the container is to be keeps its address there.
+func (s *Service) claim(ctx context.Context, lease *template.Lease, child template.Child, p *plan) (id string, err error) {
+	own, err := record.DecodeNetworks(child.VM.Extra[record.KeyNetworks])
+	if err == nil {
+		err = s.reserve(p, own)
+	}
+	if err != nil {
+		child.Release()
+		return "", err
+	}
+	return s.assign(ctx, lease, child, p, network.Cards(own))
 }
 
 // clone forks a machine that is a container from its first moment.
 func (s *Service) clone(ctx context.Context, lease *template.Lease, p *plan) (id string, err error) {
 	id = ident.New()
-	extra, err := p.extra(id)
+	extra, err := s.extra(id, p)
 	if err != nil {
 		return "", err
 	}
 	asked := record.MarkAt("cloneRequested", time.Now())
 	extra[record.KeyStart] = p.startNote(asked)
-	if _, err := lease.Clone(ctx, id, extra, p.image.TopDisk); err != nil {
+	if _, err := lease.Clone(ctx, id, extra, p.image.TopDisk, network.Cards(p.endpoints)); err != nil {
 		return "", err
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
 }
 
-// assign gives a child of a template, which has no disk yet, its disk and its identity as a container. The child is removed when
-// that fails.
-func (s *Service) assign(ctx context.Context, lease *template.Lease, child template.Child, p *plan) (id string, err error) {
+// assign gives a child of a template, which has no disk yet and the cards from, its disk, its cards and its identity as a container, in
+// one operation. The child is removed when that fails.
+func (s *Service) assign(ctx context.Context, lease *template.Lease, child template.Child, p *plan, from []vsphere.Card) (id string, err error) {
 	defer child.Release()
 	id = child.VM.Name
 	ctx = context.WithoutCancel(ctx)
 	asked := record.MarkAt("cloneRequested", time.Now())
-	if err := s.attachRoot(ctx, child.VM, p, asked); err != nil {
+	extra, err := s.extra(id, p)
+	if err == nil {
+		extra[record.KeyStart] = p.startNote(asked)
+		err = s.host.Change(ctx, child.VM.Ref, vsphere.Change{
+			RootDir: id, RootParent: p.image.TopDisk, Extra: extra, Cards: vsphere.CardChange{From: from, To: network.Cards(p.endpoints)},
+		})
+	}
+	if err != nil {
 		return "", errors.Join(err, lease.Discard(ctx, child))
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
-}
-
-// attachRoot gives a VM its disk and tells it, in the same operation, which container it is.
-func (s *Service) attachRoot(ctx context.Context, vm vsphere.VM, p *plan, asked record.Mark) error {
-	extra, err := p.extra(vm.Name)
-	if err != nil {
-		return err
-	}
-	extra[record.KeyStart] = p.startNote(asked)
-	return s.host.AttachRoot(ctx, vm.Ref, vm.Name, p.image.TopDisk, extra)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -104,11 +105,14 @@ const (
 	removeTries = 5
 )
 
-// Run removes containers with AutoRemove when they have ended, also those that ended while no controller ran. It returns
-// when ctx ends and all removals that it began have.
+// Run removes containers with AutoRemove when they have ended, also those that ended while no controller ran, and finishes changes of
+// networks that an earlier controller began. It returns when ctx ends and all that it began has.
 func (s *Service) Run(ctx context.Context) {
 	events := s.host.Subscribe(ctx)
 	r := &remover{s: s, busy: map[string]bool{}, done: make(chan removal)}
+	var left sync.WaitGroup
+	left.Go(func() { s.configureLeft(ctx) })
+	defer left.Wait()
 	for _, c := range s.All() {
 		r.consider(ctx, c)
 	}

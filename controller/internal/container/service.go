@@ -12,10 +12,12 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -41,11 +43,11 @@ type Machines interface {
 	PowerOff(ctx context.Context, vm vsphere.Ref) error
 	Destroy(ctx context.Context, vm vsphere.Ref) error
 	InstantClone(ctx context.Context, source vsphere.Ref, spec vsphere.CloneSpec) (vsphere.Ref, error)
-	AttachRoot(ctx context.Context, vm vsphere.Ref, name, parent string, extra map[string]string) error
+	Change(ctx context.Context, vm vsphere.Ref, change vsphere.Change) error
 	Reconfigure(ctx context.Context, vm vsphere.Ref, extra map[string]string) error
 	Resize(ctx context.Context, vm vsphere.Ref, cpus, memoryMiB int, extra map[string]string) error
-	Change(ctx context.Context, vm vsphere.Ref, change vsphere.Change) error
 	DetachDisks(ctx context.Context, vm vsphere.Ref, units []int, extra map[string]string) error
+	HostNetworks(ctx context.Context) (hostapi.Networks, error)
 	Boot() vsphere.BootFiles
 	CanClone() bool
 	Has(extension string) bool
@@ -72,6 +74,7 @@ type Service struct {
 	images    Images
 	templates *template.Store
 	volumes   *volume.Service
+	networks  *network.Service
 	log       *slog.Logger
 	metrics   *Metrics
 	times     Timeouts
@@ -84,9 +87,9 @@ type Service struct {
 }
 
 // New returns the containers of a host. times has no zero fields. Run must be called for those with AutoRemove to be removed.
-func New(host Host, images Images, templates *template.Store, volumes *volume.Service, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
+func New(host Host, images Images, templates *template.Store, volumes *volume.Service, networks *network.Service, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
 	return &Service{
-		host: host, images: images, templates: templates, volumes: volumes, metrics: metrics, log: log,
+		host: host, images: images, templates: templates, volumes: volumes, networks: networks, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
 		starts: newStarts(), clock: newClock(), claimed: map[string]bool{},
 	}

@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/signal"
-	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -18,45 +18,32 @@ import (
 // defaultPath is Docker's PATH for an image that sets none.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// tetherSpec says what a container's tether is to do.
-func tetherSpec(id string, rec *record.Container) (*tetherv1.Spec, error) {
+// tetherSpec says what the tether of a container is to do that is this in its networks.
+func tetherSpec(id string, rec *record.Container, endpoints []record.Endpoint, nameservers []netip.Addr) (*tetherv1.Spec, error) {
 	c, h := &rec.Config, &rec.HostConfig
 	stop, err := stopSignal(c)
 	if err != nil {
 		return nil, invalid("%v", err)
 	}
-	hosts, err := hostEntries(h.ExtraHosts)
+	hosts, err := hostEntries(h.ExtraHosts, endpoints)
 	if err != nil {
 		return nil, err
 	}
-	spec := &tetherv1.Spec{
+	return &tetherv1.Spec{
 		Mode:             tetherv1.Mode_CONTAINER,
 		Id:               id,
 		Hostname:         c.Hostname,
 		Domainname:       c.Domainname,
 		Hosts:            hosts,
+		Interfaces:       interfaces(endpoints),
+		Resolver:         resolver(h, nameservers),
 		ReadOnlyRoot:     h.ReadonlyRootfs,
 		StopGraceSeconds: uint32(stopSeconds(c)),
 		StopSignal:       stop,
 		Process:          mainProcess(c, h),
 		Mounts:           tetherMounts(rec),
 		Files:            tetherFiles(rec),
-	}
-	if networked(rec) {
-		spec.Interfaces = Interfaces()
-		spec.Resolver = resolver(h)
-	}
-	return spec, nil
-}
-
-// Interfaces are the network cards of a container that has a network.
-func Interfaces() []*tetherv1.Interface {
-	return []*tetherv1.Interface{{Addresses: []string{hostapi.GuestAddress}, Gateway: hostapi.Gateway}}
-}
-
-// networked reports whether a container has a network card.
-func networked(rec *record.Container) bool {
-	return !rec.HostConfig.NetworkMode.IsNone() && !rec.Config.NetworkDisabled
+	}, nil
 }
 
 func mainProcess(c *container.Config, h *container.HostConfig) *tetherv1.Process {
@@ -119,35 +106,66 @@ func override(env, set []string) []string {
 	return kept
 }
 
-func resolver(h *container.HostConfig) *tetherv1.Resolver {
-	r := &tetherv1.Resolver{Search: h.DNSSearch, Options: h.DNSOptions}
-	for _, a := range h.DNS {
-		r.Nameservers = append(r.Nameservers, a.String())
+// resolver is where a container asks for names: what was asked for, else the switches of its networks. One without a network has none,
+// unless it was asked for.
+func resolver(h *container.HostConfig, nameservers []netip.Addr) *tetherv1.Resolver {
+	if len(h.DNS) > 0 {
+		nameservers = h.DNS
 	}
-	if len(r.Nameservers) == 0 {
-		r.Nameservers = []string{hostapi.Nameserver}
+	if len(nameservers)+len(h.DNSSearch)+len(h.DNSOptions) == 0 {
+		return nil
+	}
+	r := &tetherv1.Resolver{Search: h.DNSSearch, Options: h.DNSOptions}
+	for _, a := range nameservers {
+		r.Nameservers = append(r.Nameservers, a.String())
 	}
 	return r
 }
 
-// hostEntries reads --add-host: "name:address", also "name=address"; "host-gateway" is the host.
-func hostEntries(extra []string) ([]*tetherv1.HostEntry, error) {
+// hostGateway stands in --add-host for the host's address.
+const hostGateway = "host-gateway"
+
+// hostEntries reads --add-host: "name:address", also "name=address"; "host-gateway" is the gateway of the container's networks.
+func hostEntries(extra []string, endpoints []record.Endpoint) ([]*tetherv1.HostEntry, error) {
 	var hosts []*tetherv1.HostEntry
 	for _, e := range extra {
-		name, address, ok := strings.Cut(e, ":")
-		if n, a, eq := strings.Cut(e, "="); eq {
-			name, address, ok = n, a, true
+		name, address, err := hostEntry(e)
+		if err != nil {
+			return nil, err
 		}
-		address = strings.Trim(address, "[]")
-		if address == "host-gateway" {
-			address = hostapi.Gateway
+		if address != hostGateway {
+			hosts = append(hosts, &tetherv1.HostEntry{Address: address, Names: []string{name}})
+			continue
 		}
-		if _, err := netip.ParseAddr(address); !ok || name == "" || err != nil {
-			return nil, invalid("bad format for add-host: %q", e)
+		for _, gateway := range gateways(endpoints) {
+			hosts = append(hosts, &tetherv1.HostEntry{Address: gateway, Names: []string{name}})
 		}
-		hosts = append(hosts, &tetherv1.HostEntry{Address: address, Names: []string{name}})
 	}
 	return hosts, nil
+}
+
+// hostEntry reads one --add-host.
+func hostEntry(text string) (name, address string, err error) {
+	name, address, ok := strings.Cut(text, ":")
+	if n, a, eq := strings.Cut(text, "="); eq {
+		name, address, ok = n, a, true
+	}
+	address = strings.Trim(address, "[]")
+	if address == hostGateway && ok && name != "" {
+		return name, address, nil
+	}
+	if _, err := netip.ParseAddr(address); !ok || name == "" || err != nil {
+		return "", "", invalid("bad format for add-host: %q", text)
+	}
+	return name, address, nil
+}
+
+// wantsHostGateway reports whether a container is to reach its host.
+func wantsHostGateway(h *container.HostConfig) bool {
+	return slices.ContainsFunc(h.ExtraHosts, func(e string) bool {
+		_, address, err := hostEntry(e)
+		return err == nil && address == hostGateway
+	})
 }
 
 // Rlimits are the resource limits of a process.

@@ -14,6 +14,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -37,6 +38,13 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	}
 	if c.Running() {
 		return errdefs.ErrNotModified.WithMessage("container already started")
+	}
+	if at := c.Endpoints(); len(at) > 0 {
+		held, err := s.networks.Hold(at)
+		if err != nil {
+			return s.startFailed(c, err)
+		}
+		defer held()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Start)
 	defer cancel()
@@ -110,7 +118,7 @@ func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind
 		err = s.powerOn(ctx, c, begun)
 	}
 	if err != nil {
-		return kind, fmt.Errorf("cannot start %s: %w", &c, err)
+		return kind, startError(&c, err)
 	}
 	c, err = Await(ctx, s.host, c, func(now *Container) bool {
 		return (now.Run >= run || now.Run == 0) && now.Phase() != PhaseStarting
@@ -130,6 +138,14 @@ func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind
 	}
 }
 
+// startError says of an error which container could not be started, unless it is in Docker's words, which do that.
+func startError(c *Container, err error) error {
+	if errors.As(err, new(portError)) {
+		return err
+	}
+	return fmt.Errorf("cannot start %s: %w", c, err)
+}
+
 // endedBeforeItRan reports whether the machine is off, and neither its process nor a reason against it was ever there.
 func (c *Container) endedBeforeItRan() bool {
 	p := c.Phase()
@@ -139,14 +155,18 @@ func (c *Container) endedBeforeItRan() bool {
 // openGate lets the process of a parked machine start, and returns the container as it was when its gate was open. For one that
 // could not be forked it notes that the start was tried.
 func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (Container, error) {
+	net, err := s.HostNet(c.ID, c.Name, &c.Container, c.Endpoints())
+	if err != nil {
+		return c, err
+	}
 	marks := append(slices.Clone(s.made(c)), record.MarkAt("startRequested", begun))
 	s.clock.set(c.ID, marks)
 	change := vsphere.Change{Extra: map[string]string{
-		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(),
+		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(), hostapi.KeyNet: net,
 	}}
 	c.addDisks(&change)
 	if err := s.host.Change(ctx, c.VM.Ref, change); err != nil {
-		return c, s.diskInUse(&c, err)
+		return c, s.inUse(&c, err)
 	}
 	if vm, ok := s.host.Get(c.ID); ok {
 		c = c.at(vm)
@@ -170,11 +190,18 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 		marks = append(slices.Clone(s.made(c)), asked)
 	}
 	s.clock.set(c.ID, marks)
+	net, err := s.HostNet(c.ID, c.Name, &c.Container, c.Endpoints())
+	if err != nil {
+		return err
+	}
 	change := vsphere.Change{Extra: map[string]string{}}
 	if c.fork != nil {
 		change.Extra = map[string]string{
 			link.KeyFork: "", link.KeyGate: "", record.KeyStart: record.Start{Why: whyOff, Marks: marks}.Encode(),
 		}
+	}
+	if c.VM.Extra[hostapi.KeyNet] != net { // it was parked and has ended
+		change.Extra[hostapi.KeyNet] = net
 	}
 	c.addDisks(&change)
 	if len(change.Extra) > 0 {
@@ -182,8 +209,34 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 			return err
 		}
 	}
-	return s.diskInUse(&c, s.host.PowerOn(ctx, c.VM.Ref))
+	return s.inUse(&c, s.host.PowerOn(ctx, c.VM.Ref))
 }
+
+// inUse is an error of the host that says in Docker's words what a start wants and someone has: a port or a volume; else it is the error.
+func (s *Service) inUse(c *Container, err error) error {
+	return s.diskInUse(c, PortTaken(c.ID, c.Name, c.Endpoints(), err))
+}
+
+// PortTaken is an error of the host in Docker's words if it is that a port is taken which a container publishes; else it is the error.
+func PortTaken(id, name string, endpoints []record.Endpoint, err error) error {
+	why, taken := vsphere.PortTaken(err)
+	if !taken {
+		return err
+	}
+	in := wayIn(endpoints)
+	for _, e := range endpoints {
+		if e.PortGroup == in {
+			id = e.ID
+		}
+	}
+	return portError(fmt.Sprintf(
+		"failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %s", name, id, why))
+}
+
+// portError is that a port is taken which a container publishes; Docker answers it as an internal error.
+type portError string
+
+func (e portError) Error() string { return string(e) }
 
 // startFailure is the error of a start whose process never ran.
 func startFailure(c *Container) error {

@@ -180,7 +180,7 @@ func TestStartByRunAndPhase(t *testing.T) {
 		h.apply(c.from)
 		log := slog.New(slog.DiscardHandler)
 		times := Timeouts{Start: 50 * time.Millisecond, Off: 10 * time.Millisecond}.WithDefaults()
-		s := New(h, nil, template.New(h, template.Options{}, log), nil, NewMetrics(prometheus.NewRegistry()), times, log)
+		s := New(h, nil, template.New(h, template.Options{}, log), nil, nil, NewMetrics(prometheus.NewRegistry()), times, log)
 		err := s.Start(t.Context(), h.vm.Name)
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.says)

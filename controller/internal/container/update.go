@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Rename gives a container another name.
@@ -25,7 +26,15 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	defer release()
-	return s.host.Resize(ctx, c.VM.Ref, 0, 0, map[string]string{record.KeyName: name})
+	return s.changeNetworks(ctx, c.ID, func(c Container) error {
+		change := map[string]string{record.KeyName: name}
+		if c.VM.Extra[hostapi.KeyNet] != "" { // who is parked is told when it starts
+			if change[hostapi.KeyNet], err = s.HostNet(c.ID, name, &c.Container, c.Endpoints()); err != nil {
+				return err
+			}
+		}
+		return s.host.Reconfigure(ctx, c.VM.Ref, change)
+	})
 }
 
 // Update changes the limits of a container that does not run. Zero fields stay as they are.

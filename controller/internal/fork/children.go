@@ -4,16 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
+	dockernet "github.com/moby/moby/api/types/network"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -44,16 +48,22 @@ func (s *Service) makeChild(ctx context.Context, c container.Container, p point,
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	endpoints, release, err := s.containers.ReserveLike(&c)
+	if err != nil {
+		return err
+	}
+	defer release()
 	marks := append(slices.Clone(p.marks), record.MarkAt("cloneRequested", time.Now()))
-	extra, err := s.childExtra(c, p, child, marks)
+	extra, err := s.childExtra(c, p, child, endpoints, marks)
 	if err != nil {
 		return err
 	}
 	ref, err := s.host.InstantClone(context.WithoutCancel(ctx), p.ref, vsphere.CloneSpec{
 		Name: child.ID, UUID: ident.UUID(child.ID), ExtraConfig: extra,
+		Cards: vsphere.CardChange{From: network.Cards(c.Endpoints()), To: network.Cards(endpoints)},
 	})
 	if err != nil {
-		return err
+		return container.PortTaken(child.ID, child.Name, endpoints, err)
 	}
 	s.containers.SetMarks(child.ID, append(marks, record.MarkAt("cloneDone", time.Now())))
 	if err := s.awaitChild(ctx, ref, child); err != nil {
@@ -77,20 +87,25 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 	case err != nil:
 		return err
 	}
-	child.Receipt = now.ReceiptItems()
+	child.Receipt, child.Networks, child.Ports = now.ReceiptItems(), now.Networks(), now.Ports()
 	if now.Ran() {
 		return nil
 	}
 	return errors.New(now.WhyEnded())
 }
 
-// childExtra says in extraConfig who a child is: its source with an ID, a name and a host name of its own.
-func (s *Service) childExtra(c container.Container, p point, child *Child, marks []record.Mark) (map[string]string, error) {
+// childExtra says in extraConfig who a child is: its source with an ID, a name, a host name and addresses of its own. Its ports are published
+// where the host chooses: those that its source has are taken.
+func (s *Service) childExtra(c container.Container, p point, child *Child, endpoints []record.Endpoint, marks []record.Mark) (map[string]string, error) {
 	rec := c.Container
 	rec.Created = time.Now().UTC()
 	rec.Config.Hostname = childHostname(c, child)
+	rec.HostConfig.PortBindings = childPorts(rec.HostConfig.PortBindings)
 	rec.Mounts, rec.Files = container.ForkMounts(child.ID, rec.Mounts, s.host.DatastorePath), c.CopiedFiles()
-	extra, err := container.Describe(child.ID, child.Name, &rec)
+	extra, err := s.containers.Describe(child.ID, child.Name, &rec, endpoints)
+	if err == nil {
+		extra[hostapi.KeyNet], err = s.containers.HostNet(child.ID, child.Name, &rec, endpoints)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +118,18 @@ func (s *Service) childExtra(c container.Container, p point, child *Child, marks
 		extra[record.KeyDisks] = record.Attached // a clone has what its source has
 	}
 	return extra, nil
+}
+
+// childPorts are a source's published ports as a child has them: at the same addresses of the host, at ports that the host chooses.
+func childPorts(ports dockernet.PortMap) dockernet.PortMap {
+	own := maps.Clone(ports)
+	for port, bindings := range own {
+		own[port] = slices.Clone(bindings)
+		for i := range own[port] {
+			own[port][i].HostPort = ""
+		}
+	}
+	return own
 }
 
 // maxLabel is the longest host name that a child gets made of its source's, in bytes (RFC 1123).

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	dockernet "github.com/moby/moby/api/types/network"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -34,6 +35,8 @@ type Child struct {
 	ID, Name          string
 	Generation, Index uint32
 	Receipt           []container.ReceiptItem
+	Networks          map[string]*dockernet.EndpointSettings // by name
+	Ports             dockernet.PortMap                      // as they are published
 	Err               error
 }
 

@@ -35,6 +35,9 @@ type Containers interface {
 	ClaimName(name string) (claimed string, release func(), err error)
 	AcquireStart(ctx context.Context, id string) (release func(), err error)
 	SetMarks(id string, marks []record.Mark)
+	ReserveLike(c *container.Container) (endpoints []record.Endpoint, release func(), err error)
+	Describe(id, name string, rec *record.Container, endpoints []record.Endpoint) (map[string]string, error)
+	HostNet(id, name string, rec *record.Container, endpoints []record.Endpoint) (string, error)
 }
 
 // Templates makes nothing ahead of time while something is busy: *template.Store.

@@ -119,10 +119,10 @@ func (s *Store) release(st *state) {
 	s.notifyLocked()
 }
 
-// Clone makes a child of the template with the name id, a container's, and the extraConfig extra. root is the datastore path of
-// the disk that its disk is a delta of; empty: it has none. It goes on when ctx ends: else the child might exist but its
-// reference be unknown here.
-func (l *Lease) Clone(ctx context.Context, id string, extra map[string]string, root string) (vsphere.Ref, error) {
+// Clone makes a child of the template with the name id, a container's, the extraConfig extra and these network cards. root is the
+// datastore path of the disk that its disk is a delta of; empty: it has none. It goes on when ctx ends: else the child might exist but
+// its reference be unknown here.
+func (l *Lease) Clone(ctx context.Context, id string, extra map[string]string, root string, cards []vsphere.Card) (vsphere.Ref, error) {
 	fork, err := link.EncodeFork(&tetherv1.Fork{Generation: 1, Index: l.s.nextIndex(l.Name), Source: l.Name})
 	if err != nil {
 		return vsphere.Ref{}, err
@@ -130,7 +130,7 @@ func (l *Lease) Clone(ctx context.Context, id string, extra map[string]string, r
 	all := map[string]string{record.KeyRole: record.RoleWarm, link.KeyFork: fork}
 	maps.Copy(all, extra)
 	ref, err := l.s.host.InstantClone(context.WithoutCancel(ctx), l.vm.Ref, vsphere.CloneSpec{
-		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root,
+		Name: id, UUID: ident.UUID(id), ExtraConfig: all, RootParent: root, Cards: vsphere.CardChange{From: ownCards(), To: cards},
 	})
 	l.s.countFailures(l.Name, err)
 	return ref, err
@@ -175,15 +175,14 @@ type Child struct {
 	Release func()
 }
 
-// Fork makes a child without a container, with the role of a warm VM. With rehearse set it rehearses first.
-func (l *Lease) Fork(ctx context.Context, rehearse bool) (Child, error) {
-	id := ident.New()
+// Fork makes a child without a container, with the role of a warm VM and these network cards. It does not rehearse.
+func (l *Lease) Fork(ctx context.Context, cards []vsphere.Card) (Child, error) {
+	return l.fork(ctx, ident.New(), map[string]string{}, cards)
+}
+
+func (l *Lease) fork(ctx context.Context, id string, extra map[string]string, cards []vsphere.Card) (Child, error) {
 	release := l.s.claim(id)
-	extra := map[string]string{}
-	if rehearse {
-		extra[link.KeyRehearse] = "yes"
-	}
-	if _, err := l.Clone(ctx, id, extra, ""); err != nil {
+	if _, err := l.Clone(ctx, id, extra, "", cards); err != nil {
 		release()
 		return Child{}, err
 	}

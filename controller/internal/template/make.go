@@ -135,13 +135,13 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 		return vsphere.Ref{}, fmt.Errorf("cannot encode %s: %w", record.KeyTemplate, err)
 	}
 	spec, err := link.EncodeSpec(&tetherv1.Spec{
-		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: s.opt.Interfaces,
+		Mode: tetherv1.Mode_TEMPLATE, Hostname: in.name(), Interfaces: []*tetherv1.Interface{{Slot: 1}},
 	})
 	if err != nil {
 		return vsphere.Ref{}, err
 	}
 	ref, err := s.host.CreateVM(ctx, vsphere.VMSpec{
-		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd, Cards: []vsphere.Card{{}},
+		Name: in.name(), UUID: in.uuid(), CPUs: in.CPUs, MemoryMiB: in.MemoryMiB, Kernel: in.Kernel, Initrd: in.Initrd, Cards: ownCards(),
 		ExtraConfig: map[string]string{record.KeyRole: record.RoleTemplate, record.KeyTemplate: string(text), link.KeySpec: spec},
 	})
 	if err != nil {
@@ -152,6 +152,10 @@ func (s *Store) create(ctx context.Context, in inputs) (vsphere.Ref, error) {
 	}
 	return ref, nil
 }
+
+// ownCards are the network cards of a template, as a child inherits them: one in the host's usual network, because most containers have
+// one there. It is connected to no one, since nobody told the network who it is.
+func ownCards() []vsphere.Card { return []vsphere.Card{{}} }
 
 // awaitFrozen waits until a template stands at its fork point.
 func (s *Store) awaitFrozen(ctx context.Context, name string, ref vsphere.Ref) error {

@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
-	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // Host is what templates need of a vSphere host: *vsphere.Client.
@@ -36,8 +36,8 @@ type Options struct {
 	Most int
 	// Warm is how many warm VMs are kept, of the template that was used last.
 	Warm int
-	// Interfaces are those that the containers will have: a template is configured for them.
-	Interfaces []*tetherv1.Interface
+	// Networks give a warm VM its place in the network in which most containers are; nil: it has none.
+	Networks *network.Service
 	// First is the size of the template that is made when the Store begins to run; the zero Size: none.
 	First Size
 	// Timeout is how long a template may take from power-on to its freeze; zero: 2 min.

@@ -115,7 +115,7 @@ func TestUnfit(t *testing.T) {
 			l := lease(t, s, 1)
 			defer l.Release()
 			h.cloneErr = fault
-			if _, err := l.Clone(t.Context(), ident.New(), nil, ""); !errors.Is(err, fault) {
+			if _, err := l.Clone(t.Context(), ident.New(), nil, "", ownCards()); !errors.Is(err, fault) {
 				t.Errorf("clone: %v, want %v", err, fault)
 			}
 		}
@@ -258,7 +258,7 @@ func TestQuiesce(t *testing.T) {
 		h := newFakeHost(t)
 		s := h.run(Options{Most: 2, Warm: 1})
 		l := lease(t, s, 1)
-		if _, err := l.Clone(t.Context(), ident.New(), map[string]string{record.KeyRole: record.RoleContainer, link.KeySpec: "x"}, ""); err != nil {
+		if _, err := l.Clone(t.Context(), ident.New(), map[string]string{record.KeyRole: record.RoleContainer, link.KeySpec: "x"}, "", ownCards()); err != nil {
 			t.Fatal(err)
 		}
 		quiet := make(chan error, 1)

@@ -4,9 +4,12 @@ import (
 	"context"
 	"time"
 
+	"github.com/containervm/containervm/controller/internal/ident"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // warmRetry is the pause after a warm VM could not be made or removed.
@@ -63,12 +66,33 @@ func (s *Store) nextStep() (do func(context.Context) error, changed <-chan struc
 	}
 	return func(ctx context.Context) error {
 		defer l.Release()
-		child, err := l.Fork(ctx, true)
-		if err == nil {
-			child.Release()
-		}
-		return err
+		return l.forkWarm(ctx)
 	}, s.changed
+}
+
+// forkWarm makes a warm VM. It has an address already, which it rehearses with, so that a container that is to be in that network changes
+// nothing of it.
+func (l *Lease) forkWarm(ctx context.Context) error {
+	id, extra, cards := ident.New(), map[string]string{link.KeyRehearse: "yes"}, ownCards()
+	if l.s.opt.Networks != nil {
+		at, release, err := l.s.opt.Networks.Reserve(nil, network.Want{})
+		if err != nil {
+			return err
+		}
+		defer release()
+		cards = network.Cards(at)
+		if extra[record.KeyNetworks], err = record.EncodeNetworks(at); err != nil {
+			return err
+		}
+		if extra[link.KeyRehearse], err = link.EncodeSpec(&tetherv1.Spec{Id: id, Interfaces: network.Interfaces(at)}); err != nil {
+			return err
+		}
+	}
+	child, err := l.fork(ctx, id, extra, cards)
+	if err == nil {
+		child.Release()
+	}
+	return err
 }
 
 // overdueLocked reports whether a warm VM should have rehearsed long ago.

@@ -90,3 +90,11 @@ func InUse(err error) (why string, inUse bool) {
 	}
 	return reason(err), true
 }
+
+// PortTaken returns the host's own sentence about a port that an operation publishes and that someone has, if that is why it failed.
+func PortTaken(err error) (why string, taken bool) {
+	if !fault.Is(err, &types.ResourceInUse{}) {
+		return "", false
+	}
+	return InUse(err)
+}
