@@ -68,23 +68,6 @@ func notImplemented(format string, args ...any) error {
 	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(format, args...))
 }
 
-func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
-	if p := param(r, "platform"); p != "" && p != "linux" && p != "linux/amd64" {
-		return invalid("platform %s is not supported: containerVMs are linux/amd64", p)
-	}
-	var req container.CreateRequest
-	if err := readJSON(w, r, &req); err != nil {
-		return err
-	}
-	id, warnings, err := a.containers.Create(r.Context(), ctr.Request{
-		Name: param(r, "name"), Config: req.Config, HostConfig: req.HostConfig, HostFiles: mayReadHost(r.Context()),
-	})
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: warnings})
-}
-
 func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {
 	return noContent(w, a.containers.Start(r.Context(), r.PathValue("id")))
 }

@@ -3,6 +3,8 @@ package api
 import (
 	"net/http"
 
+	"github.com/moby/moby/api/types/network"
+
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/record"
@@ -38,6 +40,8 @@ type childAnswer struct {
 	Generation uint32
 	Index      uint32
 	Receipt    []ctr.ReceiptItem
+	Networks   map[string]*network.EndpointSettings
+	Ports      network.PortMap
 	Error      string
 }
 
@@ -56,7 +60,7 @@ func (a *forkAPI) fork(w http.ResponseWriter, r *http.Request) error {
 	}
 	var answer struct{ Children []childAnswer }
 	for _, c := range children {
-		child := childAnswer{ID: c.ID, Name: c.Name, Generation: c.Generation, Index: c.Index, Receipt: c.Receipt}
+		child := childAnswer{ID: c.ID, Name: c.Name, Generation: c.Generation, Index: c.Index, Receipt: c.Receipt, Networks: c.Networks, Ports: c.Ports}
 		if child.Receipt == nil {
 			child.Receipt = []ctr.ReceiptItem{}
 		}

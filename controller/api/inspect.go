@@ -1,10 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -29,7 +29,7 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := inspection{InspectResponse: describe(c), Fork: forkInfo(a.containers.Fork(c))}
+	answer := inspection{InspectResponse: describe(r.Context(), c), Fork: forkInfo(a.containers.Fork(c))}
 	answer.ExecIDs = a.execs.IDs(c.ID)
 	if boolParam(r, "size") {
 		own, all, err := a.containers.DiskUse(r.Context(), c)
@@ -38,7 +38,31 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 		}
 		answer.SizeRw, answer.SizeRootFs = &own, &all
 	}
-	return writeJSON(w, http.StatusOK, answer)
+	if atLeast(r.Context(), "1.52") {
+		return writeJSON(w, http.StatusOK, answer)
+	}
+	old, err := withFields(answer, obsoleteFields(c))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, old)
+}
+
+// obsoleteFields are those that an inspection had until version 1.52 of the API: the place in the network bridge, and the MAC address that
+// was asked for in that of the network mode.
+func obsoleteFields(c ctr.Container) map[string]map[string]any {
+	all := map[string]map[string]any{}
+	networks := c.Networks()
+	if e := networks[network.NetworkBridge]; e != nil {
+		all["NetworkSettings"] = map[string]any{
+			"EndpointID": e.EndpointID, "Gateway": e.Gateway, "GlobalIPv6Address": e.GlobalIPv6Address, "GlobalIPv6PrefixLen": e.GlobalIPv6PrefixLen,
+			"IPAddress": e.IPAddress, "IPPrefixLen": e.IPPrefixLen, "IPv6Gateway": e.IPv6Gateway, "MacAddress": e.MacAddress,
+		}
+	}
+	if mac := c.WantedMAC(); mac != "" {
+		all["Config"] = map[string]any{"MacAddress": mac}
+	}
+	return all
 }
 
 // inspection is Docker's answer with a key of our own.
@@ -47,15 +71,34 @@ type inspection struct {
 	Fork forkAnswer
 }
 
-func describe(c ctr.Container) container.InspectResponse {
+func describe(ctx context.Context, c ctr.Container) container.InspectResponse {
 	args := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
 	return container.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
 		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "vmdk", Platform: platform,
 		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &c.HostConfig, Config: &c.Config,
 		Mounts:          c.MountPoints(),
-		NetworkSettings: &container.NetworkSettings{Ports: network.PortMap{}, Networks: endpoints(c)},
+		NetworkSettings: networkSettings(ctx, c),
 	}
+}
+
+// networkSettings says where a container is in its networks. Its sandbox is its machine.
+func networkSettings(ctx context.Context, c ctr.Container) *container.NetworkSettings {
+	s := &container.NetworkSettings{Ports: c.Ports(), Networks: c.Networks()}
+	if c.Running() {
+		s.SandboxID = c.ID
+	}
+	if atLeast(ctx, "1.45") {
+		return s
+	}
+	for name, e := range s.Networks { // aliases were the names that a container is found by
+		for _, own := range []string{c.ID[:12], c.Config.Hostname} {
+			if container.NetworkMode(name).IsUserDefined() && !slices.Contains(e.Aliases, own) {
+				e.Aliases = append(e.Aliases, own)
+			}
+		}
+	}
+	return s
 }
 
 func state(c ctr.Container) *container.State {
@@ -68,19 +111,6 @@ func state(c ctr.Container) *container.State {
 		s.Pid = int(c.Status.GetPid())
 	}
 	return s
-}
-
-// endpoints is the container's place in the network.
-func endpoints(c ctr.Container) map[string]*network.EndpointSettings {
-	if c.HostConfig.NetworkMode.IsNone() {
-		return map[string]*network.EndpointSettings{"none": {NetworkID: networkID("none")}}
-	}
-	e := &network.EndpointSettings{NetworkID: networkID("bridge")}
-	if c.Running() {
-		prefix := netip.MustParsePrefix(hostapi.GuestAddress)
-		e.IPAddress, e.IPPrefixLen, e.Gateway = prefix.Addr(), prefix.Bits(), netip.MustParseAddr(hostapi.Gateway)
-	}
-	return map[string]*network.EndpointSettings{"bridge": e}
 }
 
 func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
@@ -130,6 +160,9 @@ func (a *containerAPI) listFilter(f filters) (func(ctr.Container) bool, error) {
 			return nil, invalid("invalid filter 'exited=%s': must be a number", s)
 		}
 	}
+	if err := checkPortFilters(f); err != nil {
+		return nil, err
+	}
 	bounds := func(name string, fits func(other, c ctr.Container) bool) (func(ctr.Container) bool, error) {
 		if len(f[name]) == 0 {
 			return func(ctr.Container) bool { return true }, nil
@@ -157,13 +190,54 @@ func matches(f filters, c ctr.Container) bool {
 		f.match("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
 		f.match("exited", func(v string) bool { return c.State() == container.StateExited && strconv.Itoa(c.ExitCode()) == v }) &&
 		f.match("ancestor", func(v string) bool { return isImage(c, v) }) &&
-		f.match("network", func(v string) bool { _, ok := endpoints(c)[v]; return ok }) &&
+		f.match("network", func(v string) bool { return inNetwork(c, v) }) &&
 		f.match("health", func(v string) bool { return v == string(container.NoHealthcheck) }) &&
 		f.match("isolation", func(string) bool { return false }) &&
 		f.match("is-task", func(v string) bool { return v == "false" }) &&
 		f.match("volume", c.HasVolume) &&
-		f.match("publish", func(string) bool { return false }) &&
-		f.match("expose", func(v string) bool { return exposes(c, v) })
+		matchPorts(f, c)
+}
+
+// inNetwork reports whether a container is in the network with a name, or with an ID that begins so.
+func inNetwork(c ctr.Container, ref string) bool {
+	for name, e := range c.Networks() {
+		if name == ref || ref != "" && strings.HasPrefix(e.NetworkID, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchPorts reports whether a container has one of the ports that are asked for: published ones by the host's number, exposed ones by its
+// own. As Docker has it, one of either is enough.
+func matchPorts(f filters, c ctr.Container) bool {
+	if len(f["publish"])+len(f["expose"]) == 0 {
+		return true
+	}
+	within := func(values []string, number uint16, proto string) bool {
+		return slices.ContainsFunc(values, func(v string) bool {
+			ports, err := network.ParsePortRange(v)
+			return err == nil && ports.Start() <= number && number <= ports.End() && string(ports.Proto()) == proto
+		})
+	}
+	return slices.ContainsFunc(portSummaries(c), func(p container.PortSummary) bool {
+		return within(f["publish"], p.PublicPort, p.Type) || within(f["expose"], p.PrivatePort, p.Type)
+	})
+}
+
+// checkPortFilters refuses what is no port or range of ports.
+func checkPortFilters(f filters) error {
+	for _, key := range []string{"publish", "expose"} {
+		for _, v := range f[key] {
+			if strings.Contains(v, ":") {
+				return invalid("filter for '%s' should not contain ':': %s", key, v)
+			}
+			if _, err := network.ParsePortRange(v); err != nil {
+				return invalid("error while looking up for %s %s: %v", key, v, err)
+			}
+		}
+	}
+	return nil
 }
 
 // exactName honours the anchors of "^/?name$", which scripts use to name exactly one container.
@@ -179,24 +253,41 @@ func isImage(c ctr.Container, ref string) bool {
 		len(id) >= 4 && strings.HasPrefix(c.ImageID.Encoded(), id)
 }
 
-func exposes(c ctr.Container, port string) bool {
-	p, err := network.ParsePort(port)
-	_, ok := c.Config.ExposedPorts[p]
-	return err == nil && ok
-}
-
 func summarize(c ctr.Container, now time.Time) container.Summary {
 	s := container.Summary{
 		ID: c.ID, Names: []string{"/" + c.Name}, Image: c.Config.Image, ImageID: c.ImageID.String(), Command: command(c),
-		Created: c.Created.Unix(), Labels: c.Config.Labels, State: c.State(), Status: status(c, now), Ports: []container.PortSummary{},
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)}, Mounts: c.MountPoints(),
+		Created: c.Created.Unix(), Labels: c.Config.Labels, State: c.State(), Status: status(c, now), Ports: portSummaries(c),
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: summarizeNetworks(c)}, Mounts: c.MountPoints(),
 	}
 	s.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
-	for p := range c.Config.ExposedPorts {
-		s.Ports = append(s.Ports, container.PortSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
-	}
-	slices.SortFunc(s.Ports, func(a, b container.PortSummary) int { return int(a.PrivatePort) - int(b.PrivatePort) })
 	return s
+}
+
+// portSummaries are a container's ports as a list shows them, by number.
+func portSummaries(c ctr.Container) []container.PortSummary {
+	all := []container.PortSummary{}
+	for port, bindings := range c.Ports() {
+		if len(bindings) == 0 {
+			all = append(all, container.PortSummary{PrivatePort: port.Num(), Type: string(port.Proto())})
+		}
+		for _, b := range bindings {
+			public, _ := strconv.ParseUint(b.HostPort, 10, 16) // it was made of a number
+			all = append(all, container.PortSummary{IP: b.HostIP, PrivatePort: port.Num(), PublicPort: uint16(public), Type: string(port.Proto())})
+		}
+	}
+	slices.SortFunc(all, func(a, b container.PortSummary) int {
+		return cmp.Or(cmp.Compare(a.PrivatePort, b.PrivatePort), cmp.Compare(a.Type, b.Type), a.IP.Compare(b.IP), cmp.Compare(a.PublicPort, b.PublicPort))
+	})
+	return all
+}
+
+// summarizeNetworks is a container's place in its networks as a list shows it: what it is, not what it was asked to be.
+func summarizeNetworks(c ctr.Container) map[string]*network.EndpointSettings {
+	networks := c.Networks()
+	for _, e := range networks {
+		e.Links, e.Aliases, e.DNSNames, e.DriverOpts = nil, nil, nil, nil
+	}
+	return networks
 }
 
 // command is a container's command line as a list shows it: arguments with blanks are quoted.

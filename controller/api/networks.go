@@ -32,12 +32,28 @@ func (a *networkAPI) routes(r *router) {
 	r.handle("POST /networks/create", a.create)
 	r.handle("POST /networks/prune", a.prune)
 	r.handle("DELETE /networks/{id}", a.remove)
-	r.handle("POST /networks/{id}/connect", a.refuse)
-	r.handle("POST /networks/{id}/disconnect", a.refuse)
+	r.handle("POST /networks/{id}/connect", a.connect)
+	r.handle("POST /networks/{id}/disconnect", a.disconnect)
 }
 
-func (a *networkAPI) refuse(http.ResponseWriter, *http.Request) error {
-	return notImplemented("connecting and disconnecting is not supported yet")
+func (a *networkAPI) connect(w http.ResponseWriter, r *http.Request) error {
+	var req network.ConnectRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	if e := req.EndpointConfig; e != nil && !atLeast(r.Context(), "1.48") {
+		e.GwPriority = 0
+	}
+	return a.containers.Connect(r.Context(), req.Container, r.PathValue("id"), req.EndpointConfig)
+}
+
+// disconnect takes Force and needs no force: a container is in a network as its VM's record says, and nowhere else.
+func (a *networkAPI) disconnect(w http.ResponseWriter, r *http.Request) error {
+	var req network.DisconnectRequest
+	if err := readJSON(w, r, &req); err != nil {
+		return err
+	}
+	return a.containers.Disconnect(r.Context(), req.Container, r.PathValue("id"))
 }
 
 func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
