@@ -39,6 +39,9 @@ func (s *Service) mountAll(ctx context.Context, hold *volume.Hold, req Request, 
 			return err
 		}
 	}
+	if err := s.checkDisks(wants); err != nil {
+		return err
+	}
 	if rec.Files, err = copyIn(wants, files, req.HostFiles); err != nil {
 		return err
 	}
@@ -49,7 +52,8 @@ func (s *Service) mountAll(ctx context.Context, hold *volume.Hold, req Request, 
 		}
 		rec.Mounts = append(rec.Mounts, m)
 	}
-	return giveUnits(rec.Mounts)
+	giveUnits(rec.Mounts)
+	return nil
 }
 
 // check refuses a volume that cannot be made.
@@ -62,6 +66,36 @@ func (w wanted) check() error {
 		return invalid("%v", err) // a 404 here is a missing image to Docker's command line
 	}
 	return r.Check()
+}
+
+// checkDisks refuses more volumes that are disks than a machine can have.
+func (s *Service) checkDisks(wants []wanted) error {
+	anonymous, named := 0, map[string]bool{}
+	for _, w := range wants {
+		switch {
+		case w.Type != mount.TypeVolume:
+		case w.shared != nil:
+			named[w.shared.Volume] = w.shared.Disk != nil
+		case w.Source == "":
+			anonymous++
+		default:
+			place, err := volume.ParseOptions(w.request().Options)
+			if v, missing := s.volumes.Get(w.Source); missing == nil {
+				place, err = v.Place, nil
+			}
+			named[w.Source] = err == nil && place.Kind == volume.KindDisk
+		}
+	}
+	n := anonymous
+	for _, disk := range named {
+		if disk {
+			n++
+		}
+	}
+	if n > hostapi.MaxDataDisks {
+		return invalid("a containerVM has at most %d volumes that are disks, and this one wants %d: volumes of type nfs and tmpfs are none", hostapi.MaxDataDisks, n)
+	}
+	return nil
 }
 
 func (w wanted) request() volume.Request {
@@ -166,7 +200,7 @@ func place(m *record.Mount, v volume.Volume) error {
 
 // giveUnits numbers the disks of a container's volumes, in the order of their targets. Mounts of one volume share a disk, which is read-only
 // if they all are.
-func giveUnits(all []record.Mount) error {
+func giveUnits(all []record.Mount) {
 	disks := map[string]*record.Disk{}
 	for i, m := range all {
 		if m.Disk == nil {
@@ -180,10 +214,6 @@ func giveUnits(all []record.Mount) error {
 		d.ReadOnly = d.ReadOnly && m.ReadOnly
 		all[i].Disk = d
 	}
-	if len(disks) > hostapi.MaxDataDisks {
-		return invalid("a containerVM has at most %d volumes that are disks, and this one wants %d: volumes of type nfs and tmpfs are none", hostapi.MaxDataDisks, len(disks))
-	}
-	return nil
 }
 
 // controllerUnit is the unit number that vSphere keeps for a SCSI controller itself.
