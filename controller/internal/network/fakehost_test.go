@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -46,7 +45,7 @@ func newFakeHost() *fakeHost {
 	}
 }
 
-func noRoutes() ([]netip.Prefix, error) { return nil, nil }
+func noRoutes() (Routes, error) { return Routes{}, nil }
 
 func newService(t testing.TB, h *fakeHost) *Service {
 	t.Helper()

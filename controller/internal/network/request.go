@@ -202,9 +202,9 @@ func zeroIPAM(c network.IPAMConfig) bool {
 // errOverlap has Docker's words.
 var errOverlap = errdefs.ErrPermissionDenied.WithMessage("invalid pool request: Pool overlaps with other one on this address space")
 
-// place checks the subnets that were asked for against those of other networks and the routes of the host, and chooses those that
-// were not.
-func (a *asked) place(others, routes []netip.Prefix) (Network, error) {
+// place checks the subnets that were asked for against those of other networks and those that the host is in, and chooses those that
+// were not asked for: they hide none that the host has a route to.
+func (a *asked) place(others []netip.Prefix, routes Routes) (Network, error) {
 	n := a.Network
 	for _, p := range []*Pool{&n.IPv4, &n.IPv6} {
 		if p.IsZero() {
@@ -213,12 +213,12 @@ func (a *asked) place(others, routes []netip.Prefix) (Network, error) {
 		if overlaps(p.Subnet, others) {
 			return n, errOverlap
 		}
-		if i := slices.IndexFunc(routes, p.Subnet.Overlaps); i >= 0 {
+		if i := slices.IndexFunc(routes.Connected, p.Subnet.Overlaps); i >= 0 {
 			return n, errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf(
-				"invalid pool request: subnet %s overlaps with the host's own network %s: containers there could not reach it", p.Subnet, routes[i]))
+				"invalid pool request: subnet %s overlaps with the host's own network %s: containers there could not reach it", p.Subnet, routes.Connected[i]))
 		}
 	}
-	taken := slices.Concat(others, routes)
+	taken := slices.Concat(others, routes.Connected, routes.Further)
 	if n.IPv4.IsZero() {
 		subnet, err := choose4(taken)
 		if err != nil {

@@ -7,24 +7,33 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// routes are the networks that this machine has routes to, but for the default routes: what containers reach by them would be hidden
-// by a network of theirs with the same addresses.
-func routes() ([]netip.Prefix, error) {
+// Routes are the networks that a machine has routes to, but for its default routes.
+type Routes struct {
+	Connected []netip.Prefix // it is in them itself
+	Further   []netip.Prefix // it reaches them by a router
+}
+
+// routesHere are those of this machine.
+func routesHere() (r Routes, err error) {
 	all, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list the routes of this machine: %w", err)
+		return r, fmt.Errorf("cannot list the routes of this machine: %w", err)
 	}
-	var out []netip.Prefix
-	for _, r := range all {
-		if r.Dst == nil {
+	for _, route := range all {
+		if route.Dst == nil {
 			continue
 		}
-		a, ok := netip.AddrFromSlice(r.Dst.IP)
-		bits, _ := r.Dst.Mask.Size()
+		a, ok := netip.AddrFromSlice(route.Dst.IP)
+		bits, _ := route.Dst.Mask.Size()
 		a = a.Unmap()
-		if ok && bits > 0 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && !a.IsLoopback() {
-			out = append(out, netip.PrefixFrom(a, bits))
+		if !ok || bits == 0 || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsLoopback() {
+			continue
 		}
+		to := &r.Connected
+		if route.Gw != nil || len(route.MultiPath) > 0 {
+			to = &r.Further
+		}
+		*to = append(*to, netip.PrefixFrom(a, bits))
 	}
-	return out, nil
+	return r, nil
 }

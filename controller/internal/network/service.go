@@ -40,8 +40,8 @@ type Options struct {
 	Bridge netip.Prefix
 	// Resolvers are the name servers of containers on a host whose switches answer no names.
 	Resolvers []netip.Addr
-	// Routes are the networks that the machine has routes to, which no network of containers is to hide; nil: those of this machine.
-	Routes func() ([]netip.Prefix, error)
+	// Routes tells which networks containers are to reach, so that no network of theirs hides one; nil: those of this machine.
+	Routes func() (Routes, error)
 }
 
 // Service is the networks of one host. It is the only writer of their index, and of the port groups in it. Its methods may be called
@@ -59,7 +59,7 @@ type Service struct {
 // that someone has removed, and tells the host the settings of all. What fails for one network is logged.
 func New(ctx context.Context, host Host, opt Options, log *slog.Logger) (*Service, error) {
 	if opt.Routes == nil {
-		opt.Routes = routes
+		opt.Routes = routesHere
 	}
 	s := &Service{host: host, opt: opt, log: log, index: indexfile.New(host, indexFormat()), uses: newUses()}
 	if err := s.open(ctx); err != nil {
@@ -95,7 +95,7 @@ func (s *Service) open(ctx context.Context) error {
 			if p := s.opt.Bridge; p.IsValid() {
 				a.IPv4.Subnet = p.Masked()
 				a.IPv4.Gateway = a.IPv4.firstUsable()
-				routes = nil // it was asked for
+				routes = Routes{} // it was asked for
 			}
 			if n, err = a.place(subnets(all(x)), routes); err != nil {
 				return err
@@ -286,7 +286,7 @@ func errForeign(n Network) error {
 }
 
 // begin enters a network into the index as one that is being made.
-func (s *Service) begin(ctx context.Context, a asked, routes []netip.Prefix) (n Network, err error) {
+func (s *Service) begin(ctx context.Context, a asked, routes Routes) (n Network, err error) {
 	s.claim(a.ID)
 	err = s.index.Commit(ctx, func(x *index) error {
 		if _, there := x.named(a.Name); there {
