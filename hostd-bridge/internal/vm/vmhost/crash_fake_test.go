@@ -18,7 +18,7 @@ import (
 )
 
 // fileHypervisor is a vm.Hypervisor whose machines are files, so that they outlive the process: the file "machine" in
-// the run directory stands for a supervisor, and holds what is in the root slot.
+// the run directory stands for a supervisor, and holds what is in the root slot; "data-<unit>" holds what is at a unit.
 type fileHypervisor struct{}
 
 func (fileHypervisor) Describe() string { return "files, for tests" }
@@ -28,7 +28,7 @@ const freezes = "guestinfo.freezes"
 
 func (fileHypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	m := newFileMachine(spec.RunDir)
-	if err := os.WriteFile(m.path, []byte(spec.RootDisk), 0o600); err != nil {
+	if err := m.begin(spec); err != nil {
 		return nil, err
 	}
 	if spec.Guestinfo[freezes] == "" {
@@ -63,7 +63,7 @@ func (c filePrestarted) Start(_ context.Context, spec vm.MachineSpec) (vm.Machin
 		return nil, err
 	}
 	m := newFileMachine(spec.RunDir)
-	return m, os.WriteFile(m.path, []byte(spec.RootDisk), 0o600)
+	return m, m.begin(spec)
 }
 
 // fileForkPoint is all that is needed of a fork point here.
@@ -115,8 +115,6 @@ func (m *fileMachine) Close() error {
 }
 
 func (m *fileMachine) SetGuestinfo(context.Context, map[string]string) error { return nil }
-func (m *fileMachine) PlugDisk(context.Context, vm.DataDisk) error           { return nil }
-func (m *fileMachine) UnplugDisk(context.Context, int) error                 { return nil }
 func (m *fileMachine) SetNIC(context.Context, int, vm.NIC) error             { return nil }
 func (m *fileMachine) Pause(context.Context) error                           { return nil }
 func (m *fileMachine) Resume(context.Context) error                          { return nil }
@@ -127,7 +125,46 @@ func (m *fileMachine) ForkPoint(context.Context) (vm.ForkPoint, error) {
 	return fileForkPoint{}, err
 }
 func (m *fileMachine) Snapshot(_ context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
+	for unit, path := range to.Data {
+		if err := m.hold(unit, path); err != nil {
+			return nil, err
+		}
+	}
 	return fileForkPoint{}, os.WriteFile(m.path, []byte(to.Root), 0o600)
+}
+
+// begin puts the disks into a machine that begins.
+func (m *fileMachine) begin(spec vm.MachineSpec) error {
+	for _, d := range spec.DataDisks {
+		if err := m.PlugDisk(context.Background(), d); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(m.path, []byte(spec.RootDisk), 0o600)
+}
+
+func (m *fileMachine) unit(unit int) string {
+	return filepath.Join(filepath.Dir(m.path), fmt.Sprintf("data-%d", unit))
+}
+
+func (m *fileMachine) PlugDisk(_ context.Context, d vm.DataDisk) error {
+	if held, err := os.ReadFile(m.unit(d.Unit)); err == nil {
+		return fmt.Errorf("unit %d holds %q", d.Unit, held)
+	}
+	return m.hold(d.Unit, d.Path)
+}
+
+// hold puts a disk at a unit: a process that is killed in it has done so, or not.
+func (m *fileMachine) hold(unit int, path string) error {
+	tmp := filepath.Join(filepath.Dir(m.path), fmt.Sprintf("new-%d", unit))
+	return errors.Join(os.WriteFile(tmp, []byte(path), 0o600), os.Rename(tmp, m.unit(unit)))
+}
+
+func (m *fileMachine) UnplugDisk(_ context.Context, unit int) error {
+	if err := os.Remove(m.unit(unit)); err != nil {
+		return fmt.Errorf("%w: %w", vm.ErrNoDisk, err)
+	}
+	return nil
 }
 func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
 	return nil, errors.New("nobody listens")

@@ -43,6 +43,10 @@ func TestKilledProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	content := []byte(vmtest.Whole + "\n67108864\ndata")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "store/cvm"), 0o700), os.WriteFile(filepath.Join(dir, "store/cvm/volume.vmdk"), content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	answers := map[string]answer{}
 	for range crashRounds {
 		killed(t, dir, answers)
@@ -67,6 +71,11 @@ func destroyAll(t *testing.T, dir string) {
 			}
 		}
 		if err := i.Destroy(t.Context(), v.Ref); err != nil {
+			t.Error(err)
+		}
+	}
+	for name := range list(t, filepath.Join(dir, "store/cvm-volumes")) {
+		if err := i.DeleteDisk(t.Context(), "cvm-volumes/"+name); err != nil {
 			t.Error(err)
 		}
 	}
@@ -157,23 +166,41 @@ func take(t *testing.T, steps []step, tell func(kind, name, op string)) {
 func life(t *testing.T, i *vmhost.Host, name string, tell func(kind, name, op string)) {
 	ctx, ref := context.Background(), ""
 	own := &vm.DiskChange{Create: true, Path: "disks/" + name + ".vmdk"}
+	volume := "cvm-volumes/" + name + ".vmdk"
 	take(t, []step{
 		{name, "create", func() (err error) {
-			ref, err = i.Create(ctx, config(name), nil)
+			if err := makeVolume(i, volume); err != nil {
+				return err
+			}
+			ref, err = i.Create(ctx, config(name), nil, data(3, volume))
 			return err
 		}},
 		{name, "on", func() error { return i.PowerOn(ctx, ref) }},
-		{name, "attach", func() error { return i.Reconfigure(ctx, ref, vm.Change{Disk: own}) }},
+		{name, "attach", func() error {
+			return i.Reconfigure(ctx, ref, vm.Change{Disk: own, DataDisks: []vm.DiskChange{{Unit: 3, Remove: true}, {Unit: 2, Create: true}}})
+		}},
+		{name, "attach", func() error { return i.Reconfigure(ctx, ref, vm.Change{DataDisks: []vm.DiskChange{data(1, volume)}}) }},
 		{name, "detach", func() error {
-			return i.Reconfigure(ctx, ref, vm.Change{Disk: &vm.DiskChange{Remove: true, Drop: true}})
+			return i.Reconfigure(ctx, ref, vm.Change{
+				Disk: &vm.DiskChange{Remove: true, Drop: true}, DataDisks: []vm.DiskChange{{Unit: 1, Remove: true}, {Unit: 2, Remove: true, Drop: true}},
+			})
 		}},
 		{name, "off", func() error { return i.PowerOff(ctx, ref) }},
 		{name, "own", func() error { return i.Reconfigure(ctx, ref, vm.Change{Disk: own}) }},
 		{name, "destroy", func() error { return i.Destroy(ctx, ref) }},
+		{name, "destroy", func() error { return i.DeleteDisk(ctx, volume) }},
 	}, tell)
 }
 
-// family makes a template with a disk, a clone of it, a clone of the clone that runs, and one of that when the first two are
+// makeVolume makes a volume as a client does.
+func makeVolume(i *vmhost.Host, rel string) error {
+	if err := i.CopyDisk(context.Background(), "cvm/volume.vmdk", rel, false); err != nil {
+		return err
+	}
+	return i.ExtendDisk(context.Background(), rel, 1<<30)
+}
+
+// family makes a template with a disk and a volume, a clone of it, a clone of the clone that runs, and one of that when the first two are
 // gone.
 func family(t *testing.T, i *vmhost.Host, base string, tell func(kind, name, op string)) {
 	ctx, refs := context.Background(), map[string]string{}
@@ -191,9 +218,13 @@ func family(t *testing.T, i *vmhost.Host, base string, tell func(kind, name, op 
 	}
 	c := config(base + "t")
 	c.Extra[freezes] = "1"
+	volume := "cvm-volumes/" + c.Name + ".vmdk"
 	take(t, []step{
 		{c.Name, "own", func() (err error) {
-			refs["t"], err = i.Create(ctx, c, &vm.DiskChange{Create: true, Path: "disks/" + c.Name + ".vmdk"})
+			if err := makeVolume(i, volume); err != nil {
+				return err
+			}
+			refs["t"], err = i.Create(ctx, c, &vm.DiskChange{Create: true, Path: "disks/" + c.Name + ".vmdk"}, data(1, volume))
 			return err
 		}},
 		{c.Name, "clone", func() error {
@@ -204,6 +235,7 @@ func family(t *testing.T, i *vmhost.Host, base string, tell func(kind, name, op 
 		}},
 		clone("t", "a"), clone("a", "b"), off("t"), gone("t"), off("a"), gone("a"), clone("b", "c"),
 		off("b"), off("c"), gone("c"), gone("b"),
+		{base + "b", "destroy", func() error { return i.DeleteDisk(ctx, volume) }},
 	}, tell)
 }
 
@@ -253,15 +285,20 @@ func openCrashed(t *testing.T, dir string) (i *vmhost.Host, closeAll func()) {
 func checkCrashed(t *testing.T, dir string, i *vmhost.Host, answers map[string]answer) {
 	t.Helper()
 	byName := map[string]*vm.VM{}
-	homes := map[string]bool{"boot": true, "blank.vmdk": true, "disks": true, "cvm-forks": true}
+	homes := map[string]bool{"boot": true, "blank.vmdk": true, "disks": true, "cvm-forks": true, "cvm-volumes": true, "cvm": true}
 	disks, running, kept := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, v := range i.List() {
 		byName[v.Name] = v
 		homes[v.Home] = true
 		if v.Disk != nil {
 			disks[v.Disk.Path] = true
-			checkChain(t, filepath.Join(dir, "store"), v, kept)
+			checkChain(t, filepath.Join(dir, "store"), v.Name, v.Disk, kept)
 		}
+		for _, disk := range v.DataDisks {
+			disks[disk.Path] = true
+			checkChain(t, filepath.Join(dir, "store"), v.Name, &disk.Disk, kept)
+		}
+		checkMachine(t, dir, v)
 		if v.Power == vm.PoweredOn {
 			running[v.Ref] = true
 		}
@@ -282,6 +319,15 @@ func checkCrashed(t *testing.T, dir string, i *vmhost.Host, answers map[string]a
 		if !disks["disks/"+name] {
 			t.Errorf("disks/%s belongs to no VM", name)
 		}
+	}
+	for name := range list(t, filepath.Join(dir, "store/cvm-volumes")) { // also those that no VM has
+		if strings.HasSuffix(name, ".grown") { // of vmtest's GrowDisk
+			continue
+		}
+		if !strings.HasSuffix(name, ".vmdk") {
+			t.Errorf("cvm-volumes/%s is left of something", name)
+		}
+		checkChain(t, filepath.Join(dir, "store"), name, &vm.Disk{Path: "cvm-volumes/" + name}, kept)
 	}
 	same(t, "kept disks", list(t, filepath.Join(dir, "store/cvm-forks")), kept)
 	machines := list(t, filepath.Join(dir, "run"))
@@ -311,19 +357,49 @@ func checkAnswer(t *testing.T, name string, a answer, v *vm.VM) {
 	t.Errorf("%s: answered %q, asked %q; found %+v", name, a.last, a.asked, v)
 }
 
-// checkChain holds what the inventory says of a disk against the disk, which must be whole, and adds its kept files.
-func checkChain(t *testing.T, store string, v *vm.VM, kept map[string]bool) {
+// checkMachine holds the data disks of a machine against its VM's configuration.
+func checkMachine(t *testing.T, dir string, v *vm.VM) {
 	t.Helper()
-	rel := v.Disk.Path
+	if v.Power != vm.PoweredOn {
+		return
+	}
+	has, want := map[string]bool{}, map[string]bool{}
+	for name := range list(t, filepath.Join(dir, "run", v.Ref)) {
+		if strings.HasPrefix(name, "data-") {
+			has[name] = true
+		}
+	}
+	for _, disk := range v.DataDisks {
+		name := fmt.Sprintf("data-%d", disk.Unit)
+		want[name] = true
+		if path, err := os.ReadFile(filepath.Join(dir, "run", v.Ref, name)); err == nil && string(path) != filepath.Join(dir, "store", disk.Path) {
+			t.Errorf("the machine of %s has %s at unit %d, not %s", v.Name, path, disk.Unit, disk.Path)
+		}
+	}
+	same(t, "data disks of "+v.Name, has, want)
+}
+
+// checkChain holds what the inventory says of a disk, which is owned if it has a parent there, against the disk, which must be whole, and
+// adds its kept files.
+func checkChain(t *testing.T, store, name string, disk *vm.Disk, kept map[string]bool) {
+	t.Helper()
+	rel := disk.Path
 	for n := 0; rel != "blank.vmdk"; n++ {
-		name, err := os.ReadFile(filepath.Join(store, rel))
+		content, err := os.ReadFile(filepath.Join(store, rel))
 		if err != nil || n > 10 {
-			t.Errorf("the disk of %s is not whole: %v", v.Name, err)
+			t.Errorf("the disk of %s is not whole: %v", name, err)
 			return
 		}
-		parent := filepath.Join(filepath.Dir(rel), string(name))
-		if n == 0 && parent != v.Disk.Parent {
-			t.Errorf("the disk of %s is a delta of %s, not of %s", v.Name, parent, v.Disk.Parent)
+		first, rest, _ := strings.Cut(string(content), "\n")
+		if first == vmtest.Whole {
+			if !strings.HasSuffix(rest, "data") {
+				t.Errorf("the disk of %s has lost its data: %q", name, content)
+			}
+			return
+		}
+		parent := filepath.Join(filepath.Dir(rel), first)
+		if n == 0 && disk.Parent != "" && parent != disk.Parent {
+			t.Errorf("the disk of %s is a delta of %s, not of %s", name, parent, disk.Parent)
 		}
 		if rel = parent; filepath.Dir(rel) == "cvm-forks" {
 			kept[filepath.Base(rel)] = true
@@ -352,7 +428,7 @@ func same(t *testing.T, what string, found, want map[string]bool) {
 		}
 	}
 	for name := range want {
-		if !found[name] && name != "disks" && name != "cvm-forks" { // made with the first disk
+		if !found[name] && name != "disks" && name != "cvm-forks" && name != "cvm-volumes" { // made with the first disk
 			t.Errorf("%s: %s is missing", what, name)
 		}
 	}
