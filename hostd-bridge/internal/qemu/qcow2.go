@@ -281,9 +281,18 @@ func growDisk(path string, size int64) (err error) {
 	if err != nil {
 		return err
 	}
-	entries, err := h.grown(f, size)
+	st, err := f.Stat()
 	if err != nil {
 		return err
+	}
+	entries, end, err := h.grown(f, st.Size(), size)
+	if err != nil {
+		return err
+	}
+	if st.Size() < end {
+		if err := f.Truncate(end); err != nil {
+			return err
+		}
 	}
 	if h.backing != "" {
 		parent, err := readDisk(path)
@@ -308,36 +317,31 @@ func growDisk(path string, size int64) (err error) {
 	return f.Sync()
 }
 
-// grown returns how many entries the L1 table has when the image is larger. The new ones are there, and zero.
-func (h *header) grown(f *os.File, size int64) (uint32, error) {
+// grown returns how many entries the L1 table has when the image, a file with a size, has another virtual size, and where the file ends then at
+// least. The new entries are zero.
+func (h *header) grown(r io.ReaderAt, fileSize, size int64) (entries uint32, end int64, err error) {
 	if h.incompat&^incompatDirty != 0 || h.autoclear != 0 || h.snapshots != 0 || h.clusterBits < 9 || h.clusterBits > 21 {
-		return 0, errors.New("the image has snapshots, bitmaps or other features that hinder it")
+		return 0, 0, errors.New("the image has snapshots, bitmaps or other features that hinder it")
 	}
 	if size <= h.virtual || size%512 != 0 {
-		return 0, fmt.Errorf("it has %d bytes already, and cannot have %d", h.virtual, size)
+		return 0, 0, fmt.Errorf("it has %d bytes, and cannot have %d", h.virtual, size)
 	}
 	cluster := int64(1) << h.clusterBits
 	perEntry := cluster / 8 * cluster
 	first := int64(h.l1Entries) * 8
 	room := (first + cluster - 1) / cluster * cluster
-	want := (size + perEntry - 1) / perEntry * 8
-	if h.l1At == 0 || h.l1At%uint64(cluster) != 0 || h.l1At > 1<<56 || want > room || want < first || room > maxL1Bytes {
-		return 0, fmt.Errorf("this image can have %d bytes at most", room/8*perEntry)
+	want := (size-1)/perEntry*8 + 8
+	if want > room || room > maxL1Bytes {
+		return 0, 0, fmt.Errorf("this image can have %d bytes at most", room/8*perEntry)
 	}
-	at := int64(h.l1At)
-	if st, err := f.Stat(); err != nil {
-		return 0, err
-	} else if st.Size() < at+room {
-		if err := f.Truncate(at + room); err != nil {
-			return 0, err
-		}
+	if h.l1At == 0 || h.l1At%uint64(cluster) != 0 || h.l1At > uint64(fileSize) || want < first {
+		return 0, 0, errors.New("the image is damaged: its L1 table is out of bounds")
 	}
 	added := make([]byte, want-first)
-	if _, err := f.ReadAt(added, at+first); err != nil {
-		return 0, err
+	if n, err := r.ReadAt(added, int64(h.l1At)+first); err != nil && !errors.Is(err, io.EOF) {
+		return 0, 0, err
+	} else if len(bytes.Trim(added[:n], "\x00")) > 0 {
+		return 0, 0, errors.New("the image is damaged: something lies behind its L1 table")
 	}
-	if len(bytes.Trim(added, "\x00")) > 0 {
-		return 0, errors.New("the image is damaged: something lies behind its L1 table")
-	}
-	return uint32(want / 8), nil
+	return uint32(want / 8), int64(h.l1At) + room, nil
 }
