@@ -62,3 +62,49 @@ func TestForksOfRealDisks(t *testing.T) {
 		t.Errorf("kept disks: %v", left)
 	}
 }
+
+// The same for volumes: a copy that was made larger, forked with the VM that writes to it, and read by one that comes later.
+func TestForksOfRealVolumes(t *testing.T) {
+	h := newHost(t, vmtest.Idle, func(o *vmhost.Options) { o.Disks, o.Blank = &qemu.Hypervisor{}, "cvm/blank.vmdk" })
+	h.must(os.MkdirAll(h.store.HostPath("cvm"), 0o700))
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", h.store.HostPath("cvm/blank.vmdk"), "64G")
+	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", h.store.HostPath("cvm/volume.vmdk"), "64M")
+	io := func(rel, command string) {
+		t.Helper()
+		tool(t, "qemu-io", "-f", "qcow2", "-c", command, h.store.HostPath(rel))
+	}
+	const v = "cvm-volumes/v.vmdk"
+	h.must(h.CopyDisk(t.Context(), "cvm/volume.vmdk", v, false))
+	h.must(h.ExtendDisk(t.Context(), v, 100<<30))
+	io(v, "write -P 1 90G 1M")
+	source := h.with("source", data(1, v))
+	h.must(h.PowerOn(t.Context(), source))
+	child := h.clone(source, "child")
+	if bytes := h.vm(child).DataDisk(1).Bytes; bytes != 100<<30 {
+		t.Errorf("the child's disk has %d bytes", bytes)
+	}
+	io(v, "write -P 2 91G 1M")
+	io("child/volume-1.vmdk", "write -P 3 91G 1M")
+	grandchild := h.clone(child, "grandchild")
+	for rel, pattern := range map[string]string{v: "2", "child/volume-1.vmdk": "3", "grandchild/volume-1.vmdk": "3"} {
+		io(rel, "read -P 1 90G 1M")
+		io(rel, "read -P "+pattern+" 91G 1M")
+		tool(t, "qemu-img", "check", "-q", h.store.HostPath(rel))
+	}
+	h.end(source, child)
+	h.must(h.ExtendDisk(t.Context(), v, 200<<30))
+	io(v, "read -P 0 150G 1M")
+	h.end(grandchild)
+	later := h.with("later", readOnly(1, v))
+	h.must(h.PowerOn(t.Context(), later))
+	io(v, "read -P 1 90G 1M")
+	io(v, "read -P 2 91G 1M")
+	h.end(later)
+	if left := list(t, h.store.HostPath("cvm-forks")); len(left) != 1 {
+		t.Errorf("kept disks: %v, the volume needs one", left)
+	}
+	h.must(h.DeleteDisk(t.Context(), v))
+	if left := list(t, h.store.HostPath("cvm-forks")); len(left) > 0 {
+		t.Errorf("kept disks: %v", left)
+	}
+}
