@@ -40,7 +40,7 @@ func (c *Client) InstantClone(ctx context.Context, source Ref, spec CloneSpec) (
 		Name: spec.Name, BiosUuid: spec.UUID, Config: optionValues(c.cloneExtra(source, spec.ExtraConfig)),
 	}
 	var err error
-	if conf.Location.DeviceChange, err = c.cardSpecs(ctx, spec.Cards); err != nil {
+	if conf.Location.DeviceChange, err = c.cardSpecs(ctx, source, spec.Cards); err != nil {
 		return Ref{}, failed(err, "clone VM %s as %s", source.Value, spec.Name)
 	}
 	if spec.RootParent != "" {

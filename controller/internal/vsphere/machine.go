@@ -71,7 +71,7 @@ func (c *Client) configSpec(ctx context.Context, spec VMSpec) (types.VirtualMach
 	if conf.DeviceChange, err = devices.ConfigSpec(types.VirtualDeviceConfigSpecOperationAdd); err != nil {
 		return conf, err
 	}
-	cards, err := c.cardSpecs(ctx, CardChange{To: spec.Cards})
+	cards, err := c.cardSpecs(ctx, Ref{}, CardChange{To: spec.Cards})
 	if err != nil {
 		return conf, err
 	}
@@ -179,7 +179,7 @@ func (c *Client) Change(ctx context.Context, vm Ref, change Change) error {
 		NumCPUs: int32(change.CPUs), MemoryMB: int64(change.MemoryMiB), ExtraConfig: optionValues(change.Extra),
 	}
 	var err error
-	if spec.DeviceChange, err = c.cardSpecs(ctx, change.Cards); err != nil {
+	if spec.DeviceChange, err = c.cardSpecs(ctx, vm, change.Cards); err != nil {
 		return failed(err, "reconfigure VM %s", vm.Value)
 	}
 	if change.RootParent != "" {

@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"slices"
 
-	"github.com/vmware/govmomi/object"
+	"github.com/containerd/errdefs"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -26,70 +26,102 @@ type Card struct {
 	Unplugged bool
 }
 
-// key is the key by which vSphere knows the card.
-func (card Card) key() int32 { return hostapi.FirstCardKey + int32(card.Slot) }
-
 // CardChange says what cards a VM has, as far as they are changed, and what it is to have in their place. A card is known by its
 // slot.
 type CardChange struct{ From, To []Card }
 
-// cardSpecs returns the change as vSphere takes it, without those cards that stay as they are.
-func (c *Client) cardSpecs(ctx context.Context, change CardChange) ([]types.BaseVirtualDeviceConfigSpec, error) {
-	var specs []types.BaseVirtualDeviceConfigSpec
-	add := func(op types.VirtualDeviceConfigSpecOperation, card Card) error {
-		device, err := c.cardDevice(ctx, card)
-		specs = append(specs, &types.VirtualDeviceConfigSpec{Operation: op, Device: device})
-		return err
-	}
-	inSlot := func(cards []Card, slot int) (Card, bool) {
-		i := slices.IndexFunc(cards, func(card Card) bool { return card.Slot == slot })
-		if i < 0 {
-			return Card{}, false
-		}
-		return cards[i], true
+// cardSpecs returns the change of a VM's cards as vSphere takes it, without those cards that stay as they are; of a new VM vm is zero.
+func (c *Client) cardSpecs(ctx context.Context, vm Ref, change CardChange) (specs []types.BaseVirtualDeviceConfigSpec, err error) {
+	has, err := c.cardDevices(ctx, vm, change.From)
+	if err != nil {
+		return nil, err
 	}
 	for _, was := range change.From {
-		if _, stays := inSlot(change.To, was.Slot); stays {
-			continue
-		}
-		if err := add(types.VirtualDeviceConfigSpecOperationRemove, was); err != nil {
-			return nil, err
+		if _, stays := inSlot(change.To, was.Slot); !stays {
+			specs = append(specs, &types.VirtualDeviceConfigSpec{
+				Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: has[was.Slot],
+			})
 		}
 	}
 	for _, card := range change.To {
 		was, there := inSlot(change.From, card.Slot)
-		op := types.VirtualDeviceConfigSpecOperationEdit
+		spec := &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationEdit, Device: has[card.Slot]}
 		switch {
 		case was == card && there:
 			continue
 		case !there:
-			op = types.VirtualDeviceConfigSpecOperationAdd
+			spec.Operation = types.VirtualDeviceConfigSpecOperationAdd
+			spec.Device = newCard(card.Slot)
 		}
-		if err := add(op, card); err != nil {
+		if err := c.describe(ctx, spec.Device, card); err != nil {
 			return nil, err
 		}
+		specs = append(specs, spec)
 	}
 	return specs, nil
 }
 
-// cardDevice is a card as vSphere has it.
-func (c *Client) cardDevice(ctx context.Context, card Card) (types.BaseVirtualDevice, error) {
-	backing, err := c.cardBacking(ctx, cmp.Or(card.Network, c.place.networkName))
+func inSlot(cards []Card, slot int) (Card, bool) {
+	i := slices.IndexFunc(cards, func(card Card) bool { return card.Slot == slot })
+	if i < 0 {
+		return Card{}, false
+	}
+	return cards[i], true
+}
+
+// cardDevices are the devices that cards of a VM are, by slot. A host with hostapi.ExtensionNetworks knows a card by its key; another is
+// asked for the whole device, which it wants back.
+func (c *Client) cardDevices(ctx context.Context, vm Ref, cards []Card) (map[int]types.BaseVirtualDevice, error) {
+	found := map[int]types.BaseVirtualDevice{}
+	for _, card := range cards {
+		device := newCard(card.Slot)
+		if err := c.describe(ctx, device, card); err != nil {
+			return nil, err
+		}
+		found[card.Slot] = device
+	}
+	if len(cards) == 0 || c.Has(hostapi.ExtensionNetworks) {
+		return found, nil
+	}
+	devices, err := c.machine(vm).Device(ctx)
 	if err != nil {
 		return nil, err
 	}
-	device, err := object.EthernetCardTypes().CreateEthernetCard("vmxnet3", backing)
-	if err != nil {
-		return nil, err
+	for _, card := range cards {
+		device := devices.FindByKey(cardKey(card.Slot))
+		if device == nil {
+			return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("it has no network card with the key %d", cardKey(card.Slot)))
+		}
+		found[card.Slot] = device
 	}
-	nic := device.(types.BaseVirtualEthernetCard).GetVirtualEthernetCard()
-	nic.Key = card.key()
+	return found, nil
+}
+
+// cardKey is the key by which vSphere knows the card in a slot.
+func cardKey(slot int) int32 { return hostapi.FirstCardKey + int32(slot) }
+
+func newCard(slot int) types.BaseVirtualDevice {
+	card := &types.VirtualVmxnet3{}
+	card.Key = cardKey(slot)
+	return card
+}
+
+// describe makes a device what a card is to be.
+func (c *Client) describe(ctx context.Context, device types.BaseVirtualDevice, card Card) (err error) {
+	ethernet, ok := device.(types.BaseVirtualEthernetCard)
+	if !ok {
+		return fmt.Errorf("the device with the key %d is no network card", device.GetVirtualDevice().Key)
+	}
+	nic := ethernet.GetVirtualEthernetCard()
+	if nic.Backing, err = c.cardBacking(ctx, cmp.Or(card.Network, c.place.networkName)); err != nil {
+		return err
+	}
 	nic.Connectable = &types.VirtualDeviceConnectInfo{StartConnected: !card.Unplugged, Connected: !card.Unplugged, AllowGuestControl: true}
 	nic.AddressType, nic.MacAddress = "", card.MAC
 	if card.MAC != "" {
 		nic.AddressType = string(types.VirtualEthernetCardMacTypeManual)
 	}
-	return device, nil
+	return nil
 }
 
 // SetNetwork tells the host's switch of a network what it is to be like, on a host with hostapi.ExtensionNetworks.

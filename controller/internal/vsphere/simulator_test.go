@@ -22,7 +22,12 @@ import (
 // index in its datastore. edits change it before it serves.
 func simulate(t *testing.T, edits ...func(*simulator.Service)) vsphere.Config {
 	t.Helper()
-	model := simulator.ESX()
+	return simulateModel(t, simulator.ESX(), edits...)
+}
+
+// simulateModel is simulate of another inventory.
+func simulateModel(t *testing.T, model *simulator.Model, edits ...func(*simulator.Service)) vsphere.Config {
+	t.Helper()
 	model.Machine = 0
 	if err := model.Create(); err != nil {
 		t.Fatal(err)
