@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/identity"
+	"github.com/containervm/containervm/tether/internal/mounts"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/internal/rootfs"
 	"github.com/containervm/containervm/tether/link"
@@ -20,6 +21,7 @@ type instance struct {
 	disk      rootfs.Disk
 	mounted   bool
 	container *process.Container // nil without a root
+	mounts    *mounts.Set        // nil: there are none
 	hold      *hold              // nil until the process is to run
 	main      *process.Session   // nil until the process runs
 }
@@ -61,6 +63,32 @@ func (i *instance) enterRoot(root rootfs.Root, space *process.Space, reaper *pro
 	}
 	i.container, err = process.NewContainer(space, reaper, i.spec.Hostname, rootfs.Cgroup)
 	return err
+}
+
+// mountAll mounts what lies over root, which is the container's.
+func (i *instance) mountAll(ctx context.Context, root rootfs.Root) error {
+	i.mounts = &mounts.Set{
+		Dir: mountsDir, Image: diskDir, Resolver: i.spec.Resolver, Hosts: i.spec.Hosts,
+		InRoot: func(f func() error) error {
+			return i.container.Do(func() error { return root.Writable(f) })
+		},
+	}
+	err := i.mounts.Make(ctx, i.spec.Mounts, i.spec.Files)
+	if err == nil && mounts.Covers(i.spec.Mounts, "/etc") {
+		err = i.container.Do(root.Rewrite) // the tether's own files lie over it
+	}
+	if err != nil {
+		return &process.Error{Reason: tetherv1.Failure_MOUNT, Err: err}
+	}
+	return nil
+}
+
+// unmountAll lets go of what lay over the root, which leaveRoot has left.
+func (i *instance) unmountAll() error {
+	if i.mounts == nil {
+		return nil
+	}
+	return i.mounts.Close()
 }
 
 // start runs p as the main process. It may ask for its fork point from its first instruction on.

@@ -24,6 +24,8 @@ import (
 const (
 	// diskDir is where the tether has the root disk.
 	diskDir = "/disk"
+	// mountsDir is where the tether has volumes and the like.
+	mountsDir = "/mounts"
 	// stagingDir is where the container's file systems wait for its root.
 	stagingDir = "/stage"
 	// hostWait is how long the host may take for an answer before the machine gives up.
@@ -216,7 +218,19 @@ func (t *tether) rootBase() (rootfs.Root, error) {
 	return t.base, nil
 }
 
-func (t *tether) startProcess(context.Context) error {
+// startProcess mounts what the Spec wants first: a server can be reached now, and a fork's disks are there.
+func (t *tether) startProcess(ctx context.Context) error {
+	if spec := t.instance.spec; len(spec.Mounts)+len(spec.Files) > 0 {
+		t.progress.enter("volumes", t.console)
+		base, err := t.rootBase()
+		if err == nil {
+			err = t.instance.mountAll(ctx, rootOf(base, spec))
+		}
+		if err != nil {
+			return err
+		}
+		t.progress.mark("mounted")
+	}
 	return t.instance.start(t.instance.spec.Process, t.console)
 }
 
@@ -256,8 +270,15 @@ func (t *tether) powerOff() {
 	boot.PowerOff(boot.PowerOffMethod(t.cmdline), func() {
 		if t.instance != nil {
 			t.instance.leaveRoot()
+			lost := t.instance.unmountAll()
+			if lost != nil {
+				t.console.Warn("not all volumes are clean", "err", lost)
+			}
 			if err := t.instance.unmountDisk(); err != nil {
 				t.console.Warn("the disk is not clean", "err", err)
+			}
+			if lost != nil && !t.instance.mounted {
+				return // a sync would wait for a server that is gone
 			}
 		}
 		unix.Sync()

@@ -153,14 +153,17 @@ func (r Root) Enter() error {
 }
 
 // Rewrite writes Files anew in the root of the calling thread, which Enter has made.
-func (r Root) Rewrite() (err error) {
+func (r Root) Rewrite() error { return r.Writable(r.writeFiles) }
+
+// Writable calls f while the root of the calling thread, which Enter has made, can be written to.
+func (r Root) Writable(f func() error) (err error) {
 	if r.ReadOnly {
 		if err := remount(0); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, remount(unix.MS_RDONLY)) }()
 	}
-	return r.writeFiles()
+	return f()
 }
 
 func (r Root) writeFiles() error {

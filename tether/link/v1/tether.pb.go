@@ -404,7 +404,7 @@ func (x *Spec) GetFiles() []*File {
 // Mount is a file system in the container. A fork of a running container has those of its source: they are not looked at.
 type Mount struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
-	Target   string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // absolute path in the container; made when missing. Not /, /proc, /sys, /dev, nor below those three
+	Target   string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // absolute path in the container; made when missing. Not /, /dev, nor /proc, /sys and what is below them
 	ReadOnly bool                   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// Types that are valid to be assigned to Source:
 	//
@@ -581,9 +581,9 @@ func (x *Volume) GetSubpath() string {
 type Tmpfs struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	SizeBytes uint64                 `protobuf:"varint,1,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // 0: no limit but the machine's (Linux: half of its memory)
-	Mode      uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`                            // permissions of its root; 0: 1777
-	// Separated by commas: ro, rw, (no)exec, (no)suid, (no)dev, (no)atime, (no)diratime, (no)relatime, size=, mode=, uid=, gid=, nr_inodes=,
-	// nr_blocks=. Whatever they do not say is nosuid, nodev, noexec.
+	Mode      uint32                 `protobuf:"varint,2,opt,name=mode,proto3" json:"mode,omitempty"`                            // permissions of its root; 0: those that the image has at the target, else 1777
+	// Separated by commas: ro, rw, (no)exec, (no)suid, (no)dev, (no)atime, (no)diratime, (no)relatime, (no)strictatime, sync, async, dirsync,
+	// size=, mode=, uid=, gid=, nr_inodes=, nr_blocks=. Whatever they do not say is nosuid, nodev, noexec.
 	Options       string `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -645,7 +645,8 @@ type Nfs struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // of the server: an IP address, or a name that the container's resolver knows
 	Path    string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`       // on the server, absolute
-	// Separated by commas, those of nfs(5) that the kernel knows. Without vers= it is 4.2; addr= is that of address.
+	// Separated by commas: those of nfs(5) that the kernel knows, and mount(8)'s for any file system. Without vers= (nfsvers=) the newest
+	// version is taken that the server speaks. addr= counts when address is empty.
 	Options       string `protobuf:"bytes,3,opt,name=options,proto3" json:"options,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
