@@ -15,7 +15,7 @@
 //  1. the operation of an entry (Acquire, Allocate): one operation on a VM at a time. It is held as long as the operation takes. A clone holds
 //     its source's and then that of its child, which nobody else knows yet.
 //  2. disks.forks: the files in vm.ForksDir come and go one after the other.
-//  3. disks.claims: from the look whether a disk's path is free to the record that takes it.
+//  3. disks.claims: from the look whether a disk's path is free, or its file locked, to the record that takes it, or to its change.
 //  4. Inventory.alloc: from the choice of what is unique on the host (references, CIDs, names, MACs, homes) to its record, so that the
 //     counters' records are in order; and changes of pools and networks, so that nothing is allocated in one that goes.
 //  5. Entry.commit: from reading a VM's state to publishing the next one. DestroyPool alone holds several, under alloc.
