@@ -54,9 +54,9 @@ type shape struct {
 	cpus, memoryMiB int
 	machine         string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
 	cid             uint32
-	nics            []vm.NIC
-	name, uuid      string // for people; a child has none yet
-	boot            *boot  // nil: a child
+	nics            []vm.NIC // by slot, cardSlots at most; those that are not named are spare
+	name, uuid      string   // for people; a child has none yet
+	boot            *boot    // nil: a child
 }
 
 // boot is what a machine that is booted starts with.
@@ -83,13 +83,18 @@ func arguments(s shape, h host) ([]string, error) {
 	}
 	a = append(a, originArgs(s, h, p)...)
 	a = append(a, rootArgs(p)...)
-	for i, n := range s.nics {
-		a = append(a, nicArgs(i, n, p)...)
-		if h.capture && n.Connected {
-			a = append(a, captureArgs(i)...)
+	for slot := range cardSlots {
+		mac := placeholderMAC(slot)
+		if slot < len(s.nics) && s.nics[slot].MAC != "" {
+			mac = s.nics[slot].MAC
+		}
+		a = append(a, nicArgs(slot, mac, p)...)
+		if h.capture {
+			a = append(a, captureArgs(slot)...)
 		}
 	}
 	return append(a,
+		"-device", fmt.Sprintf("virtio-scsi-%s,id=%s,num_queues=1%s", p.bus, supervisor.SCSIBus, p.extra),
 		"-device", vsockDevice(s.cid, p, h.kernelVsock),
 		"-object", "rng-random,id=rng,filename=/dev/urandom",
 		"-device", "virtio-rng-"+p.bus+",rng=rng"+p.extra), nil
@@ -168,7 +173,8 @@ func rootArgs(p platform) []string {
 	return []string{
 		"-blockdev", blockdev(supervisor.EmptyOptions(rootNode, hostapi.DiskBytes)),
 		"-blockdev", blockdev(supervisor.SlotOptions(rootNode)),
-		"-device", "virtio-blk-" + p.bus + ",drive=" + supervisor.RootSlot + ",serial=root" + p.extra,
+		// An error of the host's disk, such as a full one, is the guest's to handle: QEMU would stop the machine at it.
+		"-device", "virtio-blk-" + p.bus + ",drive=" + supervisor.RootSlot + ",serial=root,werror=report,rerror=report" + p.extra,
 	}
 }
 
@@ -180,16 +186,22 @@ func blockdev(options map[string]any) string {
 	return string(b)
 }
 
-// nicArgs are a network card on QEMU's user network, or on nothing.
-func nicArgs(i int, n vm.NIC, p platform) []string {
-	card := fmt.Sprintf("virtio-net-%s,id=%s,mac=%s%s", p.bus, cardID(i), n.MAC, p.extra)
-	if !n.Connected {
-		return []string{"-device", card}
+// cardSlots is how many network cards each machine has, spare ones included: they cannot be plugged into a microvm later.
+const cardSlots = 1
+
+// nicArgs are a network card whose other end is the supervisor's (package frames has the format).
+func nicArgs(slot int, mac string, p platform) []string {
+	return []string{
+		"-netdev", fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", slot, supervisor.CardFD+slot),
+		"-device", fmt.Sprintf("virtio-net-%s,id=%s,netdev=net%d,mac=%s%s", p.bus, cardID(slot), slot, mac, p.extra),
 	}
-	return []string{"-netdev", fmt.Sprintf("user,id=net%d", i), "-device", fmt.Sprintf("%s,netdev=net%d", card, i)}
 }
 
-// captureArgs write down what passes between a card and its network, in the format of pcap-savefile(5). QEMU's directory is the
+// placeholderMAC is the address of a spare card, and of a child's before its state is loaded: locally administered (IEEE 802, 8.4).
+// No frame ever carries it.
+func placeholderMAC(slot int) string { return fmt.Sprintf("02:00:00:00:00:%02x", slot) }
+
+// captureArgs write down what passes between a card and its supervisor, in the format of pcap-savefile(5). QEMU's directory is the
 // machine's, also when that moves.
 func captureArgs(i int) []string {
 	return []string{"-object", fmt.Sprintf("filter-dump,id=dump%[1]d,netdev=net%[1]d,file=%[2]s", i, captureFile(i))}

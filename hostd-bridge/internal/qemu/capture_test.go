@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/framestest"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -34,8 +36,8 @@ const (
 	pcapMagic  = 0xa1b2c3d4
 )
 
-// sent are the frames that the machine's network card has sent. Those of QEMU's own network are from addresses that begin with 52:55
-// (IPv4) or 52:56 (IPv6).
+// sent are the frames that the machine's network card has sent, whether or not they reached its network: all that are not another's
+// of this package's children.
 func (g *guest) sent() (frames []frame) {
 	g.t.Helper()
 	b, err := os.ReadFile(filepath.Join(g.spec.RunDir, captureFile(0)))
@@ -49,7 +51,7 @@ func (g *guest) sent() (frames []frame) {
 			g.t.Fatalf("a frame of %d bytes with %d left", end-pcapRecord, len(b)-pcapRecord)
 		}
 		f := frame(b[pcapRecord:end])
-		if s := f.source(); s[0] != 0x52 || s[1] != 0x55 && s[1] != 0x56 {
+		if s := f.source(); !bytes.HasPrefix(s, macOf(0)[:4]) || s.String() == g.spec.NICs[0].MAC {
 			frames = append(frames, f)
 		}
 		b = b[end:]
@@ -85,27 +87,48 @@ func stamp(frames []frame) (uint32, error) {
 	return 0, fmt.Errorf("no connection is begun in %d frames", len(frames))
 }
 
-// TestTetherForkOnTheWire captures what children send: all of it has their own addresses, not their template's.
+// joined has a child's first card be in a network.
+func joined(hub *framestest.Hub) func(*vm.MachineSpec) {
+	return func(s *vm.MachineSpec) { s.NICs[0].Frames = hub.Socket }
+}
+
+// addressed is a Spec with the n-th address of a network.
+func addressed(n int, script string) *tetherv1.Spec {
+	spec := tetherSpec(script)
+	spec.Interfaces[0].Addresses = []string{fmt.Sprintf("10.9.8.%d/24", n)}
+	return spec
+}
+
+// TestTetherForkOnTheWire has two children reach each other. What they send, to the switch and at all, has their own addresses, not
+// their template's.
 func TestTetherForkOnTheWire(t *testing.T) {
 	disk := busyboxDisk(t)
 	g := tetherTemplate(t)
 	g.capturing()
+	hub := framestest.New(t)
 	template, err := net.ParseMAC(g.spec.NICs[0].MAC)
 	must(t, err)
 	placeholder, err := net.ParseMAC(placeholderMAC(0))
 	must(t, err)
 	tpl := g.template()
-	var stamps []uint32
+	const script = `until ping -c 1 -W 1 10.9.8.%[1]d >/dev/null; do :; done; nc -w 60 10.9.8.%[1]d 9 </dev/null; echo met; exec sleep 1000`
+	var children []*guest
 	for n := 1; n <= 2; n++ {
-		c := g.container(tpl, n, tetherSpec("ping -c 1 -W 60 10.0.2.2 && { nc -w 60 10.0.2.2 9 </dev/null; exit 0; }"), disk)
-		if status, out := c.ending(); status.Exit.GetCode() != 0 || status.State != tetherv1.State_EXITED {
-			t.Errorf("child %d reaches nobody: %v, %q", n, status, out)
+		children = append(children, g.container(tpl, n, addressed(n, fmt.Sprintf(script, 3-n)), disk, joined(hub)))
+	}
+	var stamps []uint32
+	for n, c := range children {
+		c.awaitStatus(tetherv1.State_RUNNING)
+		c.awaitOutput(c.client(), "met")
+		n++
+		var frames []frame
+		for _, f := range hub.Heard(macOf(n).String()) {
+			frames = append(frames, f)
 		}
-		frames := c.sent()
 		if len(frames) == 0 {
 			t.Errorf("child %d has sent nothing", n)
 		}
-		for _, f := range frames {
+		for _, f := range append(c.sent(), frames...) {
 			if !bytes.Equal(f.source(), macOf(n)) {
 				t.Errorf("child %d has sent as %v: %x", n, f.source(), f)
 			}
@@ -132,9 +155,12 @@ func interfaceID(mac net.HardwareAddr) []byte {
 	return []byte{mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]}
 }
 
-// silent fails the test if the machine has sent a frame.
-func (g *guest) silent() {
+// silent fails the test if a frame has come from a machine, or the machine has written one.
+func (g *guest) silent(hub *framestest.Hub) {
 	g.t.Helper()
+	if heard := hub.Heard(g.spec.NICs[0].MAC); len(heard) > 0 {
+		g.t.Errorf("%d frames have come: %x", len(heard), heard[0])
+	}
 	for _, f := range g.sent() {
 		g.t.Errorf("a frame was sent: %x", f)
 	}

@@ -16,8 +16,11 @@ import (
 	"github.com/containervm/containervm/tether/link"
 )
 
-// template is a fork point: two sealed files in memory.
-type template struct{ ram, state *os.File }
+// template is a fork point: two sealed files in memory, and the devices that they are of.
+type template struct {
+	ram, state *os.File
+	hardware   supervisor.Hardware
+}
 
 var _ vm.ForkPoint = (*template)(nil)
 
@@ -43,22 +46,17 @@ func (t *template) ResidentMiB() int {
 func (t *template) Close() error { return errors.Join(t.ram.Close(), t.state.Close()) }
 
 // ForkPoint implements vm.Machine.
-func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) { return m.forkPoint(ctx, "") }
+func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) {
+	return m.Snapshot(ctx, vm.NewDisks{})
+}
 
 // Snapshot implements vm.Machine.
 func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
-	if len(to.Data) > 0 {
-		return nil, errNoDataDisks
-	}
-	return m.forkPoint(ctx, to.Root)
-}
-
-func (m *machine) forkPoint(ctx context.Context, newDisk string) (vm.ForkPoint, error) {
-	ram, state, err := m.Client.Template(ctx, newDisk)
+	p, err := m.Client.Template(ctx, supervisor.NewDisks(to))
 	if err != nil {
 		return nil, err
 	}
-	return &template{ram: ram, state: state}, nil
+	return &template{p.RAM, p.State, p.Hardware}, nil
 }
 
 // child is a prestarted machine: a QEMU that waits for its template's state.
@@ -83,25 +81,19 @@ func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.Prest
 		return nil, err
 	}
 	s := shape{cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID}
-	for i := range spec.NICs {
-		s.nics = append(s.nics, vm.NIC{MAC: placeholderMAC(i), Connected: true}) // the guest sets its own address later
-	}
-	p, err := h.prestart(ctx, s, spec.RunDir, of.ram, of.state)
+	p, err := h.prestart(ctx, s, spec.RunDir, of)
 	if err != nil {
 		return nil, err
 	}
 	return &child{h: h, prestarted: p, runDir: spec.RunDir}, nil
 }
 
-// placeholderMAC is a locally administered address (IEEE 802, 8.4) that no frame ever carries: the loaded state replaces it.
-func placeholderMAC(i int) string { return fmt.Sprintf("02:00:00:00:00:%02x", i) }
-
 // Start implements vm.Prestarted.
 func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	if len(spec.NICs) > 0 {
-		macs := make([]string, len(spec.NICs))
-		for i, n := range spec.NICs {
-			macs[i] = n.MAC
+		macs := make([]string, len(spec.NICs)) // by slot; empty where a card is spare
+		for slot, n := range spec.NICs {
+			macs[slot] = n.MAC
 		}
 		info := maps.Clone(spec.Guestinfo)
 		if info == nil {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/framestest"
+	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -77,7 +79,12 @@ func ofVersion(t *testing.T, state []byte, version uint32) []byte {
 func TestChildKilledInItsReceipt(t *testing.T) {
 	g := tetherTemplate(t)
 	g.capturing()
-	c := g.child(g.template(), 1, func(s *vm.MachineSpec) { s.Guestinfo = nil }) // waits for its Spec, in the middle
+	hub := framestest.New(t)
+	c := g.child(g.template(), 1, func(s *vm.MachineSpec) {
+		s.Guestinfo = nil // waits for its Spec, in the middle
+		s.NICs = []vm.NIC{{MAC: macOf(1).String(), Connected: true, Frames: hub.Socket}}
+	})
+	hub.AwaitCard(macOf(1).String())
 	for {
 		if e := c.next(); e.Mark != nil && e.Mark.Name == "hello" {
 			break
@@ -89,18 +96,21 @@ func TestChildKilledInItsReceipt(t *testing.T) {
 	if x.Orderly || !strings.Contains(x.Reason, "signal 9") || x.Guestinfo[link.KeyReceipt] != "" {
 		t.Errorf("exit %+v", x)
 	}
+	must(t, supervisor.AwaitEnd(t.Context(), c.spec.RunDir)) // its supervisor ends behind its last report
 	if left := processesNaming(t, c.spec.RunDir); left != "" {
 		t.Errorf("processes left: %s", left)
 	}
-	c.silent()
+	c.silent(hub)
 }
 
 // A child that cannot take on its identity says which item of the receipt has failed, ends, and was never on the network.
 func TestReceiptFails(t *testing.T) {
 	g := tetherTemplate(t)
 	g.capturing()
+	hub := framestest.New(t)
 	c := g.container(g.template(), 1, tetherSpec("echo must not run"), busyboxDisk(t), func(s *vm.MachineSpec) {
 		s.NICs[0].MAC += "," + macOf(2).String() // of which a machine with one card has no use
+		s.NICs[0].Connected = false              // or the supervisor would find it
 	})
 	status, out := c.ending()
 	if f := status.Failure; status.State != tetherv1.State_FAILED || f.GetReason() != tetherv1.Failure_FORK || !strings.Contains(f.GetMessage(), "mac: 2 MAC addresses for 1 network cards") {
@@ -112,5 +122,5 @@ func TestReceiptFails(t *testing.T) {
 	if !strings.Contains(c.console(), "2 MAC addresses for 1 network cards") {
 		t.Error("the console does not tell")
 	}
-	c.silent()
+	c.silent(hub)
 }

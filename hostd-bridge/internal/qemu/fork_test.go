@@ -76,7 +76,7 @@ func (g *guest) prestartChild(tpl vm.ForkPoint, n int, change ...func(*vm.Machin
 	c := &guest{t: g.t, h: g.h, spec: spec}
 	g.t.Cleanup(c.showConsole)
 	prestarted, err := g.h.Prestart(g.t.Context(), tpl, vm.PrestartSpec{
-		RunDir: pool, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Machine: spec.Machine, NICs: len(spec.NICs), CID: spec.CID,
+		RunDir: pool, CPUs: spec.CPUs, MemoryMiB: spec.MemoryMiB, Machine: spec.Machine, CID: spec.CID,
 	})
 	if err != nil {
 		g.t.Fatal(err)
@@ -250,7 +250,7 @@ func TestPrestartedMachineIsClosed(t *testing.T) {
 	if err := os.Mkdir(pool, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c, err := g.h.Prestart(t.Context(), g.template(), vm.PrestartSpec{RunDir: pool, CPUs: 1, MemoryMiB: g.spec.MemoryMiB, NICs: 1, CID: 99})
+	c, err := g.h.Prestart(t.Context(), g.template(), vm.PrestartSpec{RunDir: pool, CPUs: 1, MemoryMiB: g.spec.MemoryMiB, CID: 99})
 	if err != nil {
 		t.Fatal(err)
 	}

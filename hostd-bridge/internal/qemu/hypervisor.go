@@ -131,34 +131,44 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 		cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID, nics: spec.NICs, name: spec.Name, uuid: spec.UUID,
 		boot: &boot{kernel: spec.Kernel, initrd: spec.Initrd, cmdline: spec.Cmdline},
 	}
-	p, err := h.prestart(ctx, s, spec.RunDir)
+	p, err := h.prestart(ctx, s, spec.RunDir, nil)
 	if err != nil {
 		return nil, err
 	}
 	return h.begin(ctx, p, spec)
 }
 
-// prestart starts a machine's QEMU. Its supervisor writes debug records when this process does.
-func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, files ...*os.File) (*supervisor.Prestarted, error) {
+// prestart starts a machine's QEMU; of is a child's template. Its supervisor writes debug records when this process does.
+func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *template) (*supervisor.Prestarted, error) {
 	args, err := arguments(s, h.host)
 	if err != nil {
 		return nil, err
 	}
 	cfg := supervisor.Config{
 		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
-		MemoryMiB: s.memoryMiB, Child: s.boot == nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
+		MemoryMiB: s.memoryMiB, Child: of != nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
 		Debug: h.config.DebugSupervisor,
 	}
-	for i := range s.nics {
-		cfg.Cards = append(cfg.Cards, cardID(i))
+	for slot := range cardSlots {
+		cfg.Cards = append(cfg.Cards, cardID(slot))
 	}
-	return supervisor.Prestart(ctx, h.config.Supervisor, cfg, files...)
+	if of == nil {
+		return supervisor.Prestart(ctx, h.config.Supervisor, cfg)
+	}
+	cfg.Hardware = of.hardware
+	return supervisor.Prestart(ctx, h.config.Supervisor, cfg, of.ram, of.state)
 }
 
 // begin gives a prestarted machine its identity and lets it run.
 func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec vm.MachineSpec) (vm.Machine, error) {
 	id := supervisor.Identity{
-		RunDir: spec.RunDir, HomeDir: spec.HomeDir, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
+		RunDir: spec.RunDir, VM: spec.Ref, HomeDir: spec.HomeDir, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
+	}
+	for _, n := range spec.NICs {
+		id.Cards = append(id.Cards, supervisor.Card(n))
+	}
+	for _, d := range spec.DataDisks {
+		id.Disks = append(id.Disks, supervisor.Disk(d))
 	}
 	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
 		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -127,18 +126,17 @@ func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.
 // DetachDisk implements vm.Machine.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
 
-// errNoDataDisks is what a machine says of disks beside its root disk.
-var errNoDataDisks = errors.New("this machine has no data disks")
-
 // PlugDisk implements vm.Machine.
-func (m *machine) PlugDisk(context.Context, vm.DataDisk) error { return errNoDataDisks }
+func (m *machine) PlugDisk(ctx context.Context, disk vm.DataDisk) error {
+	return m.Plug(ctx, supervisor.Disk(disk))
+}
 
 // UnplugDisk implements vm.Machine.
-func (m *machine) UnplugDisk(context.Context, int) error { return errNoDataDisks }
+func (m *machine) UnplugDisk(ctx context.Context, unit int) error { return m.Unplug(ctx, unit) }
 
 // SetNIC implements vm.Machine.
-func (m *machine) SetNIC(context.Context, int, vm.NIC) error {
-	return errors.New("the network cards of this machine cannot be changed")
+func (m *machine) SetNIC(ctx context.Context, slot int, nic vm.NIC) error {
+	return m.SetCard(ctx, slot, supervisor.Card(nic))
 }
 
 // Close implements vm.Machine.

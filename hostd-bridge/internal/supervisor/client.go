@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames"
 )
 
 // Client speaks with the supervisor of one machine. Each operation has a connection of its own.
@@ -133,7 +134,7 @@ func (c *Client) Close() error { return c.pidfd.Close() }
 
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	var conn net.Conn
-	err := withShortPath(socketPath(c.runDir), func(short string) (err error) {
+	err := frames.WithShortPath(socketPath(c.runDir), func(short string) (err error) {
 		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
 		return err
 	})
@@ -226,19 +227,39 @@ func (c *Client) Resume(ctx context.Context) error { return c.do(ctx, request{Op
 // Reset restarts the guest.
 func (c *Client) Reset(ctx context.Context) error { return c.do(ctx, request{Op: opReset}) }
 
-// Template returns the two files of the machine's fork point: memory and device state. A machine that runs is stopped for a
-// moment, and goes on with newDisk over its disk, unless that is empty.
-func (c *Client) Template(ctx context.Context, newDisk string) (ram, state *os.File, err error) {
-	conn, err := c.open(ctx, request{Op: opTemplate, Path: newDisk})
+// Plug puts a data disk into the machine, whose unit must be free.
+func (c *Client) Plug(ctx context.Context, disk Disk) error {
+	return c.do(ctx, request{Op: opPlug, Disk: disk})
+}
+
+// Unplug takes the data disk with a unit number out.
+func (c *Client) Unplug(ctx context.Context, unit int) error {
+	return c.do(ctx, request{Op: opUnplug, Disk: Disk{Unit: unit}})
+}
+
+// SetCard says what the network card in a slot is from now on.
+func (c *Client) SetCard(ctx context.Context, slot int, card Card) error {
+	return c.do(ctx, request{Op: opSetNIC, Slot: slot, Card: card})
+}
+
+// Template returns the machine's fork point, whose files the caller closes. A machine that runs is stopped for a moment, and goes
+// on with new disks over its own.
+func (c *Client) Template(ctx context.Context, to NewDisks) (ForkPoint, error) {
+	conn, err := c.open(ctx, request{Op: opTemplate, To: to})
 	if err != nil {
-		return nil, nil, err
+		return ForkPoint{}, err
 	}
 	defer conn.Close()
+	var p ForkPoint
+	if err := readFrame(conn, &p.Hardware); err != nil {
+		return ForkPoint{}, fmt.Errorf("cannot receive the machine's fork point: %w", err)
+	}
 	files, err := receiveFiles(conn, 2)
 	if err != nil {
-		return nil, nil, err
+		return ForkPoint{}, err
 	}
-	return files[0], files[1], nil
+	p.RAM, p.State = files[0], files[1]
+	return p, nil
 }
 
 // Memory measures what the machine takes now.

@@ -41,6 +41,30 @@ func (m *machine) detach(ctx context.Context) error {
 	return m.slot.detach(ctx, m.qmp)
 }
 
+// plug puts a data disk into the machine.
+func (m *machine) plug(ctx context.Context, disk Disk) error {
+	if err := m.checkLive(); err != nil {
+		return err
+	}
+	return m.disks.plug(ctx, m.qmp, disk)
+}
+
+// unplug takes a data disk out.
+func (m *machine) unplug(ctx context.Context, unit int) error {
+	if err := m.checkLive(); err != nil {
+		return err
+	}
+	return m.disks.unplug(ctx, m.qmp, unit, m.qemu.ended)
+}
+
+// setNIC says what the network card in a slot is from now on.
+func (m *machine) setNIC(ctx context.Context, slot int, card Card) error {
+	if err := m.checkLive(); err != nil {
+		return err
+	}
+	return m.cards.set(ctx, m.qmp, slot, card)
+}
+
 // restart resets the guest. QEMU runs with -no-reboot, by which a guest without ACPI powers off, so a reset by hand
 // must change what a reset means for a moment.
 func (m *machine) restart(ctx context.Context) error {

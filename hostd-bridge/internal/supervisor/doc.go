@@ -12,7 +12,7 @@
 //	                                              copying -- freeze --> frozen
 //	each of them     -- abandon, kill, QEMU's end --> ending
 //
-// One goroutine owns the state, the memory files and the root slot: that of Run, which starts the machine and then executes
+// One goroutine owns the state, the memory files, the disks and what the network cards are: that of Run, which starts the machine and then executes
 // operations one after the other (machine.own). So nothing lets the CPUs run while their memory is copied, and a freeze and a
 // snapshot wait for each other. A kill waits for no operation: it kills QEMU, and the operation in flight fails.
 package supervisor
@@ -31,6 +31,7 @@ const (
 	ConsoleFD = 6 // socket of the serial console
 	RAMFD     = 7 // the guest's memory
 	StateFD   = 8 // a child's device state
+	CardFD    = 9 // socket of the network card in slot 0; those of the other slots follow
 )
 
 // Descriptors that the supervisor of a child inherits: the files of its Template.
@@ -48,7 +49,8 @@ type Config struct {
 	Kernel    bool     `json:"kernelVsock"` // the kernel plays the vsock device
 	MemoryMiB int      `json:"memoryMiB"`
 	Child     bool     `json:"child"`     // of a template, whose two files are inherited
-	Cards     []string `json:"cards"`     // network cards by QEMU's IDs
+	Hardware  Hardware `json:"hardware"`  // of a child's template
+	Cards     []string `json:"cards"`     // network cards by QEMU's IDs, one for each slot
 	RootNode  string   `json:"rootNode"`  // block node of the placeholder
 	EmptySize int64    `json:"emptySize"` // bytes of the placeholder
 	Debug     bool     `json:"debug"`     // write debug records to supervisor.log
@@ -57,13 +59,49 @@ type Config struct {
 // Identity is the second JSON document: which machine this is. A supervisor whose input ends without one ends too.
 type Identity struct {
 	RunDir   string      `json:"runDir"`  // exists; empty unless it is the Config's
+	VM       string      `json:"vm"`      // reference of the virtual machine, for switches
 	HomeDir  string      `json:"homeDir"` // stdio.log, console.log
 	Run      hostapi.Run `json:"run"`     // the number of the run that begins
 	RootDisk string      `json:"rootDisk"`
+	Disks    []Disk      `json:"disks"` // beside the root disk
+	Cards    []Card      `json:"cards"` // by slot; those that are not named are spare
 	// Rehearsal is a disk for the root slot that counts as none: a RootDisk may take its place at any time. It is removed as soon
 	// as QEMU has it open.
 	Rehearsal string            `json:"rehearsal"`
 	Guestinfo map[string]string `json:"guestinfo"`
+}
+
+// Card is what a machine has in a network card's slot. The zero value is a spare card: without a link, and joined to nothing.
+type Card struct {
+	MAC       string `json:"mac,omitempty"`
+	Connected bool   `json:"connected,omitempty"` // the guest sees a link
+	Frames    string `json:"frames,omitempty"`    // path of the socket of the network's switch; empty: it leads nowhere
+}
+
+// Disk is a data disk: a disk of the machine's beside its root disk.
+type Disk struct {
+	Unit     int    `json:"unit"` // 1 to 15, but 7
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+}
+
+// NewDisks are the deltas that take the place of a machine's disks at a fork point.
+type NewDisks struct {
+	Root string         `json:"root,omitempty"` // empty: that disk stays
+	Data map[int]string `json:"data,omitempty"` // by unit; all data disks that are not read-only
+}
+
+// Hardware is what a machine has at its fork point beside what the arguments of all QEMUs say. A child must have the same
+// when it loads the state.
+type Hardware struct {
+	Links []bool         `json:"links,omitempty"` // by slot: the guest sees a link
+	Disks []HardwareDisk `json:"disks,omitempty"`
+}
+
+// HardwareDisk is a data disk of Hardware.
+type HardwareDisk struct {
+	Unit     int  `json:"unit"`
+	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
 // Result is what a supervisor writes to its standard output, as JSON: one when QEMU is there, one when the machine runs. After

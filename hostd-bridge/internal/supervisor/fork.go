@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -60,8 +61,8 @@ func (q *qemuEvents) migration(data json.RawMessage) {
 	}
 }
 
-// load brings a child to the point where its template stands: memory is mapped already, this loads the devices. The network
-// cards stay unplugged until the guest has taken on its own identity.
+// load brings a child to the point where its template stands: memory is mapped already, this loads the devices. Links are then as
+// the template's were.
 func (m *machine) load(ctx context.Context) error {
 	uri := map[string]string{"uri": fmt.Sprintf("fd:%d", StateFD)}
 	if err := m.qmp.Execute(ctx, "migrate-incoming", uri, nil); err != nil {
@@ -78,20 +79,11 @@ func (m *machine) load(ctx context.Context) error {
 		return fmt.Errorf("cannot load the template's state: %w", context.Cause(ctx))
 	}
 	m.marks.mark(hostapi.MarkLoaded)
-	return m.setLinks(ctx, false)
-}
-
-// setLinks plugs all network cards in, or out.
-func (m *machine) setLinks(ctx context.Context, up bool) error {
-	for _, card := range m.cfg.Cards {
-		if err := m.qmp.Execute(ctx, "set_link", map[string]any{"name": card, "up": up}, nil); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
-// guestSet sees what the guest sets. A fork's receipt without a failure plugs its network in before the guest has its answer.
+// guestSet sees what the guest sets. A fork's receipt without a failure lets its frames pass before the guest has its answer: what
+// it sent before is dropped, also by cards that have a link.
 func (m *machine) guestSet(key, value string) error {
 	if key != link.KeyReceipt || !m.cfg.Child {
 		return nil
@@ -105,8 +97,8 @@ func (m *machine) guestSet(key, value string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), forkTimeout)
 	defer cancel()
-	if err := m.setLinks(ctx, true); err != nil {
-		return fmt.Errorf("cannot plug in the network: %w", err)
+	if err := m.cards.admit(ctx, m.qmp); err != nil {
+		return fmt.Errorf("cannot let the machine onto its networks: %w", err)
 	}
 	m.marks.mark(hostapi.MarkLinked)
 	return nil
@@ -196,30 +188,37 @@ func (m *machine) copyRAM(ctx context.Context) (*os.File, error) {
 	return ram, nil
 }
 
-// forkPoint is the fork point of a machine: memory and device state. A machine that runs goes on, with newDisk over its disk
-// unless that is empty. The caller calls release when it is done with the files.
-func (m *machine) forkPoint(ctx context.Context, newDisk string) (ram, saved *os.File, release func(), err error) {
+// ForkPoint is where children of a machine go on: two files, and what QEMU has beside its arguments.
+type ForkPoint struct {
+	RAM, State *os.File
+	Hardware   Hardware
+}
+
+// forkPoint is the fork point of a machine. One that runs goes on, with new disks over its own. The caller calls release when it
+// is done with the files.
+func (m *machine) forkPoint(ctx context.Context, to NewDisks) (p ForkPoint, release func(), err error) {
 	err = m.exec(m.ended, func() (err error) {
+		p.Hardware = Hardware{Links: slices.Clone(m.cards.up), Disks: m.disks.hardware()}
 		if m.state == stateFrozen {
-			ram, saved, release = m.ram, m.saved, func() {}
+			p.RAM, p.State, release = m.ram, m.saved, func() {}
 			return nil
 		}
-		ram, saved, err = m.snapshot(ctx, newDisk)
-		release = func() { closeAll([]*os.File{ram, saved}) }
+		p.RAM, p.State, err = m.snapshot(ctx, to)
+		release = func() { closeAll([]*os.File{p.RAM, p.State}) }
 		return err
 	})
-	return ram, saved, release, err
+	return p, release, err
 }
 
 // snapshot takes the fork point of a machine that runs. It is the owner's.
-func (m *machine) snapshot(ctx context.Context, newDisk string) (ram, saved *os.File, err error) {
+func (m *machine) snapshot(ctx context.Context, to NewDisks) (ram, saved *os.File, err error) {
 	ctx, cancel := context.WithTimeout(ctx, forkTimeout)
 	defer cancel()
 	before := m.state
 	if err := m.enter(stateCopying); err != nil {
 		return nil, nil, err
 	}
-	saved, ram, err = m.copyAll(ctx, newDisk)
+	saved, ram, err = m.copyAll(ctx, to)
 	if goOn := m.goOn(ctx, before); err == nil {
 		err = goOn
 	}
@@ -236,15 +235,15 @@ func (m *machine) snapshot(ctx context.Context, newDisk string) (ram, saved *os.
 	return ram, saved, nil
 }
 
-// copyAll stops the CPUs and takes device state, memory and disk, as far as it comes.
-func (m *machine) copyAll(ctx context.Context, newDisk string) (saved, ram *os.File, err error) {
+// copyAll stops the CPUs and takes device state, memory and disks, as far as it comes.
+func (m *machine) copyAll(ctx context.Context, to NewDisks) (saved, ram *os.File, err error) {
 	if saved, err = m.saveState(ctx); err != nil {
 		return nil, nil, err
 	}
-	if ram, err = m.copyRAM(ctx); err != nil || newDisk == "" {
+	if ram, err = m.copyRAM(ctx); err != nil {
 		return saved, ram, err
 	}
-	return saved, ram, m.slot.fork(ctx, m.qmp, newDisk)
+	return saved, ram, m.fork(ctx, to)
 }
 
 // isFrozen reports whether the machine's fork point can be had, and nothing else of it.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -46,6 +47,8 @@ type machine struct {
 	ram   *os.File // the guest's memory; of a child its template's, over which QEMU has private pages
 	saved *os.File // of a frozen machine: its device state
 	slot  slot
+	disks dataDisks
+	cards cards
 
 	operations chan operation // for the owner
 	unwanted   chan struct{}  // closed by giveUp
@@ -61,6 +64,7 @@ func startMachine(cfg Config, lock *os.File, log *slog.Logger) (*machine, error)
 		cfg: cfg, dir: cfg.RunDir, log: log, events: newQEMUEvents(), marks: newTimeline(), slot: newSlot(cfg),
 		operations: make(chan operation), unwanted: make(chan struct{}), frozen: make(chan struct{}), ended: make(chan struct{}),
 	}
+	m.disks = newDataDisks(m.events.deleted)
 	m.giveUp = sync.OnceFunc(func() { close(m.unwanted) })
 	state, err := m.openMemory()
 	if err != nil {
@@ -79,6 +83,7 @@ func startMachine(cfg Config, lock *os.File, log *slog.Logger) (*machine, error)
 		m.vsock = dev
 		go m.intercept(dev) // ends with QEMU
 	}
+	m.cards = newCards(cfg, m.qemu.cards, log)
 	m.qmp = qmp.New(m.qemu.control, m.events.take)
 	return m, nil
 }
@@ -159,9 +164,18 @@ func (m *machine) begin(ctx context.Context) error {
 		}
 	}
 	if m.cfg.Child {
+		if err := errors.Join(m.checkDisks(), m.plugAll(ctx, true)); err != nil {
+			return err
+		}
 		if err := m.load(ctx); err != nil {
 			return err
 		}
+	}
+	if err := m.plugAll(ctx, false); err != nil {
+		return err
+	}
+	if err := m.cards.begin(ctx, m.qmp, m.id); err != nil {
+		return err
 	}
 	if err := m.resume(ctx); err != nil {
 		return err
@@ -233,10 +247,11 @@ type qemuEvents struct {
 	shutdown *shutdown     // the first of them; may be read when the connection of QMP is done
 	resets   chan struct{} // holds a RESET that systemReset has not taken yet
 	loaded   chan error    // how the loading of a child's state has ended
+	deleted  chan string   // devices that were taken out, by their IDs; it holds all that there can be
 }
 
 func newQEMUEvents() qemuEvents {
-	return qemuEvents{resets: make(chan struct{}, 1), loaded: make(chan error, 1)}
+	return qemuEvents{resets: make(chan struct{}, 1), loaded: make(chan error, 1), deleted: make(chan string, units)}
 }
 
 // take is called by the goroutine that reads QMP.
@@ -254,12 +269,22 @@ func (q *qemuEvents) take(e qmp.Event) {
 		}
 	case "MIGRATION":
 		q.migration(e.Data)
+	case "DEVICE_DELETED":
+		var d struct{ Device string }
+		if err := json.Unmarshal(e.Data, &d); err != nil || d.Device == "" {
+			return // a part of a device that has a name itself
+		}
+		select {
+		case q.deleted <- d.Device:
+		default: // of no disk
+		}
 	}
 }
 
 // drain takes all that a QEMU has left behind that has ended.
 func (m *machine) drain() {
 	<-m.qmp.Done()
+	m.cards.close()
 	m.vsock.Close()
 	m.info.Close()
 	m.serving.Wait() // what the guest sent is in the log and in guestinfo

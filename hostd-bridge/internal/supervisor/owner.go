@@ -52,6 +52,7 @@ func (m *machine) own() {
 func (m *machine) abandon(err error) error {
 	_ = m.enter(stateEnding) // every state but this one allows it
 	m.qemu.kill()
+	m.cards.close()
 	m.vsock.Close()
 	if errors.Is(err, errUnwanted) {
 		return errors.Join(err, os.RemoveAll(m.dir))

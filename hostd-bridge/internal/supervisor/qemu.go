@@ -17,6 +17,7 @@ type qemuProcess struct {
 	cmd         *exec.Cmd
 	control     *os.File           // our end of QMP
 	console     *os.File           // our end of the serial port
+	cards       []*os.File         // our ends of the network cards, by slot
 	interceptor *vsock.Interceptor // nil: the kernel plays vsock
 	ended       chan struct{}      // closed when it is reaped; then err is set
 	err         error              // of exec.Cmd.Wait
@@ -81,9 +82,14 @@ func (q *qemuProcess) start(cfg Config, lock, ram, state *os.File) (err error) {
 	q.cmd = exec.Command(cfg.QEMU, cfg.Args...)
 	q.cmd.Dir = cfg.RunDir
 	q.cmd.Stderr, q.cmd.Stdout = stderr, stderr
-	q.cmd.ExtraFiles = []*os.File{theirs[0], null, lock, theirs[1], ram} // from QMPFD on
-	if state != nil {
-		q.cmd.ExtraFiles = append(q.cmd.ExtraFiles, state)
+	q.cmd.ExtraFiles = []*os.File{theirs[0], null, lock, theirs[1], ram, state} // from QMPFD on; a nil file leaves its place free
+	for range cfg.Cards {
+		ours, card, err := socketPair()
+		if err != nil {
+			return err
+		}
+		others = append(others, card)
+		q.cards, q.cmd.ExtraFiles = append(q.cards, ours), append(q.cmd.ExtraFiles, card)
 	}
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return q.cmd.Start()
@@ -91,11 +97,7 @@ func (q *qemuProcess) start(cfg Config, lock, ram, state *os.File) (err error) {
 
 // close closes what belongs to a QEMU that did not start.
 func (q *qemuProcess) close() {
-	for _, f := range []*os.File{q.control, q.console} {
-		if f != nil {
-			f.Close()
-		}
-	}
+	closeAll(append(q.cards, q.control, q.console))
 	if q.interceptor != nil {
 		q.interceptor.Close()
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/frames"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 )
 
@@ -29,7 +30,7 @@ func listen(runDir string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
 	}
 	var l *net.UnixListener
-	err := withShortPath(path, func(short string) (err error) {
+	err := frames.WithShortPath(path, func(short string) (err error) {
 		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 		return err
 	})
@@ -78,7 +79,7 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 	case opDial:
 		s.dial(ctx, c, r.Port)
 	case opTemplate:
-		s.template(ctx, c, r.Path)
+		s.template(ctx, c, r.To)
 	case opLog:
 		s.log(ctx, c, r)
 	case opMemory:
@@ -103,6 +104,12 @@ func (s *server) do(ctx context.Context, r request) reply {
 		op = func() error { return m.attach(ctx, r.Path) }
 	case opDetach:
 		op = func() error { return m.detach(ctx) }
+	case opPlug:
+		op = func() error { return m.plug(ctx, r.Disk) }
+	case opUnplug:
+		op = func() error { return m.unplug(ctx, r.Disk.Unit) }
+	case opSetNIC:
+		op = func() error { return m.setNIC(ctx, r.Slot, r.Card) }
 	case opPause:
 		op = func() error { return m.pause(ctx) }
 	case opResume:
@@ -204,15 +211,19 @@ func (s *server) log(ctx context.Context, c *net.UnixConn, r request) {
 }
 
 // template sends the files of the machine's fork point.
-func (s *server) template(ctx context.Context, c *net.UnixConn, newDisk string) {
-	ram, saved, release, err := s.m.forkPoint(ctx, newDisk)
+func (s *server) template(ctx context.Context, c *net.UnixConn, to NewDisks) {
+	point, release, err := s.m.forkPoint(ctx, to)
 	if err == nil {
 		defer release()
 	}
 	if !s.answer(c, replyTo(err)) || err != nil {
 		return
 	}
-	if err := sendFiles(c, ram, saved); err != nil {
+	err = writeFrame(c, point.Hardware)
+	if err == nil {
+		err = sendFiles(c, point.RAM, point.State)
+	}
+	if err != nil {
 		s.m.log.Debug("client went away", "err", err)
 	}
 }

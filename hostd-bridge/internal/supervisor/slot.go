@@ -92,22 +92,11 @@ func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map
 	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
 }
 
-// fork puts path, a delta of the slot's disk, over it, so that nothing is written to that any more.
-func (s *slot) fork(ctx context.Context, q *qmp.Client, path string) error {
+// next returns the name of a node that is to take the place of the disk's.
+func (s *slot) next() (string, error) {
 	if s.path == "" {
-		return errors.New("cannot put a delta over the root slot's disk: it is empty")
+		return "", errors.New("cannot put a delta over the root slot's disk: it is empty")
 	}
 	s.last++
-	node := fmt.Sprintf("slot%d", s.last)
-	options := DiskOptions(node, path)
-	options["backing"] = nil // the one below is open already
-	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
-		return fmt.Errorf("cannot open delta %s: %w", path, err)
-	}
-	if err := q.Execute(ctx, "blockdev-snapshot", map[string]string{"node": s.node, "overlay": node}, nil); err != nil {
-		return errors.Join(fmt.Errorf("cannot put delta %s over the root slot's disk: %w", path, err),
-			q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
-	}
-	s.node, s.path = node, path
-	return nil
+	return fmt.Sprintf("slot%d", s.last), nil
 }

@@ -73,7 +73,7 @@ func TestFreezeAgainstSnapshot(t *testing.T) {
 		m, f := startFake(t)
 		snapshot, freeze, resume := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 		go func() {
-			_, _, release, err := m.forkPoint(t.Context(), "")
+			_, release, err := m.forkPoint(t.Context(), NewDisks{})
 			if err == nil {
 				release()
 			}
@@ -102,7 +102,7 @@ func TestFreezeAgainstSnapshot(t *testing.T) {
 		go func() { freeze <- m.freeze() }()
 		f.awaits(save)
 		go func() {
-			_, _, _, err := m.forkPoint(t.Context(), "")
+			_, _, err := m.forkPoint(t.Context(), NewDisks{})
 			snapshot <- err
 		}()
 		f.expectAlone()
@@ -150,15 +150,15 @@ func TestFrozenMachine(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	ram, saved, release, err := m.forkPoint(t.Context(), "")
+	point, release, err := m.forkPoint(t.Context(), NewDisks{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	release()
-	if b, err := io.ReadAll(io.NewSectionReader(saved, 0, 100)); err != nil || string(b) != "state" {
+	if b, err := io.ReadAll(io.NewSectionReader(point.State, 0, 100)); err != nil || string(b) != "state" {
 		t.Errorf("state %q, %v", b, err)
 	}
-	if _, err := ram.WriteAt([]byte("x"), 0); err == nil {
+	if _, err := point.RAM.WriteAt([]byte("x"), 0); err == nil {
 		t.Error("the fork point's memory can be written to")
 	}
 	if taken, err := m.memory(); err != nil || taken.GuestPrivateKiB != 0 || taken.OverheadKiB != 0 {
@@ -192,7 +192,7 @@ func TestForkPointOfAPausedMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.says(wordSave)
-	_, _, release, err := m.forkPoint(t.Context(), "")
+	_, release, err := m.forkPoint(t.Context(), NewDisks{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func TestKillInAForkPoint(t *testing.T) {
 	m, f := startFake(t)
 	snapshot := make(chan error, 1)
 	go func() {
-		_, _, _, err := m.forkPoint(t.Context(), "")
+		_, _, err := m.forkPoint(t.Context(), NewDisks{})
 		snapshot <- err
 	}()
 	f.awaits(save)

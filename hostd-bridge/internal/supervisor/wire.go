@@ -29,8 +29,11 @@ const (
 	opReset  = "reset"
 	opKill   = "kill"   // the reply comes when QEMU is gone
 	opMemory = "memory" // a frame of Memory
-	// opTemplate: the two files of the machine's fork point follow the reply. A machine that runs is stopped for a moment,
-	// and Path is put over its disk unless it is empty.
+	opPlug   = "plug"   // Disk
+	opUnplug = "unplug" // the disk with the unit number of Disk
+	opSetNIC = "setNIC" // what the card in Slot is from now on: Card
+	// opTemplate: a frame of Hardware and the two files of the machine's fork point follow the reply. A machine that runs is stopped
+	// for a moment, and To is put over its disks.
 	opTemplate = "template"
 )
 
@@ -41,6 +44,10 @@ type request struct {
 	From   int64             `json:"from,omitempty"`
 	Follow bool              `json:"follow,omitempty"`
 	Path   string            `json:"path,omitempty"`
+	To     NewDisks          `json:"to,omitzero"`
+	Disk   Disk              `json:"disk,omitzero"`
+	Slot   int               `json:"slot,omitempty"`
+	Card   Card              `json:"card,omitzero"`
 }
 
 type reply struct {

@@ -72,21 +72,21 @@ type ForkPoint interface {
 	Close() error
 }
 
-// PrestartSpec is what of a machine has to be known when its QEMU is prestarted. The devices are those of the fork point.
+// PrestartSpec is what of a machine has to be known when its QEMU is prestarted. The devices are those of the fork point, and every
+// machine has all slots for network cards.
 type PrestartSpec struct {
 	RunDir    string // an empty directory that the caller has made; Start moves it, else the caller removes it after Close
 	CPUs      int
 	MemoryMiB int
 	Machine   string // as MachineSpec.Machine
-	NICs      int
 	CID       uint32
 }
 
 // Prestarted is a machine that waits to become a VM's.
 type Prestarted interface {
 	// Start gives the machine its identity (Name, RunDir, HomeDir, RootDisk, Guestinfo of spec; RunDir exists and is empty) and
-	// lets it go on from the fork point, with its network link down. It returns once its CPUs run. When it fails nothing is
-	// left of the machine. It can be called once.
+	// lets it go on from the fork point. Its cards pass no frame before the guest's receipt. It returns once its CPUs run. When it fails
+	// nothing is left of the machine. It can be called once.
 	Start(ctx context.Context, spec MachineSpec) (Machine, error)
 	// Close ends a machine that was not started. When it fails something may be left, and RunDir shows it.
 	Close() error

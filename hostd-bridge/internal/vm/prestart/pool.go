@@ -161,7 +161,7 @@ func (p *Pool) Prestart(ctx context.Context, at vm.ForkPoint, src *vm.VM, cid ui
 	err := os.MkdirAll(m.dir, 0o700)
 	if err == nil {
 		m.waiting, err = p.opt.Hypervisor.Prestart(ctx, at, vm.PrestartSpec{
-			RunDir: m.dir, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[hostapi.KeyMachine], NICs: len(src.Slots(nowhere)), CID: cid,
+			RunDir: m.dir, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Machine: src.Extra[hostapi.KeyMachine], CID: cid,
 		})
 	}
 	if err != nil {
@@ -171,8 +171,6 @@ func (p *Pool) Prestart(ctx context.Context, at vm.ForkPoint, src *vm.VM, cid ui
 	return m, nil
 }
 
-// nowhere is where the cards of a machine lead that is not a VM's yet.
-func nowhere(string) string { return "" }
 
 // Start has a machine go on as the VM of spec. Nothing is left of it when that fails.
 func (m *Machine) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {

@@ -26,7 +26,7 @@ func main() {
 }
 
 func run() error {
-	for fs, dir := range map[string]string{"devtmpfs": "/dev", "proc": "/proc"} {
+	for fs, dir := range map[string]string{"devtmpfs": "/dev", "proc": "/proc", "sysfs": "/sys"} {
 		os.MkdirAll(dir, 0o755)
 		if err := unix.Mount(fs, dir, fs, 0, ""); err != nil && err != unix.EBUSY {
 			return fmt.Errorf("mount %s: %w", dir, err)
@@ -59,6 +59,11 @@ func run() error {
 		return err
 	}
 	go serve(source, pour)
+	data, err := listenAny(link.PortLink + 5)
+	if err != nil {
+		return err
+	}
+	go serve(data, dataDisks)
 	go serve(l, func(c *vsock.Conn) {
 		if _, err := io.Copy(c, c); err != nil {
 			fmt.Println("echo:", err)
