@@ -74,6 +74,18 @@ func joinTo(h *framestest.Hub, mac string) Card {
 	return Card{MAC: mac, Connected: true, Frames: h.Socket}
 }
 
+// awaitJoined waits until the switch knows the card and the card knows that.
+func awaitJoined(t *testing.T, h *framestest.Hub, c *card) {
+	t.Helper()
+	want, _ := c.current()
+	h.AwaitCard(want.MAC)
+	for deadline := time.Now().Add(time.Minute); c.conn.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the card does not see that it has joined")
+		}
+	}
+}
+
 // heard waits until the hub has heard what text begins.
 func heard(h *framestest.Hub, mac, text string) {
 	h.Await(text+" is heard", func() bool {
@@ -90,7 +102,7 @@ func TestCardPassesFrames(t *testing.T) {
 	hub := framestest.New(t)
 	c, qemu := wired(t, true)
 	c.set(joinTo(hub, ownMAC))
-	hub.AwaitCard(ownMAC)
+	awaitJoined(t, hub, c)
 	if cards := hub.Cards(); cards[0].VM != "vm-1" {
 		t.Errorf("the card says %+v", cards)
 	}
@@ -143,7 +155,7 @@ func TestCardBeforeTheReceipt(t *testing.T) {
 		hub := framestest.New(t)
 		c, qemu := wired(t, false)
 		c.set(joinTo(hub, ownMAC))
-		hub.AwaitCard(ownMAC)
+		awaitJoined(t, hub, c)
 		for range flood {
 			hub.Send(ether("too early", frames.Max)) // sockets hold few of these
 			sends(t, qemu, ether("old identity", 1514))
@@ -172,7 +184,7 @@ func TestCardAdmittedBeforeItIsConnected(t *testing.T) {
 	c, qemu := wired(t, false)
 	c.admit()
 	c.set(joinTo(hub, ownMAC))
-	hub.AwaitCard(ownMAC)
+	awaitJoined(t, hub, c)
 	sends(t, qemu, ether("new", 0))
 	heard(hub, ownMAC, "new")
 }
@@ -206,7 +218,7 @@ func TestSwitchComesAndGoes(t *testing.T) {
 		}
 	}()
 	for range 5 {
-		hub.AwaitCard(ownMAC)
+		awaitJoined(t, hub, c)
 		for range 50 {
 			hub.Send(ether("coming in", 1514))
 		}
@@ -216,7 +228,7 @@ func TestSwitchComesAndGoes(t *testing.T) {
 	}
 	close(stop)
 	<-done
-	hub.AwaitCard(ownMAC)
+	awaitJoined(t, hub, c)
 	hub.Send(ether("last", 0))
 	<-reading
 }
@@ -227,9 +239,9 @@ func TestCardMoves(t *testing.T) {
 	c, qemu := wired(t, true)
 	for range 3 {
 		c.set(joinTo(one, ownMAC))
-		one.AwaitCard(ownMAC)
+		awaitJoined(t, one, c)
 		c.set(joinTo(other, otherMAC))
-		other.AwaitCard(otherMAC)
+		awaitJoined(t, other, c)
 		one.AwaitNone()
 		sends(t, qemu, ether("moved", 0))
 		heard(other, otherMAC, "moved")
@@ -308,7 +320,7 @@ func TestCardThatSendsNoFrames(t *testing.T) {
 		hub := framestest.New(t)
 		c, qemu := wired(t, admitted)
 		c.set(joinTo(hub, ownMAC))
-		hub.AwaitCard(ownMAC)
+		awaitJoined(t, hub, c)
 		if _, err := qemu.Write([]byte{0, 0, 0, 1, 7}); err != nil {
 			t.Fatal(err)
 		}
@@ -341,10 +353,10 @@ func TestCardsLeaveNothing(t *testing.T) {
 			"nowhere": func(c *card, _ *os.File) { c.set(Card{MAC: ownMAC, Connected: true}) },
 			"away":    func(c *card, _ *os.File) { c.set(Card{MAC: ownMAC, Connected: true, Frames: hub.Socket + "x"}) },
 			"joining": func(c *card, _ *os.File) { c.set(joinTo(hub, ownMAC)) },
-			"joined":  func(c *card, _ *os.File) { c.set(joinTo(hub, ownMAC)); hub.AwaitCard(ownMAC) },
+			"joined":  func(c *card, _ *os.File) { c.set(joinTo(hub, ownMAC)); awaitJoined(t, hub, c) },
 			"full": func(c *card, _ *os.File) { // QEMU does not read
 				c.set(joinTo(hub, ownMAC))
-				hub.AwaitCard(ownMAC)
+				awaitJoined(t, hub, c)
 				go func() {
 					for range 16 {
 						hub.Send(ether("full", frames.Max))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
 )
@@ -145,10 +146,13 @@ func (h *Hub) Heard(mac string) [][]byte {
 	return slices.Clone(h.heard[mac])
 }
 
-// Await waits until ok is true of the hub; only the test's own end bounds it.
+// patience bounds a failure.
+const patience = time.Minute
+
+// Await waits until ok is true of the hub.
 func (h *Hub) Await(what string, ok func() bool) {
 	h.t.Helper()
-	for {
+	for over := time.After(patience); ; {
 		h.mu.Lock()
 		changed := h.changed
 		h.mu.Unlock()
@@ -157,8 +161,8 @@ func (h *Hub) Await(what string, ok func() bool) {
 		}
 		select {
 		case <-changed:
-		case <-h.t.Context().Done():
-			h.t.Fatalf("the test ends and %s has not happened", what)
+		case <-over:
+			h.t.Fatalf("within %v it has not happened that %s", patience, what)
 		}
 	}
 }
@@ -174,5 +178,5 @@ func (h *Hub) AwaitCard(mac string) {
 // AwaitNone waits until no card is joined.
 func (h *Hub) AwaitNone() {
 	h.t.Helper()
-	h.Await("all leave", func() bool { return len(h.Cards()) == 0 })
+	h.Await("all cards leave", func() bool { return len(h.Cards()) == 0 })
 }

@@ -171,7 +171,6 @@ func (p *Pool) Prestart(ctx context.Context, at vm.ForkPoint, src *vm.VM, cid ui
 	return m, nil
 }
 
-
 // Start has a machine go on as the VM of spec. Nothing is left of it when that fails.
 func (m *Machine) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	running, err := m.waiting.Start(ctx, spec)
