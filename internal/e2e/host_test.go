@@ -43,6 +43,7 @@ func TestHost(t *testing.T) {
 		{"BadRuns", testBadRuns},
 		{"FullDisk", testFullDisk},
 		{"GuestPanic", testGuestPanic},
+		{"FullMemory", testFullMemory},
 		{"ClientDisconnects", testClientDisconnects},
 		{"MaliciousImages", testMaliciousImages},
 		{"MachineKilled", testMachineKilled},
