@@ -27,6 +27,7 @@ func (p Process) String() string { return fmt.Sprintf("process %d: %s", p.PID, p
 const (
 	QEMU       = "qemu-system-x86_64"
 	Supervisor = "cvm-supervisor"
+	Switch     = "cvm-switch"
 )
 
 // Processes finds every process that names the host's directory in its arguments or its environment.
@@ -143,7 +144,7 @@ func (h *Host) machineFiles(templates []string) []string {
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
 	shared := func(path string) bool { // layers, images, boot files
-		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks")
+		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, "cvm-volumes")
 	}
 	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial)
 }
