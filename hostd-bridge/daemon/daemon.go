@@ -40,10 +40,11 @@ const stopTimeout = time.Second
 // Config says where the daemon keeps its state and what it runs.
 type Config struct {
 	StateDir   string // journal, credentials, certificates and the datastore, in hostd/
-	RunDir     string // sockets of running machines, in vm/
+	RunDir     string // sockets of running machines, in vm/, and of networks' switches, in net/
 	GuestDir   string // vmlinux, bzImage, initramfs.cpio, blank.vmdk and volume.vmdk
 	Listen     string // host:port; empty: DefaultListen; port 0: any free one
 	Supervisor string // path of the cvm-supervisor binary
+	Switch     string // path of the cvm-switch binary; empty: beside Supervisor
 	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
 	Accel      string // kvm or tcg; empty: KVM if a trial shows that it works
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
@@ -51,6 +52,8 @@ type Config struct {
 	// Prestart is how many machines are kept prestarted for each template in use; 0: DefaultPrestart; negative: none.
 	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int
+	// HostGateway is which ports of the host's loopback VMs may reach that ask for it; empty: none.
+	HostGateway []hostapi.PortRange
 	// Capture writes what each network card sends and receives to nic<N>.pcap in the machine's run directory.
 	Capture bool
 	// DebugSupervisor and DebugGuest have debug records in each machine's supervisor.log and console.log.
@@ -71,10 +74,11 @@ func (e Endpoint) Address() string {
 	return strings.TrimSuffix(strings.TrimPrefix(e.URL, "https://"), "/sdk")
 }
 
-// Backend realises machines and makes disks.
+// Backend realises machines and networks, and makes disks.
 type Backend interface {
 	vm.Hypervisor
 	vm.Disks
+	vm.Switches
 }
 
 // RunOn runs the daemon on a given backend until ctx ends; the machines go on running. It calls ready when clients can
@@ -175,6 +179,7 @@ func (h *host) openInventory(ctx context.Context, backend Backend, boot *hostapi
 	}
 	h.inventory, err = vmhost.Open(ctx, vmhost.Options{
 		Journal: h.journal, Store: h.store, Hypervisor: backend, Disks: backend, RunDir: h.machines(),
+		Switches: backend, NetDir: filepath.Join(h.RunDir, "net"), HostGateway: h.HostGateway,
 		HostMemoryMiB: memory, HostCPUs: runtime.NumCPU(), Blank: boot.Blank, Log: h.Log,
 		Prestart: h.Prestart, PrestartMemoryMiB: h.PrestartMemoryMiB, Observe: h.metrics.Observe,
 	})

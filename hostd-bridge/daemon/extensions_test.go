@@ -32,14 +32,14 @@ func body(t *testing.T, e daemon.Endpoint, c *govmomi.Client, path string) []byt
 func TestExtensions(t *testing.T) {
 	for _, without := range []bool{false, true} {
 		h := daemontest.Start(t, nil, func(c *daemon.Config) { c.NoDiskAtFork = without })
-		want := `{"extensions":["diskAtFork","log","vsock"]}`
+		want := `{"extensions":["diskAtFork","log","networks","vsock"]}`
 		if without {
-			want = `{"extensions":["log","vsock"]}`
+			want = `{"extensions":["log","networks","vsock"]}`
 		}
 		if got := string(body(t, h.Endpoint, connect(t, h.Endpoint), "/cvm/extensions")); got != want+"\n" {
 			t.Errorf("extensions %s", got)
 		}
-		for _, path := range []string{"/cvm/extensions", "/cvm/pools", "/cvm/memory", "/cvm/metrics"} {
+		for _, path := range []string{"/cvm/extensions", "/cvm/pools", "/cvm/memory", "/cvm/metrics", "/cvm/networks"} {
 			if res := get(t, h.Endpoint, nil, path); res.StatusCode != http.StatusUnauthorized {
 				t.Errorf("%s without a session: status %d", path, res.StatusCode)
 			}

@@ -3,8 +3,12 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
 // Run runs the daemon on QEMU until ctx ends; the VMs go on running. It calls ready when clients can connect.
@@ -16,5 +20,38 @@ func Run(ctx context.Context, c Config, ready func(Endpoint)) error {
 	if err != nil {
 		return fmt.Errorf("cannot run VMs: %w", err)
 	}
-	return RunOn(ctx, c, hypervisor, ready)
+	if c.Switch == "" {
+		c.Switch = filepath.Join(filepath.Dir(c.Supervisor), "cvm-switch")
+	}
+	return RunOn(ctx, c, real{hypervisor, processes{program: c.Switch, log: c.Log}}, ready)
+}
+
+// real is the Backend that is not for tests.
+type real struct {
+	*qemu.Hypervisor
+	processes
+}
+
+// processes are switches as processes of this host.
+type processes struct {
+	program string // path of cvm-switch
+	log     *slog.Logger
+}
+
+// StartSwitch implements vm.Switches.
+func (p processes) StartSwitch(ctx context.Context, dir, name string) (vm.Switch, error) {
+	s, err := netswitch.Start(ctx, netswitch.Options{Program: p.program, Dir: dir, Name: name, Log: p.log})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// AdoptSwitch implements vm.Switches.
+func (p processes) AdoptSwitch(ctx context.Context, dir string) (vm.Switch, error) {
+	s, err := netswitch.Adopt(ctx, dir)
+	if err != nil || s == nil {
+		return nil, err // not a nil of *netswitch.Switch, which would be a Switch
+	}
+	return s, nil
 }

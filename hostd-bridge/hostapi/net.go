@@ -69,6 +69,8 @@ const (
 	maxAddresses   = 8
 	MaxPublication = 4096 // of a VM; a range of ports is one publication for each
 	maxName        = 253
+	// MaxNetworkSettings bounds a NetworkSettings as JSON, in bytes.
+	MaxNetworkSettings = 64 << 10
 )
 
 // DecodeNet reads the value of KeyNet. What it does not know is an error: nothing that was asked for is left undone in silence.

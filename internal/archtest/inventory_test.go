@@ -10,7 +10,7 @@ import (
 // in common with those outside is vm, which says what VMs are, and vmhost, which is all of them together.
 func TestInventoryLayers(t *testing.T) {
 	const root = module + "hostd-bridge/internal/vm"
-	order := []string{"", "/journal", "/inventory", "/admission", "/disks", "/prestart", "/lifecycle", "/clone", "/vmhost"}
+	order := []string{"", "/journal", "/inventory", "/admission", "/disks", "/prestart", "/networks", "/lifecycle", "/clone", "/vmhost"}
 	outside := []string{"", "/vmhost", "/vmtest"}
 	seen := 0
 	for _, p := range list(t) {

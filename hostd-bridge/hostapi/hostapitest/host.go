@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 
@@ -24,12 +25,14 @@ type Answers struct {
 	Extensions []string
 	Pools      []hostapi.Pool
 	Memory     []hostapi.MachineMemory
+	Networks   hostapi.Networks
 }
 
 // New returns a host without VMs that has all extensions.
 func New() *Host {
 	return &Host{vms: map[string]*VM{}, answers: Answers{
-		Extensions: []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionVsock},
+		Extensions: []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionNetworks, hostapi.ExtensionVsock},
+		Networks:   hostapi.Networks{Networks: []hostapi.NetworkState{{Name: hostapi.DefaultNetwork, Network: "network-10"}}},
 	}}
 }
 
@@ -74,6 +77,7 @@ func (h *Host) Handler() http.Handler {
 		hostapi.RouteExtensions: func(a Answers) any { return hostapi.Extensions{Extensions: a.Extensions} },
 		hostapi.RoutePools:      func(a Answers) any { return hostapi.Pools{Pools: a.Pools} },
 		hostapi.RouteMemory:     func(a Answers) any { return hostapi.Machines{Machines: a.Memory} },
+		hostapi.RouteNetworks:   func(a Answers) any { return a.Networks },
 	} {
 		mux.HandleFunc("GET "+route, func(w http.ResponseWriter, _ *http.Request) {
 			h.mu.Lock()
@@ -82,9 +86,46 @@ func (h *Host) Handler() http.Handler {
 			write(w, http.StatusOK, answer(said))
 		})
 	}
+	mux.HandleFunc("PUT "+hostapi.RouteNetworks+"/{name}", h.setNetwork)
 	mux.HandleFunc("GET "+hostapi.RouteLog+"/{moref}", h.ofVM((*VM).serveLog))
 	mux.HandleFunc("GET "+hostapi.RouteVsock+"/{moref}/{port}", h.ofVM((*VM).serveVsock))
 	return mux
+}
+
+// setNetwork sets the settings of a network that the host says it has.
+func (h *Host) setNetwork(w http.ResponseWriter, r *http.Request) {
+	var s hostapi.NetworkSettings
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, hostapi.MaxNetworkSettings)).Decode(&s)
+	if err == nil {
+		err = s.Check()
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "cannot read the settings of the network: %v", err)
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := slices.Clone(h.answers.Networks.Networks)
+	at := slices.IndexFunc(all, func(n hostapi.NetworkState) bool { return n.Name == r.PathValue("name") })
+	if at < 0 {
+		refuse(w, http.StatusNotFound, "no network is %s", r.PathValue("name"))
+		return
+	}
+	all[at].Settings = s
+	h.answers.Networks.Networks = all
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// Network is a network as the host has it; false: it has none with that name.
+func (h *Host) Network(name string) (hostapi.NetworkState, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range h.answers.Networks.Networks {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return hostapi.NetworkState{}, false
 }
 
 func (h *Host) ofVM(serve func(*VM, http.ResponseWriter, *http.Request)) http.HandlerFunc {

@@ -5,6 +5,7 @@
 package hostclient
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,27 @@ func (c *Client) Memory(ctx context.Context) ([]hostapi.MachineMemory, error) {
 	return answer.Machines, err
 }
 
+// Networks returns how the host's networks are.
+func (c *Client) Networks(ctx context.Context) (hostapi.Networks, error) {
+	var answer hostapi.Networks
+	err := c.ask(ctx, hostapi.RouteNetworks, &answer)
+	return answer, err
+}
+
+// SetNetwork says what the switch of the network with a name does; it is in force when it returns, also for VMs that are on, or will be
+// within moments. ErrNotFound: there is no such network; ErrInvalidArgument: such settings cannot be.
+func (c *Client) SetNetwork(ctx context.Context, name string, s hostapi.NetworkSettings) error {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("cannot encode the settings of network %q: %w", name, err)
+	}
+	res, err := c.send(ctx, http.MethodPut, bytes.NewReader(body), http.StatusNoContent, nil, nil, hostapi.RouteNetworks, url.PathEscape(name))
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
 // ask gets a JSON document.
 func (c *Client) ask(ctx context.Context, route string, answer any) error {
 	res, err := c.get(ctx, http.StatusOK, nil, nil, route)
@@ -78,9 +100,16 @@ func decode(r io.Reader, answer any) error {
 
 // get sends a GET and returns the answer if it has the status want; the caller closes its body.
 func (c *Client) get(ctx context.Context, want int, header http.Header, query url.Values, path ...string) (*http.Response, error) {
+	return c.send(ctx, http.MethodGet, nil, want, header, query, path...)
+}
+
+// send sends a request and returns the answer if it has the status want; the caller closes its body.
+func (c *Client) send(
+	ctx context.Context, method string, body io.Reader, want int, header http.Header, query url.Values, path ...string,
+) (*http.Response, error) {
 	u := c.host.JoinPath(path...)
 	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +162,8 @@ func refused(res *http.Response, text string) error {
 
 func classOf(status int) error {
 	switch status {
+	case http.StatusBadRequest:
+		return errdefs.ErrInvalidArgument
 	case http.StatusUnauthorized:
 		return errdefs.ErrUnauthenticated
 	case http.StatusForbidden:

@@ -2,7 +2,9 @@
 package metrics
 
 import (
+	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -92,7 +94,39 @@ func (m *Metrics) Watch(inventory *vmhost.Host) {
 			}
 			return n
 		}),
+		switches{inventory},
 	)
+}
+
+// measureTime bounds how long switches are asked for what they count, which takes milliseconds.
+const measureTime = time.Second
+
+// switches collects what is counted of the switches of networks: all of it at one time.
+type switches struct{ inventory *vmhost.Host }
+
+func descriptions() (running, restarts, forged *prometheus.Desc) {
+	return prometheus.NewDesc("containervm_switches", "Switches of networks that run.", nil, nil),
+		prometheus.NewDesc("containervm_switch_restarts_total", "Switches that ended by themselves; another one was started.", nil, nil),
+		prometheus.NewDesc("containervm_forged_frames_total", "Frames that were dropped because their source was not their card's address.", nil, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (s switches) Describe(out chan<- *prometheus.Desc) {
+	running, restarts, forged := descriptions()
+	out <- running
+	out <- restarts
+	out <- forged
+}
+
+// Collect implements prometheus.Collector.
+func (s switches) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), measureTime)
+	defer cancel()
+	c := s.inventory.Switches.Counts(ctx)
+	running, restarts, forged := descriptions()
+	out <- prometheus.MustNewConstMetric(running, prometheus.GaugeValue, float64(c.Running))
+	out <- prometheus.MustNewConstMetric(restarts, prometheus.CounterValue, float64(c.Restarts))
+	out <- prometheus.MustNewConstMetric(forged, prometheus.CounterValue, float64(c.Forged))
 }
 
 // Handler serves the metrics as text.

@@ -1,5 +1,5 @@
 // Package relay serves what a host offers beside vSphere (package hostapi): byte streams to vsock ports of VMs, the logs of VMs,
-// what machines take of the memory, the pre-start pools, and the names of the extensions. It does not check who calls: package
+// what machines take of the memory, the pre-start pools, networks, and the names of the extensions. It does not check who calls: package
 // vim's Authorize does.
 package relay
 
@@ -37,9 +37,11 @@ func (r *Relay) Handler() http.Handler {
 		hostapi.RouteExtensions:                r.serveExtensions,
 		hostapi.RoutePools:                     r.servePools,
 		hostapi.RouteMemory:                    r.serveMemory,
+		hostapi.RouteNetworks:                  r.serveNetworks,
 	} {
 		mux.HandleFunc("GET "+route, refusing(serve))
 	}
+	mux.HandleFunc("PUT "+hostapi.RouteNetworks+"/{name}", refusing(r.setNetwork))
 	return mux
 }
 
@@ -60,12 +62,13 @@ func refusing(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc
 func statusOf(err error) int {
 	var (
 		bad     badRequest
+		wrong   *vm.ArgumentError
 		missing *vm.NotFoundError
 		state   *vm.StateError
 		frozen  *vm.FrozenError
 	)
 	switch {
-	case errors.As(err, &bad):
+	case errors.As(err, &bad), errors.As(err, &wrong):
 		return http.StatusBadRequest
 	case errors.As(err, &missing):
 		return http.StatusNotFound

@@ -55,6 +55,7 @@ func newHost(t *testing.T, guest vmtest.Guest) *host {
 	hv := vmtest.New(guest)
 	inventory, err := vmhost.Open(t.Context(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: hv, Disks: hv, RunDir: filepath.Join(dir, "run"),
+		Switches: hv, NetDir: filepath.Join(dir, "net"), HostGateway: []hostapi.PortRange{{Protocol: hostapi.TCP, First: 5432, Last: 5433}},
 		HostMemoryMiB: 1000, HostCPUs: 2, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

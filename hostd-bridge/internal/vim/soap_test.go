@@ -41,6 +41,7 @@ func newTestServer(t testing.TB) *Server {
 	hv := vmtest.New(vmtest.Idle)
 	inv, err := vmhost.Open(t.Context(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: hv, Disks: hv, RunDir: filepath.Join(dir, "run"),
+		Switches: hv, NetDir: filepath.Join(dir, "net"),
 		HostMemoryMiB: 4096, HostCPUs: 2, Blank: "blank.vmdk", Log: log,
 	})
 	if err != nil {

@@ -6,6 +6,7 @@
 //	admission   decides whether the host has the memory for a start
 //	disks       root slots: attach, detach, and the disks that are kept as they were at fork points
 //	prestart    QEMUs that are started ahead of time for the clones of frozen VMs
+//	networks    the switches of networks
 //	lifecycle   create, power, reconfigure, destroy, and what an earlier daemon left
 //	clone       InstantClone
 //	vmhost      all of them together, for those who serve clients

@@ -20,6 +20,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/disks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/lifecycle"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/networks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/prestart"
 )
 
@@ -34,6 +35,7 @@ type Options struct {
 	Disks      *disks.Disks
 	Prestart   *prestart.Pool
 	Lifecycle  *lifecycle.Lifecycle
+	Networks   *networks.Networks
 	Store      *datastore.Store
 	Hypervisor vm.Hypervisor
 	Capacity   vm.Capacity
@@ -59,10 +61,11 @@ type operation struct {
 	src       *vm.VM // as it was at the beginning
 	release   func() // lets others operate on the source
 	child     *inventory.Entry
-	machine   *prestart.Machine // the child's; nil: none was prestarted for it
-	changes   []vm.DiskChange   // what disks are added
-	disks     []vm.UnitDisk     // all of the child's
-	forkPoint vm.ForkPoint      // nil: machine has it
+	machine   *prestart.Machine     // the child's; nil: none was prestarted for it
+	changes   []vm.DiskChange       // what disks are added
+	disks     []vm.UnitDisk         // all of the child's
+	forkPoint vm.ForkPoint          // nil: machine has it
+	ports     []hostapi.Publication // that the child publishes
 }
 
 // InstantClone makes a VM that goes on from where the VM source is, and returns once its CPUs run. A source that is frozen
@@ -92,8 +95,17 @@ func (c *Cloner) InstantClone(ctx context.Context, source string, spec vm.CloneS
 	}
 	defer done()
 	out.Prestarted = m != nil
-	if err := c.fork(ctx, &operation{source: s, src: src, release: release, child: e, machine: m, changes: vm.AllDisks(spec.Disk, spec.DataDisks)}); err != nil {
+	net, err := c.opt.Networks.Begin(ctx, e.VM(), nil)
+	if err != nil {
+		if m != nil {
+			c.opt.Prestart.Discard(m)
+		}
+		return "", errors.Join(err, c.opt.Lifecycle.RollBack(e)) // in the words of who asks for ports
+	}
+	defer net.End()
+	if err := c.fork(ctx, &operation{ports: net.Published, source: s, src: src, release: release, child: e, machine: m, changes: vm.AllDisks(spec.Disk, spec.DataDisks)}); err != nil {
 		err = fmt.Errorf("cannot clone VM %s as %s: %w", src.Name, config.Name, orEnded(s, err))
+		net.Undo(ctx)
 		return "", errors.Join(err, c.opt.Lifecycle.RollBack(e))
 	}
 	return e.VM().Ref, nil
@@ -264,7 +276,7 @@ func (c *Cloner) start(ctx context.Context, o *operation, synced <-chan error) e
 	if err := <-synced; err != nil {
 		return errors.Join(err, lifecycle.End(ctx, m))
 	}
-	return c.opt.Lifecycle.Began(ctx, o.child, m, inventory.Written)
+	return c.opt.Lifecycle.Began(ctx, o.child, m, inventory.Written, o.ports)
 }
 
 // Recover rolls back a clone that an earlier daemon has not answered. Its machine may have started just before the daemon died. That a

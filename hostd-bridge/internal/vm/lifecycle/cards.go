@@ -22,7 +22,7 @@ func (l *Lifecycle) changedSlots(v, next *vm.VM) *cardSlots {
 	if c.machine, err = l.opt.Inventory.Live(v.Ref); err != nil {
 		return c
 	}
-	old, now := v.Slots(l.socket), next.Slots(l.socket)
+	old, now := v.Slots(l.opt.Networks.Socket), next.Slots(l.opt.Networks.Socket)
 	for slot := range max(len(old), len(now)) {
 		var before, after vm.NIC
 		if slot < len(old) {
@@ -81,7 +81,7 @@ func (c *cardSlots) set(ctx context.Context, slot int, nic vm.NIC) error {
 
 // resetCards tells a machine that was found again what its cards are: the daemon before may have died while it changed them.
 func (l *Lifecycle) resetCards(ctx context.Context, v *vm.VM, m vm.Machine) {
-	slots := v.Slots(l.socket)
+	slots := v.Slots(l.opt.Networks.Socket)
 	for slot := range max(len(slots), hostapi.MaxCards) {
 		var nic vm.NIC
 		if slot < len(slots) {

@@ -19,6 +19,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/admission"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/disks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/networks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/prestart"
 )
 
@@ -28,6 +29,7 @@ type Options struct {
 	Admission  *admission.Admission
 	Disks      *disks.Disks
 	Prestart   *prestart.Pool
+	Networks   *networks.Networks
 	Store      *datastore.Store
 	Hypervisor vm.Hypervisor
 	Capacity   vm.Capacity
@@ -153,12 +155,9 @@ func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
 		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),
-		NICs: v.Slots(l.socket),
+		NICs: v.Slots(l.opt.Networks.Socket),
 	}
 }
-
-// socket is the path of the socket of a network's switch.
-func (l *Lifecycle) socket(network string) string { return "" }
 
 // bootSpec says how a VM boots, or what of it is missing.
 func (l *Lifecycle) bootSpec(ctx context.Context, v *vm.VM) (vm.MachineSpec, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/admission"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
@@ -34,13 +35,19 @@ func (l *Lifecycle) PowerOn(ctx context.Context, ref string) (err error) {
 		return err
 	}
 	defer settle()
-	if err := l.start(ctx, e, spec); err != nil {
+	net, err := l.opt.Networks.Begin(ctx, v, nil)
+	if err != nil {
+		return err // in the words of who asks for ports
+	}
+	if err := l.start(ctx, e, spec, net.Published); err != nil {
+		net.Undo(ctx)
 		return fmt.Errorf("cannot power on VM %s: %w", v.Name, err)
 	}
+	net.End()
 	return nil
 }
 
-func (l *Lifecycle) start(ctx context.Context, e *inventory.Entry, spec vm.MachineSpec) error {
+func (l *Lifecycle) start(ctx context.Context, e *inventory.Entry, spec vm.MachineSpec, ports []hostapi.Publication) error {
 	for _, dir := range []string{spec.RunDir, spec.HomeDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -49,7 +56,7 @@ func (l *Lifecycle) start(ctx context.Context, e *inventory.Entry, spec vm.Machi
 	last := e.VM()
 	if err := l.opt.Disks.Open(e, func(v *vm.VM) {
 		v.InFlight = &vm.Operation{Kind: vm.OpStart}
-		v.Guest, v.Exit, v.Timeline = nil, nil, Timeline()
+		v.Guest, v.Exit, v.Timeline, v.Published = nil, nil, Timeline(), ports
 		v.Runs++
 		v.Run, spec.Run = v.Runs, v.Runs
 	}); err != nil {
@@ -57,7 +64,7 @@ func (l *Lifecycle) start(ctx context.Context, e *inventory.Entry, spec vm.Machi
 	}
 	m, err := l.opt.Hypervisor.Start(ctx, spec)
 	if err == nil {
-		err = l.Began(ctx, e, m, inventory.Synced)
+		err = l.Began(ctx, e, m, inventory.Synced, ports)
 	}
 	if err != nil {
 		return errors.Join(err, l.rollBackStart(e, last, spec.RunDir))
@@ -72,12 +79,14 @@ func (l *Lifecycle) rollBackStart(e *inventory.Entry, last *vm.VM, runDir string
 	}
 	return e.Change(inventory.Written, func(v *vm.VM) {
 		v.InFlight, v.Guest, v.Exit, v.Run, v.Timeline = nil, last.Guest, last.Exit, last.Run, last.Timeline
+		v.Published = nil
 	})
 }
 
-// Began records that the VM runs as the machine m, and follows what happens in it. When that fails the machine is ended.
-func (l *Lifecycle) Began(ctx context.Context, e *inventory.Entry, m vm.Machine, d inventory.Durability) error {
-	if err := l.follow(e, m, d); err != nil {
+// Began records that the VM runs as the machine m and publishes ports, and follows what happens in it. When that fails the machine is
+// ended.
+func (l *Lifecycle) Began(ctx context.Context, e *inventory.Entry, m vm.Machine, d inventory.Durability, ports []hostapi.Publication) error {
+	if err := l.follow(e, m, d, func(v *vm.VM) { v.Published = ports }); err != nil {
 		return errors.Join(err, End(ctx, m))
 	}
 	return nil
@@ -89,8 +98,9 @@ func End(ctx context.Context, m vm.Machine) error {
 	return errors.Join(err, m.Close()) // also one that could not be killed is let go of
 }
 
-func (l *Lifecycle) follow(e *inventory.Entry, m vm.Machine, d inventory.Durability) error {
+func (l *Lifecycle) follow(e *inventory.Entry, m vm.Machine, d inventory.Durability, edit func(*vm.VM)) error {
 	err := e.Began(d, m, func(v *vm.VM) {
+		edit(v)
 		v.Power = vm.PoweredOn
 		endOfStart(v)
 		if v.Started.IsZero() {

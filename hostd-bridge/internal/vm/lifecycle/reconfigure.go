@@ -8,8 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/networks"
 )
 
 // Reconfigure changes a VM: all of the change is done, or none of it and an error says why.
@@ -24,6 +26,11 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	if err != nil {
 		return err
 	}
+	net, err := l.rejoin(ctx, v, next, &c)
+	if err != nil {
+		return err // in the words of who asks for ports
+	}
+	defer net.End()
 	told, cards := false, l.changedSlots(v, next)
 	if err = cards.plug(ctx); err == nil {
 		err = l.opt.Disks.Change(ctx, e, c.Disks(), func() error {
@@ -35,18 +42,33 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 		}, func(v *vm.VM) {
 			next.Config.Disk, next.Config.DataDisks, next.Config.Pool = v.Disk, v.DataDisks, v.Pool // the pool may have been destroyed meanwhile
 			v.Config = next.Config
+			if net.Active && v.Power == vm.PoweredOn { // its machine may have ended meanwhile
+				v.Published = net.Published
+			}
 			maps.DeleteFunc(v.Guest, func(k, _ string) bool { _, set := c.Extra[k]; return set })
 		})
 	}
 	if err == nil {
 		return nil
 	}
-	err = errors.Join(err, cards.restore(context.WithoutCancel(ctx)))
 	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
+	ctx = context.WithoutCancel(ctx)
+	err = errors.Join(err, cards.restore(ctx))
 	if told {
-		err = errors.Join(err, l.tellGuest(context.WithoutCancel(ctx), ref, former(v, c.Extra)))
+		err = errors.Join(err, l.tellGuest(ctx, ref, former(v, c.Extra)))
 	}
+	net.Undo(ctx)
 	return err
+}
+
+// rejoin prepares the networks for what a change makes of a VM that is on. Its ports are bound before its machine, and its guest, hear
+// of anything: a container's gate opens when they are there.
+func (l *Lifecycle) rejoin(ctx context.Context, v, next *vm.VM, c *vm.Change) (*networks.Operation, error) {
+	same := !c.Cards.Any() && v.Extra[hostapi.KeyNet] == next.Extra[hostapi.KeyNet]
+	if same || v.Power != vm.PoweredOn || v.Frozen {
+		return &networks.Operation{}, nil
+	}
+	return l.opt.Networks.Begin(ctx, next, v)
 }
 
 // former returns what the keys of a change were before it.

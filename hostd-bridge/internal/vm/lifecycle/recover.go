@@ -42,7 +42,7 @@ func (l *Lifecycle) adopt(ctx context.Context, e *inventory.Entry) {
 	v := e.VM()
 	m, exit, err := l.opt.Hypervisor.Adopt(ctx, l.RunDir(v.Ref))
 	if err == nil && m != nil {
-		if err = l.follow(e, m, inventory.Synced); err == nil {
+		if err = l.follow(e, m, inventory.Synced, func(*vm.VM) {}); err == nil {
 			if l.opt.Log.Info("VM adopted", "vm", v.Name, "ref", v.Ref); !e.VM().Frozen {
 				l.resetCards(ctx, v, m)
 			}

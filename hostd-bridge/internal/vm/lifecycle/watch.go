@@ -59,6 +59,7 @@ func (l *Lifecycle) froze(e *inventory.Entry) {
 	if err := e.Change(inventory.Written, func(v *vm.VM) { v.Frozen = true }); err != nil {
 		l.opt.Log.Error("cannot record that a machine is frozen", "vm", e.VM().Name, "err", err)
 	}
+	l.opt.Networks.Changed() // it is in none any more
 }
 
 // marked takes a mark of the machine's. It wakes nobody: clients see the timeline with the next change, or when they ask. A
@@ -75,6 +76,8 @@ func (l *Lifecycle) marked(e *inventory.Entry, m hostapi.Mark) {
 
 // ended records the end of a machine. When the journal fails the VM is off all the same: the machine is gone.
 func (l *Lifecycle) ended(e *inventory.Entry, exit *vm.Exit) {
+	withdrawn := l.opt.Networks.Withdraw(e.VM()) // who sees the VM off finds its ports free
+	defer withdrawn()
 	err := e.Ended(func(v *vm.VM) { stopped(v, exit) }, func(v *vm.VM) {
 		if err := os.RemoveAll(l.RunDir(v.Ref)); err != nil {
 			l.opt.Log.Warn("cannot remove a machine's run directory", "vm", v.Name, "err", err)
@@ -89,6 +92,7 @@ func (l *Lifecycle) ended(e *inventory.Entry, exit *vm.Exit) {
 
 func stopped(v *vm.VM, exit *vm.Exit) {
 	v.Power, v.Started, v.Exit, v.Frozen, v.Point = vm.PoweredOff, time.Time{}, exit, false, ""
+	v.Published = nil
 	for n := range v.DataDisks {
 		v.DataDisks[n].Point = ""
 	}

@@ -264,6 +264,7 @@ func openCrashed(t *testing.T, dir string) (i *vmhost.Host, closeAll func()) {
 	}
 	i, err = vmhost.Open(context.Background(), vmhost.Options{
 		Journal: j, Store: store, Hypervisor: fileHypervisor{}, Disks: vmtest.New(nil), RunDir: filepath.Join(dir, "run"),
+		Switches: vmtest.New(nil), NetDir: filepath.Join(dir, "net"),
 		Prestart: 1, PrestartMemoryMiB: 100, HostMemoryMiB: 1 << 20, HostCPUs: 2, Blank: "blank.vmdk", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

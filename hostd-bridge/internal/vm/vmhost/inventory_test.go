@@ -61,6 +61,7 @@ func (h *host) open() {
 	}
 	o := h.options
 	o.Journal, o.Store, o.Hypervisor, o.RunDir = h.journal, h.store, h.hv, filepath.Join(h.dir, "run")
+	o.Switches, o.NetDir = h.hv, filepath.Join(h.dir, "net")
 	if o.Disks == nil {
 		o.Disks = h.hv
 	}

@@ -9,7 +9,9 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/admission"
@@ -18,16 +20,22 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/inventory"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/lifecycle"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/networks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/prestart"
 )
 
 // Options is what a Host works with. Every field is needed, unless it says otherwise.
 type Options struct {
-	Journal       *journal.Journal // closed by the caller, after Close
-	Store         *datastore.Store
-	Hypervisor    vm.Hypervisor
-	Disks         vm.Disks
-	RunDir        string // sockets and state of running and prestarted machines, one directory each
+	Journal    *journal.Journal // closed by the caller, after Close
+	Store      *datastore.Store
+	Hypervisor vm.Hypervisor
+	Disks      vm.Disks
+	RunDir     string // sockets and state of running and prestarted machines, one directory each
+	Switches   vm.Switches
+	NetDir     string // sockets and state of networks' switches, one directory each
+	// HostGateway is as of networks.Options; empty: none.
+	HostGateway   []hostapi.PortRange
+	Linger        time.Duration // as of networks.Options
 	HostMemoryMiB int64
 	HostCPUs      int
 	Blank         string // datastore path of the disk that new disks without a parent are deltas of
@@ -50,6 +58,7 @@ type Host struct {
 	*clone.Cloner
 	*disks.Disks
 	Prestart   *prestart.Pool
+	Switches   *networks.Networks
 	Capacity   vm.Capacity
 	Hypervisor vm.Hypervisor
 }
@@ -87,12 +96,15 @@ func wire(opt Options, inv *inventory.Inventory) *Host {
 		Inventory: inv, Admission: memory, Hypervisor: opt.Hypervisor, RunDir: opt.RunDir,
 		PerTemplate: opt.Prestart, MemoryMiB: opt.PrestartMemoryMiB, Log: opt.Log,
 	})
+	h.Switches = networks.New(networks.Options{
+		Inventory: inv, Switches: opt.Switches, Dir: opt.NetDir, HostGateway: opt.HostGateway, Linger: opt.Linger, Log: opt.Log,
+	})
 	h.Lifecycle = lifecycle.New(lifecycle.Options{
-		Inventory: inv, Admission: memory, Disks: h.Disks, Prestart: h.Prestart, Store: opt.Store, Hypervisor: opt.Hypervisor,
+		Inventory: inv, Admission: memory, Disks: h.Disks, Prestart: h.Prestart, Networks: h.Switches, Store: opt.Store, Hypervisor: opt.Hypervisor,
 		Capacity: h.Capacity, RunDir: opt.RunDir, Blank: opt.Blank, Observe: opt.Observe, Log: opt.Log,
 	})
 	h.Cloner = clone.New(clone.Options{
-		Inventory: inv, Admission: memory, Disks: h.Disks, Prestart: h.Prestart, Lifecycle: h.Lifecycle, Store: opt.Store,
+		Inventory: inv, Admission: memory, Disks: h.Disks, Prestart: h.Prestart, Lifecycle: h.Lifecycle, Networks: h.Switches, Store: opt.Store,
 		Hypervisor: opt.Hypervisor, Capacity: h.Capacity, BootID: opt.BootID, Observe: opt.Observe, Log: opt.Log,
 	})
 	return h
@@ -123,12 +135,31 @@ func (h *Host) recover(ctx context.Context) error {
 		return fmt.Errorf("cannot clear up the disks of forks: %w", err)
 	}
 	h.Lifecycle.Sweep()
+	if err := h.Switches.Run(); err != nil {
+		return fmt.Errorf("cannot find the switches of networks again: %w", err)
+	}
 	return nil
 }
 
-// Close ends the prestarted machines and lets go of all others without ending them; their VMs are as they were when the host is
+// Close ends the prestarted machines and the switches of networks that no VM which is on is in, and lets go of all others without ending
+// them; their VMs are as they were when the host is
 // opened again.
 func (h *Host) Close() error {
 	h.Prestart.Close()
-	return h.Lifecycle.Close()
+	err := h.Lifecycle.Close()
+	return errors.Join(err, h.Switches.Close())
+}
+
+// SetNetwork changes the settings of a network, also while VMs are in it.
+func (h *Host) SetNetwork(ref string, s hostapi.NetworkSettings) error {
+	err := h.Inventory.SetNetwork(ref, s)
+	h.Switches.Changed()
+	return err
+}
+
+// RemoveNetwork removes a network that no card is in. Its switch, if there is one still, ends.
+func (h *Host) RemoveNetwork(ref string) error {
+	err := h.Inventory.RemoveNetwork(ref)
+	h.Switches.Changed()
+	return err
 }

@@ -194,6 +194,9 @@ func (h *handle) UnplugDisk(_ context.Context, unit int) (err error) {
 
 // SetNIC implements vm.Machine.
 func (h *handle) SetNIC(_ context.Context, slot int, nic vm.NIC) error {
+	if err := h.m.hv.at(SetNIC); err != nil {
+		return err
+	}
 	h.m.edit(func() { h.m.nics[slot] = nic })
 	return nil
 }

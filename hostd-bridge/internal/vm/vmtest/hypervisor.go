@@ -23,7 +23,8 @@ func Idle(ctx context.Context, _ *Machine) { <-ctx.Done() }
 type Stage string
 
 // The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo, Machine.Memory,
-// Machine.PlugDisk and Machine.UnplugDisk.
+// Machine.PlugDisk and Machine.UnplugDisk; StartSwitch, Switch.Apply
+// and Machine.SetNIC.
 const (
 	Start     Stage = "start"
 	ForkPoint Stage = "forkPoint"
@@ -32,11 +33,15 @@ const (
 	Fork      Stage = "fork"
 	Tell      Stage = "tell"
 	Measure   Stage = "measure"
-	Plug      Stage = "plug"
-	Unplug    Stage = "unplug"
+
+	StartSwitch Stage = "startSwitch"
+	Apply       Stage = "apply"
+	SetNIC      Stage = "setNIC"
+	Plug        Stage = "plug"
+	Unplug      Stage = "unplug"
 )
 
-// Hypervisor implements vm.Hypervisor and vm.Disks.
+// Hypervisor implements vm.Hypervisor, vm.Disks and vm.Switches.
 type Hypervisor struct {
 	guest Guest
 
@@ -46,11 +51,13 @@ type Hypervisor struct {
 	open       int // fork points and prestarted machines that nobody has closed
 	prestarted int // Prestart calls that succeeded
 	changed    *vm.Signal
+	switches   switches
 }
 
 // New returns a hypervisor whose machines run guest.
 func New(guest Guest) *Hypervisor {
-	return &Hypervisor{guest: guest, machines: map[string]*Machine{}, hooks: map[Stage]func() error{}, changed: &vm.Signal{}}
+	return &Hypervisor{guest: guest, machines: map[string]*Machine{}, hooks: map[Stage]func() error{}, changed: &vm.Signal{},
+		switches: switches{byDir: map[string]*Switch{}, taken: map[string]string{}}}
 }
 
 // On has hook run at every later beginning of a stage, which fails with its error; nil removes it.
