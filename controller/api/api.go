@@ -70,7 +70,7 @@ func routes(d Deps) *router {
 		return nil
 	})
 	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
-	(&streamAPI{containers: d.Containers, volumes: d.Volumes, streams: d.Streams}).routes(r)
+	(&streamAPI{containers: d.Containers, networks: d.Networks, volumes: d.Volumes, streams: d.Streams}).routes(r)
 	(&volumeAPI{containers: d.Containers, volumes: d.Volumes}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)

@@ -25,7 +25,7 @@ func (a *streamAPI) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := withTimeout(r.Context(), until)
 	defer cancel()
-	happenings := merge(ctx, a.containers.Events(ctx), a.volumes.Events(ctx))
+	happenings := merge(ctx, a.containers.Events(ctx), a.networks.Events(ctx), a.volumes.Events(ctx))
 	w.Header().Set("Content-Type", types.MediaTypeJSON)
 	w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(w)
@@ -48,7 +48,7 @@ func (a *streamAPI) events(w http.ResponseWriter, r *http.Request) error {
 }
 
 func eventMatches(f filters, m events.Message) bool {
-	others := []string{"daemon", "network", "plugin", "service", "node", "secret", "config"}
+	others := []string{"daemon", "plugin", "service", "node", "secret", "config"}
 	if slices.ContainsFunc(others, func(kind string) bool { return len(f[kind]) > 0 }) {
 		return false
 	}
@@ -58,6 +58,9 @@ func eventMatches(f filters, m events.Message) bool {
 		f.match("event", func(v string) bool { return string(m.Action) == v }) &&
 		f.match("image", func(v string) bool { return m.Actor.Attributes["image"] == v }) &&
 		f.match("volume", func(v string) bool { return m.Type == events.VolumeEventType && m.Actor.ID == v }) &&
+		f.match("network", func(v string) bool {
+			return m.Type == events.NetworkEventType && v != "" && (v == m.Actor.Attributes["name"] || strings.HasPrefix(m.Actor.ID, v))
+		}) &&
 		f.match("container", func(v string) bool {
 			return v == m.Actor.Attributes["name"] || v != "" && strings.HasPrefix(m.Actor.ID, v)
 		})

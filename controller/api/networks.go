@@ -17,9 +17,6 @@ import (
 // networkDriver is the name of what connects containers.
 const networkDriver = net.DriverBridge
 
-// networkID is the ID of a network that exists by itself.
-func networkID(name string) string { return net.FixedID(name) }
-
 // networkAPI serves networks.
 type networkAPI struct {
 	containers *container.Service
@@ -41,8 +38,13 @@ func (a *networkAPI) connect(w http.ResponseWriter, r *http.Request) error {
 	if err := readJSON(w, r, &req); err != nil {
 		return err
 	}
-	if e := req.EndpointConfig; e != nil && !atLeast(r.Context(), "1.48") {
-		e.GwPriority = 0
+	if e := req.EndpointConfig; e != nil { // as in Docker, what a version did not know is not looked at in it
+		if !atLeast(r.Context(), "1.48") {
+			e.GwPriority = 0
+		}
+		if !atLeast(r.Context(), "1.54") {
+			e.MacAddress = nil
+		}
 	}
 	return a.containers.Connect(r.Context(), req.Container, r.PathValue("id"), req.EndpointConfig)
 }
@@ -168,7 +170,7 @@ func (a *networkAPI) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *networkAPI) remove(w http.ResponseWriter, r *http.Request) error {
-	if err := a.networks.Remove(r.Context(), r.PathValue("id"), a.containers.NetworkUsers); err != nil {
+	if err := a.networks.Remove(r.Context(), r.PathValue("id"), a.containers); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -186,7 +188,7 @@ func (a *networkAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	}
 	names, err := a.networks.Prune(r.Context(), func(n net.Network) bool {
 		return f.matchLabels(n.Labels) && !n.Created.After(before)
-	}, a.containers.NetworkUsers)
+	}, a.containers)
 	if err != nil {
 		return err
 	}

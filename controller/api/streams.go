@@ -6,6 +6,7 @@ import (
 	"time"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/controller/internal/volume"
 )
@@ -13,6 +14,7 @@ import (
 // streamAPI carries the streams of containers' main processes, and events.
 type streamAPI struct {
 	containers *ctr.Service
+	networks   *network.Service
 	volumes    *volume.Service
 	streams    *stream.Service
 }

@@ -3,11 +3,13 @@ package container
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -53,6 +55,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
 		if after.BegunSince(&before) {
+			out = append(out, networkEvents(after, nil, after.Endpoints(), now)...)
 			out = append(out, mountEvents(after, events.ActionMount, now)...)
 			add(after, events.ActionStart, nil)
 		}
@@ -61,9 +64,27 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 				add(after, events.ActionOOM, nil)
 			}
 			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode())})
+			out = append(out, networkEvents(after, before.Endpoints(), nil, now)...)
 			out = append(out, mountEvents(after, events.ActionUnmount, now)...)
 		}
+		if before.Running() && after.Running() && after.Run == before.Run {
+			out = append(out, networkEvents(after, before.Endpoints(), after.Endpoints(), now)...)
+		}
 	}
+	return out
+}
+
+// networkEvents tell that a container that runs is no more in networks, or is in them.
+func networkEvents(c Container, from, to []record.Endpoint, now time.Time) (out []events.Message) {
+	add := func(action events.Action, all, but []record.Endpoint) {
+		for _, e := range all {
+			if !slices.ContainsFunc(but, func(other record.Endpoint) bool { return other.ID == e.ID }) {
+				out = append(out, network.Message(action, e.NetworkID, e.Network, map[string]string{"container": c.ID}, now))
+			}
+		}
+	}
+	add(events.ActionDisconnect, from, to)
+	add(events.ActionConnect, to, from)
 	return out
 }
 

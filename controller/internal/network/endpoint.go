@@ -40,7 +40,7 @@ func Names(who Who, e *record.Endpoint) []string {
 // HostEndpoints is what the host is told of a container's endpoints: the endpoints of hostapi.Net.
 func HostEndpoints(who Who, endpoints []record.Endpoint) []hostapi.Endpoint {
 	var out []hostapi.Endpoint
-	for _, e := range endpoints {
+	for _, e := range plugged(endpoints) {
 		to := hostapi.Endpoint{Network: e.PortGroup, Names: Names(who, &e)}
 		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 			if p.IsValid() {
@@ -52,10 +52,15 @@ func HostEndpoints(who Who, endpoints []record.Endpoint) []hostapi.Endpoint {
 	return out
 }
 
+// plugged are the endpoints in networks that are there.
+func plugged(endpoints []record.Endpoint) []record.Endpoint {
+	return slices.DeleteFunc(slices.Clone(endpoints), func(e record.Endpoint) bool { return e.Unplugged })
+}
+
 // Cards are the network cards of a machine with endpoints.
 func Cards(endpoints []record.Endpoint) []vsphere.Card {
 	var cards []vsphere.Card
-	for _, e := range endpoints {
+	for _, e := range plugged(endpoints) {
 		cards = append(cards, vsphere.Card{Slot: e.Slot, Network: e.PortGroup, MAC: e.MAC})
 	}
 	return cards
@@ -63,7 +68,7 @@ func Cards(endpoints []record.Endpoint) []vsphere.Card {
 
 // byPriority are the endpoints in the order in which they lead out: Docker's gw-priority, and then by name.
 func byPriority(endpoints []record.Endpoint) []record.Endpoint {
-	return slices.SortedStableFunc(slices.Values(endpoints), func(a, b record.Endpoint) int {
+	return slices.SortedStableFunc(slices.Values(plugged(endpoints)), func(a, b record.Endpoint) int {
 		return cmp.Or(cmp.Compare(b.Wish.GwPriority, a.Wish.GwPriority), cmp.Compare(a.Network, b.Network))
 	})
 }
@@ -85,7 +90,7 @@ func gateway6(e *record.Endpoint) netip.Addr { return e.Gateway6 }
 func Interfaces(endpoints []record.Endpoint) []*tetherv1.Interface {
 	out4, out6 := leadsOut(endpoints, gateway4), leadsOut(endpoints, gateway6)
 	var all []*tetherv1.Interface
-	for _, e := range slices.SortedFunc(slices.Values(endpoints), func(a, b record.Endpoint) int { return cmp.Compare(a.Slot, b.Slot) }) {
+	for _, e := range slices.SortedFunc(slices.Values(plugged(endpoints)), func(a, b record.Endpoint) int { return cmp.Compare(a.Slot, b.Slot) }) {
 		i := &tetherv1.Interface{Mac: e.MAC, Slot: uint32(e.Slot) + 1, Mtu: uint32(e.MTU)}
 		for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
 			if p.IsValid() {

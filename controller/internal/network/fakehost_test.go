@@ -187,6 +187,8 @@ func (h *fakeHost) Change(_ context.Context, ref vsphere.Ref, change vsphere.Cha
 	for _, card := range change.Cards.To {
 		vm.cards[card.Slot] = card.Network
 	}
+	vm.Extra = maps.Clone(vm.Extra)
+	maps.Copy(vm.Extra, change.Extra)
 	return nil
 }
 
@@ -210,6 +212,13 @@ func (h *fakeHost) put(t testing.TB, name string, endpoints []record.Endpoint) v
 	return vm.Ref
 }
 
+func (h *fakeHost) endpoints(ref vsphere.Ref) []record.Endpoint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all, _ := record.DecodeNetworks(h.vms[ref].Extra[record.KeyNetworks])
+	return all
+}
+
 func (h *fakeHost) remove(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -217,19 +226,26 @@ func (h *fakeHost) remove(name string) {
 }
 
 // users are all VMs as containers, of which those named run.
-func (h *fakeHost) users(running ...string) Users {
-	return func(networkID string) []User {
-		var users []User
-		for _, vm := range h.VMs() {
-			endpoints, _ := record.DecodeNetworks(vm.Extra[record.KeyNetworks])
-			for _, e := range endpoints {
-				if e.NetworkID == networkID {
-					users = append(users, User{
-						Who: Who{ID: vm.Name, Name: vm.Name}, VM: vm.Ref, Running: slices.Contains(running, vm.Name), Endpoint: e,
-					})
-				}
+func (h *fakeHost) users(running ...string) Containers { return &fakeContainers{h, running} }
+
+type fakeContainers struct {
+	h       *fakeHost
+	running []string
+}
+
+func (c *fakeContainers) NetworkUsers(networkID string) []User {
+	var users []User
+	for _, vm := range c.h.VMs() {
+		endpoints, _ := record.DecodeNetworks(vm.Extra[record.KeyNetworks])
+		for _, e := range endpoints {
+			if e.NetworkID == networkID {
+				users = append(users, User{
+					Who: Who{ID: vm.Name, Name: vm.Name}, VM: vm.Ref, Running: slices.Contains(c.running, vm.Name), Endpoint: e,
+				})
 			}
 		}
-		return users
 	}
+	return users
 }
+
+func (c *fakeContainers) AcquireStart(context.Context, string) (func(), error) { return func() {}, nil }

@@ -75,15 +75,15 @@ func Predefined(name string) bool {
 	return name == network.NetworkBridge || name == network.NetworkNone || name == network.NetworkHost || name == network.NetworkDefault
 }
 
-// FixedID is the ID of a network that exists by itself: derived from its name, so that it is always the same.
-func FixedID(name string) string {
+// fixedID is the ID of a network that exists by itself: derived from its name, so that it is always the same.
+func fixedID(name string) string {
 	sum := sha256.Sum256([]byte("containervm network " + name))
 	return hex.EncodeToString(sum[:])
 }
 
 // none is the network that connects nothing.
 func none() Network {
-	return Network{ID: FixedID(network.NetworkNone), Name: network.NetworkNone, Driver: DriverNull}
+	return Network{ID: fixedID(network.NetworkNone), Name: network.NetworkNone, Driver: DriverNull}
 }
 
 // Settings is what the host's switch is told.

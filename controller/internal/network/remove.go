@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,20 +24,25 @@ type User struct {
 	Endpoint record.Endpoint // in that network
 }
 
-// Users tells which containers have endpoints in the network with an ID.
-type Users func(networkID string) []User
+// Containers are those of the host: *container.Service.
+type Containers interface {
+	// NetworkUsers tells which have endpoints in the network with an ID.
+	NetworkUsers(networkID string) []User
+	// AcquireStart keeps others from starting a container, and from changing its networks, until release is called.
+	AcquireStart(ctx context.Context, id string) (release func(), err error)
+}
 
 // Remove removes a network. It is refused while a container that runs is in it, or one is about to be; as in Docker, one that does not
 // run hinders nobody: it loses its card there, and cannot be started until it is disconnected from the network that is gone.
-func (s *Service) Remove(ctx context.Context, ref string, users Users) error {
+func (s *Service) Remove(ctx context.Context, ref string, containers Containers) error {
 	n, err := s.Find(ref)
 	if err != nil {
 		return err
 	}
-	return s.remove(context.WithoutCancel(ctx), n, users)
+	return s.remove(context.WithoutCancel(ctx), n, containers)
 }
 
-func (s *Service) remove(ctx context.Context, n Network, users Users) error {
+func (s *Service) remove(ctx context.Context, n Network, containers Containers) error {
 	if n.Predefined() {
 		return errdefs.ErrPermissionDenied.WithMessage(n.Name + " is a pre-defined network and cannot be removed")
 	}
@@ -44,16 +50,21 @@ func (s *Service) remove(ctx context.Context, n Network, users Users) error {
 		return err
 	}
 	defer s.unclaim(n.ID)
-	all := users(n.ID)
+	all := containers.NetworkUsers(n.ID)
 	if err := active(n, all); err != nil {
 		return err
 	}
 	if err := s.mark(ctx, n.ID, removing); err != nil {
 		return err
 	}
-	s.unplug(ctx, all)
+	free, err := acquireAll(ctx, containers, all)
+	if err != nil {
+		return errors.Join(err, s.mark(ctx, n.ID, ""))
+	}
+	defer free()
+	s.recard(ctx, n.ID, true)
 	if err := s.host.RemovePortGroup(ctx, n.PortGroup); err != nil {
-		s.plug(ctx, all)
+		s.recard(ctx, n.ID, false)
 		return errors.Join(fmt.Errorf("error while removing network: %w", err), s.mark(ctx, n.ID, ""))
 	}
 	if err := s.forget(ctx, n.ID); err != nil {
@@ -107,41 +118,68 @@ func (s *Service) mark(ctx context.Context, id string, phase phase) error {
 	})
 }
 
-// unplug takes the cards of containers that do not run out of a network. What they are in it (hostapi.KeyNet) goes with them: their next
-// start fails, or says it anew. One that fails is only logged: it may have been done before, and where a card is left the host does not
-// remove the network.
-func (s *Service) unplug(ctx context.Context, users []User) {
-	for _, user := range users {
-		s.recard(ctx, user, vsphere.Change{
-			Extra: map[string]string{hostapi.KeyNet: ""}, Cards: vsphere.CardChange{From: Cards([]record.Endpoint{user.Endpoint})},
-		})
+// acquireAll keeps others from changing containers that do not run.
+func acquireAll(ctx context.Context, containers Containers, users []User) (release func(), err error) {
+	users = slices.Clone(users)
+	slices.SortFunc(users, func(a, b User) int { return strings.Compare(a.ID, b.ID) }) // who removes another network waits in the same order
+	var releases []func()
+	release = func() {
+		for _, r := range releases {
+			r()
+		}
 	}
+	for _, user := range users {
+		r, err := containers.AcquireStart(ctx, user.ID)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		releases = append(releases, r)
+	}
+	return release, nil
 }
 
-// plug gives containers that do not run their cards again.
-func (s *Service) plug(ctx context.Context, users []User) {
-	for _, user := range users {
-		s.recard(ctx, user, vsphere.Change{Cards: vsphere.CardChange{To: Cards([]record.Endpoint{user.Endpoint})}})
-	}
-}
-
-func (s *Service) recard(ctx context.Context, user User, change vsphere.Change) {
-	if err := s.host.Change(ctx, user.VM, change); err != nil && !errdefs.IsNotFound(err) {
-		s.log.Warn("cannot change the card of a container in a network that is removed", "vm", user.VM.Value, "network", user.Endpoint.Network, "err", err)
+// recard takes the cards in a network from those that have them, or gives them back, and says so in their records. What they are in it
+// (hostapi.KeyNet) goes with the cards: their next start fails, or says it anew. What fails is only logged: where a card is left the host
+// does not remove the network.
+func (s *Service) recard(ctx context.Context, networkID string, unplugged bool) {
+	for _, vm := range s.host.VMs() {
+		endpoints, err := record.DecodeNetworks(vm.Extra[record.KeyNetworks])
+		if err != nil {
+			continue // said by eachEndpoint
+		}
+		before := Cards(endpoints)
+		for i := range endpoints {
+			if endpoints[i].NetworkID == networkID {
+				endpoints[i].Unplugged = unplugged
+			}
+		}
+		change := vsphere.Change{Cards: vsphere.CardChange{From: before, To: Cards(endpoints)}}
+		if len(change.Cards.From) == len(change.Cards.To) {
+			continue
+		}
+		text, err := record.EncodeNetworks(endpoints)
+		change.Extra = map[string]string{record.KeyNetworks: text, hostapi.KeyNet: ""}
+		if err == nil {
+			err = s.host.Change(ctx, vm.Ref, change)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			s.log.Warn("cannot change the card of a machine in a network that is removed", "vm", vm.Name, "network", networkID, "err", err)
+		}
 	}
 }
 
 // Prune removes the networks that fit and in which no container runs, and returns their names.
-func (s *Service) Prune(ctx context.Context, fits func(Network) bool, users Users) ([]string, error) {
+func (s *Service) Prune(ctx context.Context, fits func(Network) bool, containers Containers) ([]string, error) {
 	var names []string
 	for _, n := range s.All() {
-		if n.Predefined() || !fits(n) || active(n, users(n.ID)) != nil {
+		if n.Predefined() || !fits(n) || active(n, containers.NetworkUsers(n.ID)) != nil {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
 			return names, err
 		}
-		if err := s.remove(context.WithoutCancel(ctx), n, users); err != nil {
+		if err := s.remove(context.WithoutCancel(ctx), n, containers); err != nil {
 			s.log.Warn("cannot prune a network", "network", n.Name, "err", err)
 			continue
 		}

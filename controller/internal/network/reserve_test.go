@@ -138,13 +138,13 @@ func TestExhausted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before := len(s.uses.reserved[FixedID("bridge")])
+	before := len(s.uses.reserved[fixedID("bridge")])
 	_, _, err := s.Reserve(nil, Want{}, Want{Network: "small"})
 	want := "no available IPv4 addresses on this network's address pools: small (" + n.ID + ")"
 	if err == nil || err.Error() != want || errdefs.IsInvalidArgument(err) || errdefs.IsConflict(err) {
 		t.Errorf("%v, want %s", err, want)
 	}
-	if len(s.uses.reserved[FixedID("bridge")]) != before {
+	if len(s.uses.reserved[fixedID("bridge")]) != before {
 		t.Error("a reservation that failed left one in another network")
 	}
 	e, _, err := s.Reserve(nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.2")}})

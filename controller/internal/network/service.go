@@ -110,7 +110,7 @@ func (s *Service) open(ctx context.Context) error {
 // bridge is the default network without its addresses.
 func bridge(now time.Time) Network {
 	return Network{
-		ID: FixedID(network.NetworkBridge), Name: network.NetworkBridge, Driver: DriverBridge, Created: now.UTC(),
+		ID: fixedID(network.NetworkBridge), Name: network.NetworkBridge, Driver: DriverBridge, Created: now.UTC(),
 		Options: map[string]string{bridgeOption + "default_bridge": "true"},
 	}
 }
@@ -329,15 +329,7 @@ func (s *Service) realise(ctx context.Context, n *Network) error {
 // drop removes a network that the index has marked: its port group, then its entry. Cards that are left there are of containers that
 // did not run when it was marked, and have not been started since.
 func (s *Service) drop(ctx context.Context, n Network) error {
-	var left []User
-	s.uses.mu.Lock()
-	s.eachEndpoint(func(vm *vsphere.VM, e *record.Endpoint) {
-		if e.NetworkID == n.ID {
-			left = append(left, User{VM: vm.Ref, Endpoint: *e})
-		}
-	})
-	s.uses.mu.Unlock()
-	s.unplug(ctx, left)
+	s.recard(ctx, n.ID, true)
 	if err := s.host.RemovePortGroup(ctx, n.PortGroup); err != nil {
 		return err
 	}

@@ -233,6 +233,9 @@ func TestRemove(t *testing.T) {
 	if len(h.vms[ref].cards) > 0 {
 		t.Error("the container that does not run has its card")
 	}
+	if e := h.endpoints(ref); !e[0].Unplugged || len(Cards(e))+len(HostEndpoints(Who{}, e))+len(Interfaces(e)) > 0 {
+		t.Errorf("its record says %+v", e)
+	}
 	if _, err := s.Hold(e); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "network "+n.ID+" not found") {
 		t.Errorf("it is started: %v", err)
 	}
@@ -264,7 +267,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for _, ref := range []string{"", "default", "bridge"} {
-		if got, err := s.Find(ref); err != nil || got.Name != "bridge" || got.ID != FixedID("bridge") {
+		if got, err := s.Find(ref); err != nil || got.Name != "bridge" || got.ID != fixedID("bridge") {
 			t.Errorf("%q: %v, %v", ref, got.Name, err)
 		}
 	}

@@ -23,7 +23,9 @@ type Endpoint struct {
 	Gateway6 netip.Addr `json:"gateway6,omitzero"`
 	Internal bool       `json:"internal,omitempty"` // nothing leads out
 	MTU      int        `json:"mtu,omitempty"`      // bytes; 0: 1500
-	Wish     Wish       `json:"wish,omitzero"`
+	// Unplugged: the network was removed while the container did not run, and the card with it.
+	Unplugged bool `json:"unplugged,omitempty"`
+	Wish      Wish `json:"wish,omitzero"`
 }
 
 // Wish is what a client asked for when it connected a container to a network, as inspect shows it again.
