@@ -29,6 +29,7 @@ func command() *cobra.Command {
 	var c daemon.Config
 	var verbose bool
 	var prestart, readyFD int
+	var hostGateway string
 	bin := filepath.Dir(executable())
 	cmd := &cobra.Command{
 		Use:          "hostd-bridge",
@@ -42,6 +43,10 @@ func command() *cobra.Command {
 			c.DebugSupervisor, c.DebugGuest = verbose, verbose
 			if c.Prestart = prestart; prestart == 0 {
 				c.Prestart = -1
+			}
+			var err error
+			if c.HostGateway, err = daemon.ParsePorts(hostGateway); err != nil {
+				return fmt.Errorf("--host-gateway: %w", err)
 			}
 			return daemon.Run(cmd.Context(), c, func(e daemon.Endpoint) {
 				fmt.Fprintf(cmd.OutOrStdout(), "serving %s (user %s, CA %s)\n", e.URL, e.Username, e.CAFile)
@@ -57,6 +62,8 @@ func command() *cobra.Command {
 	f.StringVar(&c.GuestDir, "guest", filepath.Join(bin, "guest"), "directory of vmlinux, bzImage, initramfs.cpio, blank.vmdk and volume.vmdk")
 	f.StringVar(&c.Listen, "listen", daemon.DefaultListen, "address to listen on")
 	f.StringVar(&c.Supervisor, "supervisor", filepath.Join(bin, "cvm-supervisor"), "path of the per-VM supervisor")
+	f.StringVar(&c.Switch, "switch", filepath.Join(bin, "cvm-switch"), "path of the program that is a network's switch")
+	f.StringVar(&hostGateway, "host-gateway", "", "ports of this host's loopback that VMs may reach that ask for it, as in 5432,8000-8010,53/udp (default: none)")
 	f.StringVar(&c.QEMU, "qemu", "", "path of qemu-system-x86_64 (default: found in PATH)")
 	f.StringVar(&c.Accel, "accel", "", "kvm or tcg (default: kvm if a trial shows that it works)")
 	f.IntVar(&prestart, "prestart", daemon.DefaultPrestart, "machines kept ready for the next forks of each template in use; 0: none")

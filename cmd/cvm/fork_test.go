@@ -249,6 +249,15 @@ func TestHostNumbers(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", args, code, out)
 		}
 	}
+	for _, ports := range []string{"0", "x", "5432/sctp", "9-8"} {
+		if out, code := runCVM(t, &app{paths: testPaths(t)}, "up", "--host-gateway", ports); code != 1 || !strings.Contains(out, "--host-gateway: cannot use") {
+			t.Errorf("--host-gateway %s: exit %d, %s", ports, code, out)
+		}
+	}
+	passed := hostConfig{hostGateway: "5432,53/udp"}
+	if got := strings.Join(passed.args(paths{}), " "); !strings.Contains(got, "--host-gateway 5432,53/udp") {
+		t.Errorf("arguments %q", got)
+	}
 	h := hostConfig{templates: 3, warm: 2, prestart: 0}
 	if got := strings.Join(h.args(paths{}), " "); !strings.HasSuffix(got, "--templates 3 --warm 2 --prestart 0") {
 		t.Errorf("arguments %q", got)

@@ -29,6 +29,8 @@ type hostConfig struct {
 
 	templates, warm, prestart int
 
+	hostGateway string // ports of the host's loopback, as hostd.ParsePorts reads them
+
 	levels  logLevels
 	capture bool // of what network cards send and receive
 	pprof   bool // on the control socket
@@ -42,6 +44,7 @@ func (h *hostConfig) addFlags(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&h.templates, "templates", controller.DefaultTemplates, "keep at most `N` templates for containers to be forked from; 0: every container boots")
 	cmd.Flags().IntVar(&h.warm, "warm", 1, "keep `N` machines forked ahead of time, which wait to be a container: some 50 MiB each; 0: none")
 	cmd.Flags().IntVar(&h.prestart, "prestart", 1, "keep `N` emulators started ahead of time for each template; 0: none")
+	cmd.Flags().StringVar(&h.hostGateway, "host-gateway", "", "let containers with --add-host NAME:host-gateway reach `PORTS` of this machine's loopback, as in 5432,8000-8010,53/udp (default: none)")
 	h.levels = logLevels{}
 	cmd.Flags().Var(h.levels, "log", "`LEVELS` of the logs: debug, or hostd-bridge, controller, supervisor or tether with one each, as in tether=debug,controller=warn (default info)")
 	cmd.Flags().BoolVar(&h.capture, "capture", false, "write what each machine's network cards send and receive to vm/*/nic*.pcap in --run, while it runs")
@@ -55,6 +58,9 @@ func (h *hostConfig) check() error {
 			return fmt.Errorf("cannot use %d for %s: want a number from 0 to %d", n, flag, maxKept)
 		}
 	}
+	if _, err := hostd.ParsePorts(h.hostGateway); err != nil {
+		return fmt.Errorf("--host-gateway: %w", err)
+	}
 	return nil
 }
 
@@ -65,6 +71,9 @@ const maxKept = 1000
 func (h *hostConfig) args(p paths) []string {
 	args := []string{"--state", p.State, "--run", p.Run, "--listen", h.listen, "--guest", h.guest, "--accel", h.accel,
 		"--templates", strconv.Itoa(h.templates), "--warm", strconv.Itoa(h.warm), "--prestart", strconv.Itoa(h.prestart)}
+	if h.hostGateway != "" {
+		args = append(args, "--host-gateway", h.hostGateway)
+	}
 	if len(h.levels) > 0 {
 		args = append(args, "--log", h.levels.String())
 	}
@@ -127,12 +136,19 @@ func serve(ctx context.Context, p paths, h hostConfig, logger func(part string) 
 
 	ctx, shutdown := context.WithCancel(ctx)
 	defer shutdown()
+	ports, err := hostd.ParsePorts(h.hostGateway)
+	if err != nil {
+		return err
+	}
 	config := hostd.Config{
 		StateDir: p.State, RunDir: p.Run, Listen: h.listen, Accel: h.accel,
 		GuestDir:   firstSet(h.guest, filepath.Join(filepath.Dir(exe), "guest")),
 		Supervisor: filepath.Join(filepath.Dir(exe), "cvm-supervisor"),
+		Switch:     filepath.Join(filepath.Dir(exe), "cvm-switch"),
 		Prestart:   h.prestart,
 		Capture:    h.capture,
+
+		HostGateway: ports,
 
 		DebugSupervisor: h.levels.debug(partSupervisor), DebugGuest: h.levels.debug(partTether),
 		Log: logger(partHostd),

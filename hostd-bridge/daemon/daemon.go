@@ -61,6 +61,9 @@ type Config struct {
 	Log                         *slog.Logger
 }
 
+// ParsePorts reads what HostGateway is to be, as people write it: "5432,8000-8010,53/udp".
+func ParsePorts(text string) ([]hostapi.PortRange, error) { return hostapi.ParsePortRanges(text) }
+
 // Endpoint is how a client reaches the daemon.
 type Endpoint struct {
 	URL      string // https://host:port/sdk

@@ -27,7 +27,7 @@ func (p Process) String() string { return fmt.Sprintf("process %d: %s", p.PID, p
 const (
 	QEMU       = "qemu-system-x86_64"
 	Supervisor = "cvm-supervisor"
-	Switch     = "cvm-switch"
+	Switch     = "cvm-switch" // of a network
 )
 
 // Processes finds every process that names the host's directory in its arguments or its environment.
@@ -98,7 +98,7 @@ func (h *Host) RemoveAll(tb testing.TB) {
 }
 
 // CheckIdle removes every container and fails the test unless nothing of any machine is left: no process, socket,
-// directory, half-made layer or TAP.
+// directory, published port, half-made layer or TAP.
 func (h *Host) CheckIdle(tb testing.TB) {
 	tb.Helper()
 	h.RemoveAll(tb)
@@ -110,6 +110,59 @@ func (h *Host) CheckIdle(tb testing.TB) {
 		}
 	}()
 	Eventually(tb, 20*time.Second, "machines are removed without a trace", idle)
+}
+
+// switchTraces lists what a switch holds of VMs, and what is left of switches that are gone. A switch itself lingers for some seconds,
+// in which the next test may want it.
+func (h *Host) switchTraces() (left []string) {
+	lives := map[string]bool{} // by directory
+	for _, p := range h.Processes() {
+		if p.Program != Switch {
+			continue
+		}
+		for _, port := range listening(p.PID) {
+			left = append(left, fmt.Sprintf("port %d, of %v", port, p))
+		}
+		if at := slices.Index(p.Args, "--dir"); at >= 0 && at+1 < len(p.Args) {
+			if dir := p.Args[at+1]; lives[dir] {
+				left = append(left, fmt.Sprintf("a second switch in %s: %v", dir, p))
+			} else {
+				lives[dir] = true
+			}
+		}
+	}
+	sockets, _ := filepath.Glob(filepath.Join(h.Run, "net", "*", "*.sock"))
+	for _, socket := range sockets {
+		if !lives[filepath.Dir(socket)] {
+			left = append(left, socket)
+		}
+	}
+	return left
+}
+
+// listening are the ports on which a process listens for TCP, or has a UDP socket that is not connected.
+func listening(pid int) (ports []int) {
+	inodes := map[string]bool{}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, "socket:[") {
+			inodes[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] = true
+		}
+	}
+	for file, state := range map[string]string{"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"} { // proc_pid_net(5): st
+		table, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, file))
+		for _, line := range strings.Split(string(table), "\n") {
+			fields := strings.Fields(line)
+			if len(fields) < 10 || fields[3] != state || !inodes[fields[9]] {
+				continue
+			}
+			_, hex, _ := strings.Cut(fields[1], ":")
+			if port, err := strconv.ParseUint(hex, 16, 16); err == nil {
+				ports = append(ports, int(port))
+			}
+		}
+	}
+	return ports
 }
 
 // templates are the homes of templates, which stay: each has a supervisor and a run directory.
@@ -129,6 +182,7 @@ func (h *Host) machineTraces() []string {
 		}
 	}
 	left = append(left, h.machineFiles(kept)...)
+	left = append(left, h.switchTraces()...)
 	if n := countTAPs() - h.taps; n > 0 {
 		left = append(left, fmt.Sprintf("%d TAP devices", n))
 	}

@@ -43,7 +43,7 @@ func (h *Host) Restart(name string) {
 		return
 	}
 	h.daemons[name] = h.startDaemon(name, "--state", h.State, "--run", h.Run, "--guest", h.files.guest,
-		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--accel", os.Getenv("CVM_ACCEL"),
+		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--switch", filepath.Join(h.files.bin, "cvm-switch"), "--accel", os.Getenv("CVM_ACCEL"),
 		"--prestart", "-1")
 	e := h.endpoint()
 	h.setEnv(map[string]string{"DOCKER_HOST": "unix://" + filepath.Join(h.Run, "docker.sock"), "GOVC_URL": e.URL,

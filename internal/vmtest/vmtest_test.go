@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +20,7 @@ func TestLeaksAreSeen(t *testing.T) {
 		t.Fatalf("an empty host has %v", left)
 	}
 	var want []string
-	for _, path := range []string{"r/vm/vm-1", "s/hostd/datastore/abc", "s/hostd/datastore/cvm/layers/abc.partial.vmdk"} {
+	for _, path := range []string{"r/vm/vm-1", "s/hostd/datastore/abc", "s/hostd/datastore/cvm/layers/abc.partial.vmdk", "r/net/network-10/frames.sock"} {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -31,6 +32,26 @@ func TestLeaksAreSeen(t *testing.T) {
 	}
 	if left := h.machineTraces(); !slices.Equal(left, want) {
 		t.Errorf("left are %v, want %v", left, want)
+	}
+}
+
+// TestPortsAreSeen: ports on which a process listens are found.
+func TestPortsAreSeen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	u, err := net.ListenPacket("udp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	ports := listening(os.Getpid())
+	for _, want := range []int{l.Addr().(*net.TCPAddr).Port, u.LocalAddr().(*net.UDPAddr).Port} {
+		if !slices.Contains(ports, want) {
+			t.Errorf("ports %v, want %d", ports, want)
+		}
 	}
 }
 
