@@ -60,9 +60,8 @@ func ends(id stack.TransportEndpointID) (from, to netip.AddrPort) {
 
 // connect takes a guest's request for a connection, in a goroutine of its own.
 func (g *gateway) connect(r *tcp.ForwarderRequest) {
-	t := g.core.table.Load()
 	from, to := ends(r.ID())
-	e := t.byAddr[from.Addr()]
+	t, e, life := g.core.from(from.Addr())
 	if e == nil || !g.core.enter() {
 		r.Complete(false) // it left meanwhile
 		return
@@ -77,7 +76,7 @@ func (g *gateway) connect(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer e.end()
-	host, err := g.dialOut(e, target)
+	host, err := g.dialOut(life, e, target)
 	if err != nil {
 		r.Complete(true)
 		return
@@ -89,17 +88,33 @@ func (g *gateway) connect(r *tcp.ForwarderRequest) {
 	if failed != nil {
 		return
 	}
-	splice(newGuestConn(ep, queue), host, e.life())
+	splice(newGuestConn(ep, queue), host, life)
+}
+
+// from returns the endpoint that has an address, if there is one, and how long a session lasts that the table allows it: what is allowed
+// no more after an Apply ends with the life, which was begun before the table was looked at.
+func (c *core) from(a netip.Addr) (*table, *card, context.Context) {
+	e := c.table.Load().byAddr[a]
+	if e == nil {
+		return nil, nil, nil
+	}
+	life := e.life()
+	t := c.table.Load()
+	now := t.byAddr[a]
+	if now == nil || now.member != e.member {
+		return nil, nil, nil
+	}
+	return t, now, life
 }
 
 // dialOut connects to a peer in the guest's stead.
-func (g *gateway) dialOut(e *card, to netip.AddrPort) (*net.TCPConn, error) {
+func (g *gateway) dialOut(life context.Context, e *card, to netip.AddrPort) (*net.TCPConn, error) {
 	defer e.dialing.Add(-1)
 	if e.dialing.Add(1) > maxDialing {
 		e.refused.Add(1)
 		return nil, errors.New("the endpoint waits for too many peers")
 	}
-	ctx, cancel := context.WithTimeout(e.life(), dialTime)
+	ctx, cancel := context.WithTimeout(life, dialTime)
 	defer cancel()
 	conn, err := g.core.outside.dial(ctx, "tcp", to)
 	if err != nil {
@@ -125,9 +140,8 @@ func (g *gateway) mayExchange(id stack.TransportEndpointID) bool {
 
 // exchange begins a session of datagrams, which has its first one already. It does not wait.
 func (g *gateway) exchange(r *udp.ForwarderRequest) {
-	t := g.core.table.Load()
 	from, to := ends(r.ID())
-	e := t.byAddr[from.Addr()]
+	t, e, life := g.core.from(from.Addr())
 	if e == nil {
 		return
 	}
@@ -146,11 +160,11 @@ func (g *gateway) exchange(r *udp.ForwarderRequest) {
 		defer g.core.running.Done()
 		defer e.end()
 		defer guest.close()
-		host, err := g.core.outside.dial(e.life(), "udp", target)
+		host, err := g.core.outside.dial(life, "udp", target)
 		if err != nil {
 			return
 		}
-		relay(guest, host, e.life())
+		relay(guest, host, life)
 	}()
 }
 

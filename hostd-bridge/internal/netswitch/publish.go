@@ -241,18 +241,19 @@ func (c *core) serve(p *publication) {
 // lead connects a client with the guest.
 func (c *core) lead(p *publication, client *net.TCPConn) {
 	to := p.to.Load()
-	guest, err := c.reach(p, to, client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
+	life := to.member.life()
+	guest, err := c.reach(life, p, to, client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
 	if err != nil {
 		client.SetLinger(0) // it is refused, as far as that is possible after an accept
 		client.Close()
 		return
 	}
 	defer to.member.end()
-	splice(guest, client, p.life, to.member.life())
+	splice(guest, client, p.life, life)
 }
 
 // reach connects to the guest behind a publication. Without an error it has begun a session of the member.
-func (c *core) reach(p *publication, to *target, client netip.Addr) (*guestConn, error) {
+func (c *core) reach(life context.Context, p *publication, to *target, client netip.Addr) (*guestConn, error) {
 	e := to.member.card.Load()
 	if e == nil || e.port.Load() == nil {
 		return nil, errors.New("the guest is not there")
@@ -266,7 +267,7 @@ func (c *core) reach(p *publication, to *target, client netip.Addr) (*guestConn,
 	}
 	ctx, cancel := context.WithTimeout(p.life, guestTime)
 	defer cancel()
-	defer context.AfterFunc(e.life(), cancel)()
+	defer context.AfterFunc(life, cancel)()
 	guest, err := dialGuest(ctx, c.gateway.stack, tcp.ProtocolNumber, netip.AddrPortFrom(a, to.port))
 	if err != nil {
 		e.end()

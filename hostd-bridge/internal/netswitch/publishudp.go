@@ -63,6 +63,7 @@ func (d *datagrams) session(client netip.AddrPort) *datagramSession {
 		return s
 	}
 	to := d.p.to.Load()
+	life := to.member.life()
 	e := to.member.card.Load()
 	if e == nil || e.port.Load() == nil {
 		return nil
@@ -83,13 +84,13 @@ func (d *datagrams) session(client netip.AddrPort) *datagramSession {
 	d.mu.Unlock()
 	d.running.Go(func() {
 		defer e.end()
-		d.answer(client, s, e.life())
+		d.answer(client, s, life)
 	})
 	return s
 }
 
 // answer passes what the guest sends back to the client, until neither has sent for a while, or the guest has left.
-func (d *datagrams) answer(client netip.AddrPort, s *datagramSession, guest life) {
+func (d *datagrams) answer(client netip.AddrPort, s *datagramSession, guest context.Context) {
 	end := func() { s.guest.ep.Close() }
 	defer context.AfterFunc(guest, end)()
 	defer context.AfterFunc(d.p.life, end)()
