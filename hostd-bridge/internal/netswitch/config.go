@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -113,6 +114,13 @@ func (c Config) check() error {
 	if len(c.Endpoints) > maxEndpoints {
 		return fmt.Errorf("%d endpoints, at most %d are possible", len(c.Endpoints), maxEndpoints)
 	}
+	vms := map[string]bool{}
+	for _, e := range c.Endpoints {
+		if vms[e.VM] {
+			return fmt.Errorf("VM %q has two endpoints", e.VM)
+		}
+		vms[e.VM] = true
+	}
 	return nil
 }
 
@@ -123,8 +131,8 @@ func (c Config) mtu() uint32 {
 	return uint32(c.MTU)
 }
 
-// check says what is wrong with an endpoint, and returns its address.
-func (e Endpoint) check() (frames.Address, error) {
+// checkEndpoint says what is wrong with an endpoint of a Config, and returns its address.
+func (c Config) checkEndpoint(e Endpoint) (frames.Address, error) {
 	mac, err := frames.ParseAddress(e.MAC)
 	switch {
 	case err != nil:
@@ -137,6 +145,9 @@ func (e Endpoint) check() (frames.Address, error) {
 	for _, a := range e.Addresses {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 			return mac, fmt.Errorf("%v is no address of a VM", a)
+		}
+		if slices.ContainsFunc(c.Gateways, func(g netip.Prefix) bool { return g.Addr() == a }) {
+			return mac, fmt.Errorf("cannot use %v: it is the gateway's address", a)
 		}
 	}
 	return mac, nil

@@ -183,12 +183,8 @@ func (a *application) endpoints(cfg Config) {
 	wanted, taken := map[string]bool{}, map[frames.Address]bool{}
 	fresh := make([]*card, 0, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
-		mac, err := e.check()
-		switch {
-		case err != nil:
-		case wanted[e.VM]:
-			err = fmt.Errorf("VM %s has two endpoints", e.VM)
-		case taken[mac]:
+		mac, err := cfg.checkEndpoint(e)
+		if err == nil && taken[mac] {
 			err = fmt.Errorf("two endpoints have the MAC address %v", mac)
 		}
 		if err != nil {

@@ -163,56 +163,55 @@ func (c *core) read(m *member, p *port) {
 	}
 }
 
-// pass sends each frame of a batch where it belongs. Frames in a row for one card are queued at once.
+// pass sends each frame of a batch where it belongs, in their order. Frames in a row for one card are queued at once.
 func (c *core) pass(t *table, e *card, batch []byte) {
 	var to *card // of the frames from begin on
 	var n, size int64
 	begin, at := 0, 0
-	flush := func() {
-		if to != nil {
+	for f := range frames.All(batch) {
+		dest, all, mine := route(t, e, f)
+		if to != nil && dest != to {
 			to.receive(batch[begin:at])
 		}
-	}
-	for f := range frames.All(batch) {
-		next := at + frames.Prefix + len(f)
-		dest := c.route(t, e, f)
-		if dest != to || to == nil {
-			flush()
+		if dest != to {
 			to, begin = dest, at
 		}
-		at = next
+		if mine {
+			c.gateway.input(t, e, f)
+		}
+		if all {
+			flood(t, e, f)
+		}
+		at += frames.Prefix + len(f)
 		n++
 		size += int64(len(f))
 	}
-	flush()
+	if to != nil {
+		to.receive(batch[begin:at])
+	}
 	e.sentFrames.Add(n)
 	e.sentBytes.Add(size)
 }
 
-// route decides on a frame: it returns the card that it is for. Frames to the gateway, to all, and to nobody it deals with itself.
-func (c *core) route(t *table, e *card, f []byte) *card {
+// route decides for whom a frame is: for one card, for all others, for the gateway (which is one of all), or for nobody.
+func route(t *table, e *card, f []byte) (to *card, all, mine bool) {
 	if frames.From(f) != e.mac || claims(t, e, f) {
 		e.forged.Add(1)
-		return nil
+		return nil, false, false
 	}
-	to := frames.To(f)
-	switch {
-	case to == gatewayMAC:
-		c.gateway.input(t, e, f)
-	case to.Group():
-		c.gateway.input(t, e, f)
-		c.flood(t, e, f)
-	default:
-		if dest := t.cards[to]; dest != nil && dest != e {
-			return dest
-		}
+	dest := frames.To(f)
+	if dest == gatewayMAC || dest.Group() {
+		return nil, dest.Group(), true
+	}
+	if to = t.cards[dest]; to == nil || to == e {
 		e.unknown.Add(1)
+		return nil, false, false
 	}
-	return nil
+	return to, false, false
 }
 
 // flood sends a frame to all cards but from.
-func (c *core) flood(t *table, from *card, f []byte) {
+func flood(t *table, from *card, f []byte) {
 	whole := frames.Append(nil, f)
 	for _, dest := range t.order {
 		if dest != from {

@@ -28,15 +28,27 @@ type publication struct {
 	asked hostapi.Publication // as it was told last
 	bound hostapi.Publication // with its port
 	to    atomic.Pointer[target]
-	life  life
 	tcp   *net.TCPListener
 	udp   *net.UDPConn
 }
 
-// target is where a publication leads.
+// target is where a publication leads, as long as it does.
 type target struct {
 	member *member
 	port   uint16
+	life   life
+}
+
+// lead has the publication lead to a port of a member. Sessions with where it led before end.
+func (p *publication) lead(m *member, port uint16) {
+	before := p.to.Load()
+	if before != nil && before.member == m && before.port == port {
+		return
+	}
+	p.to.Store(&target{member: m, port: port, life: newLife(m.core.ctx)})
+	if before != nil {
+		before.life.cancel()
+	}
 }
 
 var errNoGateway = errors.New("a network without a gateway publishes no ports")
@@ -74,7 +86,7 @@ func (e *card) publish(before *member, cfg Config) Outcome {
 	}
 	for i, p := range all {
 		p.asked, p.bound.Port, p.bound.Network = want[i], want[i].Port, want[i].Network
-		p.to.Store(&target{member: e.member, port: want[i].Port})
+		p.lead(e.member, want[i].Port)
 	}
 	for _, p := range have {
 		p.close()
@@ -166,7 +178,7 @@ func (c *core) bind(w hostapi.Publication, prefer uint16) (*publication, error) 
 }
 
 func (c *core) open(w hostapi.Publication, port uint16) (*publication, error) {
-	p := &publication{asked: w, bound: w, life: newLife(c.ctx)}
+	p := &publication{asked: w, bound: w}
 	at := netip.AddrPortFrom(w.HostIP, port)
 	suffix := "6" // alone: it does not take IPv4's port too
 	if w.HostIP.Is4() {
@@ -186,7 +198,6 @@ func (c *core) open(w hostapi.Publication, port uint16) (*publication, error) {
 		err = fmt.Errorf("protocol %q is neither %s nor %s", w.Protocol, hostapi.TCP, hostapi.UDP)
 	}
 	if err != nil {
-		p.life.cancel()
 		return nil, err
 	}
 	p.bound.HostPort, p.bound.HostPortEnd = port, 0
@@ -201,7 +212,9 @@ func failureOf(w hostapi.Publication, err error) *Failure {
 
 // close ends the publication and its sessions.
 func (p *publication) close() {
-	p.life.cancel()
+	if to := p.to.Load(); to != nil {
+		to.life.cancel()
+	}
 	if p.tcp != nil {
 		p.tcp.Close()
 	} else {
@@ -228,7 +241,7 @@ func (c *core) serve(p *publication) {
 			client, err := p.tcp.AcceptTCP()
 			switch {
 			case err == nil:
-				c.running.Go(func() { c.lead(p, client) })
+				c.running.Go(func() { c.admitClient(p, client) })
 			case outOfFiles(err):
 				time.Sleep(outOfFilesPause)
 			default:
@@ -238,22 +251,22 @@ func (c *core) serve(p *publication) {
 	})
 }
 
-// lead connects a client with the guest.
-func (c *core) lead(p *publication, client *net.TCPConn) {
+// admitClient connects a client with the guest.
+func (c *core) admitClient(p *publication, client *net.TCPConn) {
 	to := p.to.Load()
 	life := to.member.life()
-	guest, err := c.reach(life, p, to, client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
+	guest, err := c.reach(life, to, client.RemoteAddr().(*net.TCPAddr).AddrPort().Addr())
 	if err != nil {
 		client.SetLinger(0) // it is refused, as far as that is possible after an accept
 		client.Close()
 		return
 	}
 	defer to.member.end()
-	splice(guest, client, p.life, life)
+	splice(guest, client, to.life, life)
 }
 
 // reach connects to the guest behind a publication. Without an error it has begun a session of the member.
-func (c *core) reach(life context.Context, p *publication, to *target, client netip.Addr) (*guestConn, error) {
+func (c *core) reach(life context.Context, to *target, client netip.Addr) (*guestConn, error) {
 	e := to.member.card.Load()
 	if e == nil || e.port.Load() == nil {
 		return nil, errors.New("the guest is not there")
@@ -265,7 +278,7 @@ func (c *core) reach(life context.Context, p *publication, to *target, client ne
 	if !e.begin() {
 		return nil, errors.New("the endpoint has too many sessions")
 	}
-	ctx, cancel := context.WithTimeout(p.life, guestTime)
+	ctx, cancel := context.WithTimeout(to.life, guestTime)
 	defer cancel()
 	defer context.AfterFunc(life, cancel)()
 	guest, err := dialGuest(ctx, c.gateway.stack, tcp.ProtocolNumber, netip.AddrPortFrom(a, to.port))

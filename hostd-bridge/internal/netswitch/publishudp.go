@@ -72,7 +72,7 @@ func (d *datagrams) session(client netip.AddrPort) *datagramSession {
 	if err != nil || !e.begin() {
 		return nil
 	}
-	guest, err := dialGuest(d.p.life, d.core.gateway.stack, udp.ProtocolNumber, netip.AddrPortFrom(a, to.port))
+	guest, err := dialGuest(to.life, d.core.gateway.stack, udp.ProtocolNumber, netip.AddrPortFrom(a, to.port))
 	if err != nil {
 		e.end()
 		return nil
@@ -84,16 +84,17 @@ func (d *datagrams) session(client netip.AddrPort) *datagramSession {
 	d.mu.Unlock()
 	d.running.Go(func() {
 		defer e.end()
-		d.answer(client, s, life)
+		d.answer(client, s, life, to.life)
 	})
 	return s
 }
 
 // answer passes what the guest sends back to the client, until neither has sent for a while, or the guest has left.
-func (d *datagrams) answer(client netip.AddrPort, s *datagramSession, guest context.Context) {
+func (d *datagrams) answer(client netip.AddrPort, s *datagramSession, lives ...context.Context) {
 	end := func() { s.guest.ep.Close() }
-	defer context.AfterFunc(guest, end)()
-	defer context.AfterFunc(d.p.life, end)()
+	for _, l := range lives {
+		defer context.AfterFunc(l, end)()
+	}
 	var idle *time.Timer
 	idle = time.AfterFunc(udpIdle, func() {
 		if quiet := time.Since(time.Unix(0, s.last.Load())); quiet < udpIdle {
@@ -113,7 +114,7 @@ func (d *datagrams) answer(client netip.AddrPort, s *datagramSession, guest cont
 	s.guest.close()
 }
 
-// close ends all sessions. The publication's life has ended.
+// close waits for the end of all sessions: what they lead to has ended.
 func (d *datagrams) close() { d.running.Wait() }
 
 // tellAddress has the kernel say with each datagram to which of the host's addresses it came.
