@@ -21,7 +21,7 @@ import (
 // Limits of an endpoint's sessions: a guest that opens all that it can leaves room for others.
 const (
 	maxSessions = 4096
-	maxDialing  = 256 // connections that wait for their peer
+	maxDialing  = 1024 // connections that wait for their peer; what comes beyond is asked again by the guest's TCP
 	// maxTotal bounds the sessions of all endpoints. Each has a descriptor; the process may have as many as its hard limit says, of
 	// which Go takes all.
 	maxTotal = 50_000
@@ -78,7 +78,7 @@ func (g *gateway) connect(r *tcp.ForwarderRequest) {
 	defer e.end()
 	host, err := g.dialOut(life, e, target)
 	if err != nil {
-		r.Complete(true)
+		r.Complete(!errors.Is(err, errTooMany))
 		return
 	}
 	defer host.Close()
@@ -112,7 +112,7 @@ func (g *gateway) dialOut(life context.Context, e *card, to netip.AddrPort) (*ne
 	defer e.dialing.Add(-1)
 	if e.dialing.Add(1) > maxDialing {
 		e.refused.Add(1)
-		return nil, errors.New("the endpoint waits for too many peers")
+		return nil, errTooMany
 	}
 	ctx, cancel := context.WithTimeout(life, dialTime)
 	defer cancel()
