@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 
@@ -41,6 +42,13 @@ func config() (_ daemon.Config, readyFD int) {
 	flag.StringVar(&c.Username, "user", os.Getenv("GOVC_USERNAME"), "`name` to log in with (GOVC_USERNAME); the password is GOVC_PASSWORD")
 	flag.StringVar(&c.CAFile, "ca", os.Getenv("GOVC_TLS_CA_CERTS"), "`file` with the certificate authorities to trust (GOVC_TLS_CA_CERTS)")
 	flag.BoolVar(&c.Insecure, "insecure", os.Getenv("GOVC_INSECURE") == "1" || os.Getenv("GOVC_INSECURE") == "true", "accept any certificate (GOVC_INSECURE)")
+	flag.StringVar(&c.Network, "network", "", "`name` of the host's network that is the network bridge; empty: VM Network, or the only one")
+	flag.TextVar(&c.Bridge, "bridge", netip.Prefix{}, "`subnet` of the network bridge when it is first made; empty: 172.17.0.0/16, or the next that is free")
+	flag.Func("resolver", "`address` of a name server of containers, on a host that resolves no names itself; may be repeated", func(text string) error {
+		a, err := netip.ParseAddr(text)
+		c.Resolvers = append(c.Resolvers, a)
+		return err
+	})
 	flag.IntVar(&c.Templates, "templates", daemon.DefaultTemplates, "keep at most this `number` of templates for containers to be forked from; 0: every container boots")
 	flag.IntVar(&c.Warm, "warm", 0, "keep this `number` of machines forked ahead of time")
 	flag.IntVar(&readyFD, "ready-fd", -1, "inherited `descriptor` to write the socket's path to, as a line of JSON when it serves")

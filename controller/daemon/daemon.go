@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,6 +39,10 @@ type Config struct {
 	// VSphereURL, Username, Password, CAFile and Insecure are those of vsphere.Config.
 	VSphereURL, Username, Password, CAFile string
 	Insecure                               bool
+	// Network is that of vsphere.Config; Bridge and Resolvers are those of network.Options.
+	Network   string
+	Bridge    netip.Prefix
+	Resolvers []netip.Addr
 	// Templates is how many templates there may be for containers to be forked from; 0: none, every container boots.
 	Templates int
 	// Warm is how many machines are kept forked ahead of time.
@@ -77,7 +82,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err != nil {
 		return err
 	}
-	networks, err := network.New(ctx, host, network.Options{}, c.Log)
+	networks, err := network.New(ctx, host, network.Options{Bridge: c.Bridge, Resolvers: c.Resolvers}, c.Log)
 	if err != nil {
 		return err
 	}
@@ -119,7 +124,7 @@ func connect(ctx, hostCtx context.Context, c Config) (*vsphere.Client, error) {
 	attempt, cancel := context.WithCancel(hostCtx)
 	stop := context.AfterFunc(ctx, cancel)
 	host, err := vsphere.Connect(attempt, vsphere.Config{
-		URL: c.VSphereURL, Username: c.Username, Password: c.Password, CAFile: c.CAFile, Insecure: c.Insecure, Log: c.Log,
+		URL: c.VSphereURL, Username: c.Username, Password: c.Password, CAFile: c.CAFile, Insecure: c.Insecure, Network: c.Network, Log: c.Log,
 	})
 	if !stop() && err == nil {
 		return nil, errors.Join(ctx.Err(), host.Close())

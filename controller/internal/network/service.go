@@ -96,6 +96,9 @@ func (s *Service) open(ctx context.Context) error {
 				a.IPv4.Subnet = p.Masked()
 				a.IPv4.Gateway = a.IPv4.firstUsable()
 				routes = Routes{} // it was asked for
+				if err := a.IPv4.check(); err != nil {
+					return fmt.Errorf("cannot use the subnet of the default network: %w", err)
+				}
 			}
 			if n, err = a.place(subnets(all(x)), routes); err != nil {
 				return err

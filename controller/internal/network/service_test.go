@@ -165,6 +165,27 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestBridge: the default network has the subnet that was asked for when it was made, and keeps it.
+func TestBridge(t *testing.T) {
+	h := newFakeHost()
+	log := slog.New(slog.DiscardHandler)
+	for _, subnet := range []string{"10.0.0.0/31", "127.0.0.0/8", "169.254.0.0/16"} {
+		if _, err := New(t.Context(), h, Options{Routes: noRoutes, Bridge: prefix(subnet)}, log); err == nil {
+			t.Errorf("%s is taken", subnet)
+		}
+	}
+	s, err := New(t.Context(), h, Options{Routes: noRoutes, Bridge: prefix("10.5.0.9/24")}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := s.Bridge(); b.IPv4.Subnet != prefix("10.5.0.0/24") || b.IPv4.Gateway != addr("10.5.0.1") || b.PortGroup != hostapi.DefaultNetwork {
+		t.Errorf("made: %+v", b)
+	}
+	if b := newService(t, h).Bridge(); b.IPv4.Subnet != prefix("10.5.0.0/24") {
+		t.Errorf("opened again: %+v", b)
+	}
+}
+
 // TestIndexIsDistrusted: an index that contradicts itself is not worked with.
 func TestIndexIsDistrusted(t *testing.T) {
 	for name, text := range map[string]string{
