@@ -81,9 +81,6 @@ func hasTmpfs(h *container.HostConfig, target string) bool {
 	return false
 }
 
-// reserved are the targets that a guest mounts for itself.
-var reserved = []string{"/proc", "/sys", "/dev"}
-
 // checkTarget refuses targets in Docker's words, and those that the guest keeps for itself.
 func checkTarget(target string) error {
 	clean := path.Clean(target)
@@ -97,8 +94,8 @@ func checkTarget(target string) error {
 	case strings.ContainsRune(target, 0):
 		return errors.New("a mount path has no NUL")
 	}
-	for _, dir := range reserved {
-		if clean == dir || strings.HasPrefix(clean, dir+"/") {
+	for _, dir := range []string{"/proc", "/sys", "/dev"} { // as tether.proto, Mount.target
+		if clean == dir || strings.HasPrefix(clean, dir+"/") && dir != "/dev" {
 			return fmt.Errorf("cannot mount anything at %s: %s is the containerVM's own", clean, dir)
 		}
 	}

@@ -30,6 +30,7 @@ func TestParseBind(t *testing.T) {
 		"vol:/data:cached": {Mount: mount.Mount{Type: mount.TypeVolume, Source: "vol", Target: "/data"}, mode: "cached"},
 		"/etc/x:/run/x:ro": {Mount: mount.Mount{Type: mount.TypeBind, Source: "/etc/x", Target: "/run/x", ReadOnly: true}, mode: "ro"},
 		"/etc:/etc:rslave": {Mount: mount.Mount{Type: mount.TypeBind, Source: "/etc", Target: "/etc"}, mode: "rslave"},
+		"a:/dev/shm":       {Mount: mount.Mount{Type: mount.TypeVolume, Source: "a", Target: "/dev/shm"}},
 		"/processes":       {Mount: mount.Mount{Type: mount.TypeVolume, Target: "/processes"}},
 	} {
 		if got, err := parseBind(text); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
@@ -49,7 +50,7 @@ func TestParseBind(t *testing.T) {
 		"a:b":            "invalid mount path: 'b' mount path must be absolute",
 		"b":              "invalid mount path: 'b' mount path must be absolute",
 		"a:/proc":        "/proc is the containerVM's own",
-		"a:/dev/shm":     "/dev is the containerVM's own",
+		"a:/dev/":        "/dev is the containerVM's own",
 		"a:/x/../sys/fs": "/sys is the containerVM's own",
 		"a:":             "invalid volume specification: 'a:'",
 	} {
@@ -114,7 +115,7 @@ func TestMounts(t *testing.T) {
 		`plugin "x" not found`:         {VolumeDriver: "x"},
 		`Invalid tmpfs option "bogus"`: {Tmpfs: map[string]string{"/a": "bogus"}},
 		`invalid tmpfs mount "/"`:      {Tmpfs: map[string]string{"/": ""}},
-		`invalid tmpfs mount "/dev/sh`: {Tmpfs: map[string]string{"/dev/shm": ""}},
+		`invalid tmpfs mount "/sys/x`:  {Tmpfs: map[string]string{"/sys/x": ""}},
 	} {
 		if _, err := mounts(&container.Config{}, &h, nil); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), why) {
 			t.Errorf("%v, want %q", err, why)
