@@ -379,6 +379,15 @@ func TestSecrets(t *testing.T) {
 	if strings.Contains(e.vm(id).Extra[record.KeyContainer], "s3cret") {
 		t.Error("the record of the container has the secret too")
 	}
+	if status := e.call("POST", "/networks/create", `{"Name":"net"}`, nil); status != http.StatusCreated {
+		t.Fatalf("network create: %d", status)
+	}
+	if status := e.call("POST", "/networks/net/connect", `{"Container":"one"}`, nil); status != http.StatusOK {
+		t.Fatalf("connect: %d", status)
+	}
+	if again := e.spec(id).GetFiles(); len(again) != 2 || string(again[1].GetContent()) != "s3cret" {
+		t.Errorf("after a connect: files %v", again)
+	}
 	from := e.create("two", container.Config{Cmd: []string{"true"}}, container.HostConfig{VolumesFrom: []string{"one"}})
 	if got := e.spec(from).GetFiles(); len(got) != 2 {
 		t.Errorf("files of --volumes-from: %v", got)

@@ -141,7 +141,9 @@ func (s *Service) networkKeys(c *Container, name string, endpoints []record.Endp
 	if err != nil {
 		return nil, err
 	}
-	spec, err := s.encodeSpec(c.ID, &c.Container, endpoints)
+	rec := c.Container
+	rec.Files = c.CopiedFiles()
+	spec, err := s.encodeSpec(c.ID, &rec, endpoints)
 	if err != nil {
 		return nil, err
 	}
