@@ -175,7 +175,7 @@ func (s *Service) make(ctx context.Context, r Request, pending bool) (Volume, er
 			}
 		}
 	}
-	s.feed.tell(events.ActionCreate, r.Name)
+	s.tell(events.ActionCreate, r.Name)
 	return volumeOf(r.Name, e, s.host.DatastorePath), nil
 }
 

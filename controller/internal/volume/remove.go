@@ -32,7 +32,7 @@ func (s *Service) removeUnused(ctx context.Context, name string, users Users) er
 	if err := s.drop(ctx, name); err != nil {
 		return wrap("remove", name, errors.Join(err, s.keep(ctx, name)))
 	}
-	s.feed.tell(events.ActionDestroy, name)
+	s.tell(events.ActionDestroy, name)
 	return nil
 }
 
@@ -129,6 +129,6 @@ func (s *Service) Prune(ctx context.Context, match func(Volume) bool, users User
 		report.Names = append(report.Names, v.Name)
 		report.Bytes += uint64(max(0, size))
 	}
-	s.feed.pruned(report.Bytes)
+	s.tellPruned(report.Bytes)
 	return report, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/indexfile"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
@@ -39,7 +40,7 @@ type Service struct {
 	host   Host
 	index  *indexfile.File[index]
 	log    *slog.Logger
-	feed   feed
+	feed   feed.Feed
 	names  nameLocks
 	mu     sync.Mutex
 	held   map[string]int // by name: how many containers that have it are being made

@@ -1,14 +1,9 @@
 package vsphere
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -126,42 +121,17 @@ func (c *Client) describe(ctx context.Context, device types.BaseVirtualDevice, c
 
 // SetNetwork tells the host's switch of a network what it is to be like, on a host with hostapi.ExtensionNetworks.
 func (c *Client) SetNetwork(ctx context.Context, name string, settings hostapi.NetworkSettings) error {
-	text, err := json.Marshal(settings)
-	if err != nil {
-		return err
-	}
-	u := c.soap.URL().ResolveReference(&url.URL{Path: hostapi.RouteNetworks}).JoinPath(url.PathEscape(name))
-	u.User = nil
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, u.String(), bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := c.exchange(req, http.StatusOK, http.StatusNoContent)
-	if err != nil {
+	if err := c.host.SetNetwork(ctx, name, settings); err != nil {
 		return fmt.Errorf("cannot set up network %s: %w", name, err)
 	}
-	return res.Body.Close()
+	return nil
 }
 
 // HostNetworks is what the host tells of its networks and their switches; nothing on a host without hostapi.ExtensionNetworks.
-func (c *Client) HostNetworks(ctx context.Context) (all hostapi.Networks, err error) {
-	if !c.Has(hostapi.ExtensionNetworks) {
-		return all, nil
-	}
-	u := c.soap.URL().ResolveReference(&url.URL{Path: hostapi.RouteNetworks})
-	u.User = nil
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return all, err
-	}
-	res, err := c.exchange(req, http.StatusOK)
-	if err != nil {
-		return all, fmt.Errorf("cannot learn of the host's networks: %w", err)
-	}
-	defer res.Body.Close()
-	if err := json.NewDecoder(io.LimitReader(res.Body, hostapi.MaxAnswer)).Decode(&all); err != nil {
-		return all, fmt.Errorf("cannot decode the host's networks: %w", err)
+func (c *Client) HostNetworks(ctx context.Context) (hostapi.Networks, error) {
+	all, err := c.host.Networks(ctx)
+	if err != nil && !errdefs.IsNotImplemented(err) {
+		return hostapi.Networks{}, fmt.Errorf("cannot learn of the host's networks: %w", err)
 	}
 	return all, nil
 }
