@@ -298,10 +298,11 @@ func (c *Container) HasVolume(nameOrTarget string) bool {
 	})
 }
 
-// VolumeUsers tells which containers have a volume.
+// VolumeUsers tells which containers have a volume. The machine that stands at a container's fork point has it only as long as a fork takes,
+// and its host lets nobody take it away.
 func (s *Service) VolumeUsers(name string) []string {
 	var users []string
-	for _, c := range s.holders() {
+	for _, c := range s.All() {
 		if slices.ContainsFunc(c.Mounts, func(m record.Mount) bool { return m.Volume == name }) && !slices.Contains(users, c.ID) {
 			users = append(users, c.ID)
 		}
