@@ -31,8 +31,8 @@ func copyFile(c *call, req *types.CopyDatastoreFile_Task) (*types.CopyDatastoreF
 	if err != nil {
 		return nil, err
 	}
-	return &types.CopyDatastoreFile_TaskResponse{Returnval: c.fileTask(func(context.Context) (types.AnyType, error) {
-		return nil, c.server.Store.Copy(from, to, isTrue(req.Force))
+	return &types.CopyDatastoreFile_TaskResponse{Returnval: c.fileTask(func(ctx context.Context) (types.AnyType, error) {
+		return nil, c.server.Inventory.CopyFile(ctx, from, to, isTrue(req.Force))
 	})}, nil
 }
 

@@ -172,6 +172,14 @@ func (d *Disks) MoveFile(ctx context.Context, from, to string, force bool) error
 	return d.opt.Store.Move(from, to, force)
 }
 
+// CopyFile copies a file. That of a disk which is a delta of a kept one goes to no place where nobody would know that it needs that.
+func (d *Disks) CopyFile(ctx context.Context, from, to string, force bool) error {
+	if parent, err := d.parent(ctx, from); err == nil && isKept(parent) && !below(to, vm.VolumesDir) {
+		return &vm.InUseError{Name: datastore.FormatPath(from), Why: "it is a delta of a disk that was kept for a fork, and no use elsewhere"}
+	}
+	return d.opt.Store.Copy(from, to, force)
+}
+
 // ExtendDisk gives a disk that no machine has open a larger virtual size. That it has already is no error.
 func (d *Disks) ExtendDisk(ctx context.Context, rel string, bytes int64) error {
 	d.claims.Lock()

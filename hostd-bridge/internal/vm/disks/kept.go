@@ -248,7 +248,7 @@ func inherited(home string, src *vm.VM, kept Kept) []vm.UnitDisk {
 // PruneOf prunes what the disks of a VM that is gone were deltas of.
 func (d *Disks) PruneOf(v *vm.VM) error {
 	var errs []error
-	for _, disk := range all(v) {
+	for disk := range all(v) {
 		errs = append(errs, d.prune(context.Background(), disk.Parent))
 	}
 	return errors.Join(errs...)
@@ -290,7 +290,7 @@ func (d *Disks) needed(rel string, parents map[string]string) bool {
 		if v.Point == rel {
 			return true
 		}
-		for _, disk := range all(v) {
+		for disk := range all(v) {
 			if disk.Point == rel || disk.Path == rel || disk.Parent == rel {
 				return true
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"iter"
 	"path"
 	"strings"
 
@@ -11,24 +12,38 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
-// all are the disks that a VM has or, by what is in flight, may have in its machine. Unit 0 is the root slot.
-func all(v *vm.VM) []vm.UnitDisk {
-	var disks []vm.UnitDisk
-	if v.Disk != nil {
-		disks = append(disks, vm.UnitDisk{Disk: *v.Disk})
+// all are the disks that a VM has or, by what is in flight, may have in its machine. Unit 0 is the root slot. They are looked at for every VM of
+// the host whenever a disk is made, so nothing is allocated.
+func all(v *vm.VM) iter.Seq[vm.UnitDisk] {
+	return func(yield func(vm.UnitDisk) bool) {
+		if v.Disk != nil && !yield(vm.UnitDisk{Disk: *v.Disk}) {
+			return
+		}
+		for n := range v.DataDisks {
+			if !yield(v.DataDisks[n]) {
+				return
+			}
+		}
+		if v.InFlight == nil {
+			return
+		}
+		if o := v.InFlight; o.Disk != nil && !yield(vm.UnitDisk{Disk: *o.Disk}) {
+			return
+		}
+		for n := range v.InFlight.Data {
+			if !yield(v.InFlight.Data[n]) {
+				return
+			}
+		}
 	}
-	disks = append(disks, v.DataDisks...)
-	if v.InFlight != nil {
-		disks = append(disks, inFlight(v.InFlight)...)
-	}
-	return disks
 }
 
 // has returns the VM's disk with a path, or nil.
 func has(v *vm.VM, rel string) *vm.UnitDisk {
-	for _, disk := range all(v) {
+	for disk := range all(v) {
 		if disk.Path == rel {
-			return &disk
+			found := disk
+			return &found
 		}
 	}
 	return nil
@@ -45,7 +60,7 @@ func (d *Disks) locked(disk *vm.UnitDisk, ref string) error {
 		if v.Ref == ref || !opened(v) {
 			continue
 		}
-		for _, other := range all(v) {
+		for other := range all(v) {
 			if other.Path == disk.Path && !(other.ReadOnly && disk.ReadOnly) {
 				return &vm.LockedError{Path: datastore.FormatPath(disk.Path), Name: v.Name, Writes: !other.ReadOnly}
 			}
@@ -77,7 +92,7 @@ func (d *Disks) userOf(rel, except string) string {
 // deltaUser returns the name of a VM with a disk that is known to be a delta of the one at rel, or "".
 func (d *Disks) deltaUser(rel string) string {
 	for _, v := range d.opt.Inventory.ListAll() {
-		for _, disk := range all(v) {
+		for disk := range all(v) {
 			if disk.Parent == rel {
 				return v.Name
 			}
@@ -95,7 +110,7 @@ func (d *Disks) Dependant(at, except string) string {
 		if below(v.Home, at) {
 			return v.Name
 		}
-		for _, disk := range all(v) {
+		for disk := range all(v) {
 			if below(disk.Path, at) || below(disk.Parent, at) {
 				return v.Name
 			}

@@ -431,6 +431,37 @@ func TestForksOfDataDisks(t *testing.T) {
 	}
 }
 
+// A frozen VM's data disks are kept once; when the VM has been off and on they are what it wrote since.
+func TestForkOfAFrozenDataDisk(t *testing.T) {
+	h := newHost(t, freezer)
+	ctx := t.Context()
+	v := h.volume("v")
+	source := h.with("source", data(1, v))
+	h.must(h.PowerOn(ctx, source))
+	h.wait(source, frozen)
+	a := h.clone(source, "a")
+	first := h.vm(a).DataDisk(1).Parent
+	h.restart()
+	b := h.clone(source, "b")
+	if h.vm(b).DataDisk(1).Parent != first {
+		t.Errorf("kept were %s and %s", first, h.vm(b).DataDisk(1).Parent)
+	}
+	h.must(h.PowerOff(ctx, source))
+	if h.vm(source).DataDisk(1).Point != "" {
+		t.Error("a VM that is off has a fork point")
+	}
+	h.must(h.PowerOn(ctx, source))
+	h.wait(source, frozen)
+	c := h.clone(source, "c")
+	if files := h.whole(h.vm(c).DataDisk(1).Path); len(files) != 3 || files[1] == first || files[2] != first {
+		t.Errorf("the third child's disk is %v", files)
+	}
+	h.end(source, a, b, c)
+	h.whole(v)
+	h.must(h.DeleteDisk(ctx, v))
+	h.nothingLeft()
+}
+
 // Nobody knows of a disk that a client has put somewhere after its VM is gone: it cannot be forked, and nothing is changed.
 func TestDataDisksThatCannotBeForked(t *testing.T) {
 	h := newHost(t, vmtest.Idle)
@@ -516,6 +547,7 @@ func TestDisksOfNoVM(t *testing.T) {
 	refused("copy of a delta", h.CopyDisk(ctx, v, "cvm-volumes/w.vmdk", false), argument, "delta of [local] cvm-forks")
 	refused("move of a delta", h.MoveDisk(ctx, v, "cvm-volumes/w.vmdk", false), argument, "delta of [local] cvm-forks")
 	refused("move of a delta's file", h.MoveFile(ctx, v, "elsewhere.vmdk", false), inUse, "kept for a fork")
+	refused("copy of a delta's file", h.CopyFile(ctx, v, "elsewhere.vmdk", false), inUse, "kept for a fork")
 	refused("move of the directory", h.MoveFile(ctx, "cvm-volumes", "elsewhere", false), inUse, "known by it")
 	refused("a kept disk", h.ExtendDisk(ctx, "cvm-forks/"+ref+"-1.vmdk", 3<<40), inUse, "of forks")
 	refused("a root disk", h.ExtendDisk(ctx, "child/root.vmdk", 1<<40), inUse, "root slot of VM child")
