@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/vmware/govmomi/object"
@@ -125,5 +126,104 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(config.RunDir, "vm"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left in the run directory: %v, %v", left, err)
+	}
+}
+
+// Volumes of real machines: at the boot, plugged in and taken out while they run, forked with them, and opened again as deltas of what was
+// kept. QEMU's tools find nothing wrong with what is left.
+func TestRealDataDisks(t *testing.T) {
+	config := realConfig(t)
+	e, stop := runReal(t, config)
+	defer func() { stop() }()
+	c := connect(t, e)
+	blank := strings.TrimPrefix(bootFile(t, e, "volume"), "[local] ")
+	volumes := []string{"cvm-volumes/one.vmdk", "cvm-volumes/two.vmdk"}
+	for _, v := range volumes {
+		mustGovc(t, e, "datastore.cp", blank, v)
+		mustGovc(t, e, "datastore.disk.extend", "-size", "100G", v)
+	}
+	check := func() {
+		t.Helper()
+		for _, v := range volumes {
+			path := filepath.Join(config.StateDir, "hostd", "datastore", v)
+			if out, err := exec.CommandContext(t.Context(), "qemu-img", "check", path).CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", v, err, out)
+			}
+		}
+	}
+	check()
+	made := func(name string, disks ...*types.VirtualDisk) types.ManagedObjectReference {
+		t.Helper()
+		text, err := link.EncodeSpec(&tetherv1.Spec{Mode: tetherv1.Mode_UNPACK, Hostname: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := spec(t, e, name)
+		s.MemoryMB = 128
+		s.ExtraConfig = append(s.ExtraConfig, &types.OptionValue{Key: link.KeySpec, Value: text})
+		for _, d := range disks {
+			s.DeviceChange = append(s.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: d})
+		}
+		ref, err := create(t, c, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { // nothing may go on running; it has ended where all went well
+			if task, err := object.NewVirtualMachine(c.Client, ref).PowerOff(context.Background()); err == nil {
+				_ = task.Wait(context.Background())
+			}
+		})
+		return ref
+	}
+	volume := func(unit int32, rel string) *types.VirtualDisk {
+		d := disk("[local] "+rel, "")
+		d.UnitNumber = types.NewInt32(unit)
+		return d
+	}
+	one := made("one", volume(1, volumes[0]))
+	powerOn(t, c, one)
+	waitStatus(t, c, one, tetherv1.State_RUNNING)
+	machine := object.NewVirtualMachine(c.Client, one)
+	change := func(spec *types.VirtualDeviceConfigSpec) {
+		t.Helper()
+		done(t)(machine.Reconfigure(t.Context(), types.VirtualMachineConfigSpec{DeviceChange: []types.BaseVirtualDeviceConfigSpec{spec}}))
+	}
+	change(&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: volume(9, volumes[1])})
+	stop() // the next daemon finds what the machine has
+	e, stop = runReal(t, config)
+	c = connect(t, e)
+	machine = object.NewVirtualMachine(c.Client, one)
+	two := made("two", volume(1, volumes[1]))
+	task, err := object.NewVirtualMachine(c.Client, two).PowerOn(t.Context())
+	if err == nil {
+		err = task.Wait(t.Context())
+	}
+	if !isFault(err, &types.FileLocked{}) {
+		t.Errorf("a second writer: %v", err)
+	}
+	child, err := instantClone(t, c, one, types.VirtualMachineInstantCloneSpec{Name: "child"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, mustGovc(t, e, "device.ls", "-vm", "child"), "disk-1000-1", "disk-1000-9")
+	wants(t, mustGovc(t, e, "datastore.ls", "child"), "volume-1.vmdk", "volume-9.vmdk")
+	change(&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: &types.VirtualDisk{
+		VirtualDevice: types.VirtualDevice{Key: 2009, ControllerKey: 1000},
+	}})
+	powerOn(t, c, two) // from a delta of what was kept
+	waitStatus(t, c, two, tetherv1.State_RUNNING)
+	for _, ref := range []types.ManagedObjectReference{child, two, one} {
+		vm := object.NewVirtualMachine(c.Client, ref)
+		done(t)(vm.PowerOff(t.Context()))
+		done(t)(vm.Destroy(t.Context()))
+	}
+	check()
+	for _, v := range volumes {
+		mustGovc(t, e, "datastore.rm", v)
+	}
+	for _, dir := range []string{"cvm-forks", "cvm-volumes"} {
+		if left, err := os.ReadDir(filepath.Join(config.StateDir, "hostd", "datastore", dir)); err != nil || len(left) != 0 {
+			t.Errorf("left in %s: %v, %v", dir, left, err)
+		}
 	}
 }

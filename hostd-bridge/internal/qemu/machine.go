@@ -2,10 +2,13 @@ package qemu
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
@@ -132,7 +135,13 @@ func (m *machine) PlugDisk(ctx context.Context, disk vm.DataDisk) error {
 }
 
 // UnplugDisk implements vm.Machine.
-func (m *machine) UnplugDisk(ctx context.Context, unit int) error { return m.Unplug(ctx, unit) }
+func (m *machine) UnplugDisk(ctx context.Context, unit int) error {
+	err := m.Unplug(ctx, unit)
+	if errors.Is(err, syscall.ENODEV) {
+		return fmt.Errorf("%w: %w", vm.ErrNoDisk, err)
+	}
+	return err
+}
 
 // SetNIC implements vm.Machine.
 func (m *machine) SetNIC(ctx context.Context, slot int, nic vm.NIC) error {

@@ -232,7 +232,7 @@ func (c *Client) Plug(ctx context.Context, disk Disk) error {
 	return c.do(ctx, request{Op: opPlug, Disk: disk})
 }
 
-// Unplug takes the data disk with a unit number out.
+// Unplug takes the data disk with a unit number out. The error wraps syscall.ENODEV when there is none.
 func (c *Client) Unplug(ctx context.Context, unit int) error {
 	return c.do(ctx, request{Op: opUnplug, Disk: Disk{Unit: unit}})
 }

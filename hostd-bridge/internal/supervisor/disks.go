@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -98,7 +99,7 @@ func remove(ctx context.Context, q *qmp.Client, node string) error {
 func (ds *dataDisks) unplug(ctx context.Context, q *qmp.Client, unit int, ended <-chan struct{}) error {
 	d, ok := ds.plugged[unit]
 	if !ok {
-		return fmt.Errorf("cannot take out a disk: there is none with unit %d", unit)
+		return fmt.Errorf("cannot take out a disk: there is none with unit %d: %w", unit, syscall.ENODEV)
 	}
 	if !d.leaving {
 		if err := q.Execute(ctx, "device_del", map[string]string{"id": d.device()}, nil); err != nil {
