@@ -32,6 +32,8 @@ func entries() []entry {
 		{name: "freeze", about: "freezing a template against saving the whole machine", build: freezeGroup, divisor: 1},
 		{name: "ssh", about: "ssh into a guest against exec through the link", build: sshGroup, divisor: 1},
 		{name: "throughput", about: "docker exec's output against the raw stream", build: throughputGroup, divisor: 1},
+		{name: "network", about: "throughput of a published port, and between two containers", build: networkGroup, divisor: 2, quick: true},
+		{name: "roundtrip", about: "round trips in the same places", build: tripGroup, divisor: 2},
 		{name: "boot", about: "docker start of a container against a bare machine", build: bootGroup, divisor: 1},
 		{name: "unpack", about: "import of a Debian root against writing its tar", build: unpackGroup, divisor: 5, needsRoot: true},
 	}

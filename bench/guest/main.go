@@ -3,7 +3,11 @@
 //	bench true         do nothing
 //	bench source N     write N bytes to standard output
 //	bench serve PORT   on vsock, until killed: answer each byte ('p': with it; 's': with sourceBytes bytes;
-//	                   'x': with it, when a "bench true" that it starts has ended)
+//	                   'x': with it, when a "bench true" that it starts has ended; 'u': with it, after sourceBytes bytes more)
+//	bench listen ADDRESS
+//	                   the same on a TCP address
+//	bench dial ADDRESS WAY
+//	                   ask who listens there: 'p' for round trips, 's' or 'u' for bytes one way; print the microseconds, of one round trip
 //	bench proxy PORT ADDRESS PROGRAM...
 //	                   start the program, and pass connections to the vsock port on to the TCP address where it listens
 package main
@@ -48,6 +52,18 @@ func run(args []string) error {
 			return err
 		}
 		return serve(uint32(port))
+	case len(args) == 2 && args[0] == "listen":
+		l, err := net.Listen("tcp", args[1])
+		if err != nil {
+			return err
+		}
+		return serveOn(l)
+	case len(args) == 3 && args[0] == "dial":
+		took, err := dial(args[1], args[2])
+		if err == nil {
+			fmt.Println(took.Microseconds())
+		}
+		return err
 	case len(args) >= 4 && args[0] == "proxy":
 		port, err := strconv.ParseUint(args[1], 10, 32)
 		if err != nil {
@@ -73,6 +89,10 @@ func serve(port uint32) error {
 	if err != nil {
 		return err
 	}
+	return serveOn(l)
+}
+
+func serveOn(l net.Listener) error {
 	fmt.Println("ready")
 	for {
 		conn, err := l.Accept()
@@ -101,6 +121,10 @@ func reply(conn net.Conn, ask []byte) error {
 	switch ask[0] {
 	case 's':
 		return source(conn, sourceBytes)
+	case 'u':
+		if _, err := io.CopyN(io.Discard, conn, sourceBytes); err != nil {
+			return err
+		}
 	case 'x':
 		if err := exec.Command("/proc/self/exe", "true").Run(); err != nil {
 			return err
