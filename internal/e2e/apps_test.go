@@ -194,6 +194,7 @@ func TestApplication(t *testing.T) {
 	h := loaded(t, vmtest.Options{Split: true, Fork: true})
 	a := startApplication(t, h)
 	t.Run("Load", func(t *testing.T) { testApplicationLoad(t, a) })
+	t.Run("NFS", func(t *testing.T) { testNFS(t, a) })
 	t.Run("Kills", func(t *testing.T) { testApplicationKills(t, a) })
 	t.Run("Restart", func(t *testing.T) { testApplicationRestart(t, a) })
 	h.RemoveAll(t)
