@@ -25,6 +25,7 @@ func entries() []entry {
 	return []entry{
 		{name: "fork", about: "every way in which a process comes to its first byte, and the peers", build: forkGroup, divisor: 1, quick: true},
 		{name: "run", about: "a whole docker run --rm, booted and forked", build: runGroup, divisor: 1},
+		{name: "docker", about: "the same docker run --rm by the command line, here and on dockerd, alone and ten at once", build: dockerGroup, divisor: 1},
 		{name: "dirty", about: "fork and full restore over the memory that the template has written to", build: dirtyGroup, divisor: 1, quick: true},
 		{name: "burst", about: "many at once", build: burstGroup, divisor: 5, quick: true},
 		{name: "memory", about: "what a machine takes of its host's memory, over time", build: memoryGroup, divisor: 3, quick: true},

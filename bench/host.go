@@ -27,6 +27,7 @@ import (
 // host is an embedded host like that of `cvm up`, in this process, so that its vim25 calls can be timed.
 type host struct {
 	docker   *client.Client
+	socket   string // where docker finds the API
 	endpoint hostd.Endpoint
 	calls    *recorder
 	pools    pools
@@ -89,6 +90,7 @@ func (h *host) startHostd(ctx, running context.Context, dir string, o options) (
 func (h *host) startController(ctx, running context.Context, dir string) (err error) {
 	debug.SetProvider(h.calls) // before the controller's client is made
 	socket, ready := filepath.Join(dir, "docker.sock"), make(chan struct{})
+	h.socket = socket
 	h.daemons.Go(func() error {
 		return controller.Run(running, controller.Config{
 			Socket: socket, VSphereURL: h.endpoint.URL, Username: h.endpoint.Username, Password: h.endpoint.Password,
