@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -89,9 +90,15 @@ func startApplication(t *testing.T, h *vmtest.Host) *application {
 	return a
 }
 
+// freePort is one that nobody listens on now.
 func freePort(t *testing.T) string {
 	t.Helper()
-	return fmt.Sprint(vmtest.FreePort(t))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 func (a *application) address(t *testing.T, name string) string {
