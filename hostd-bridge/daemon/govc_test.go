@@ -1,8 +1,10 @@
 package daemon_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,6 +26,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // asGovc makes the test binary behave as govc.
@@ -33,7 +36,21 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asGovc) != "" {
 		os.Exit(cli.Run(os.Args[1:]))
 	}
+	if dir := argument("--dir"); dir != "" { // as cvm-switch, which has no environment
+		if err := netswitch.Run(context.Background(), dir, argument("--name"), os.Stdout, os.Stderr); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
+}
+
+// argument is what stands behind a flag of this program.
+func argument(flag string) string {
+	if at := slices.Index(os.Args, flag); at > 0 && at+1 < len(os.Args) {
+		return os.Args[at+1]
+	}
+	return ""
 }
 
 // govc runs vSphere's own command line against a daemon and returns what it prints, and how it fails.

@@ -37,7 +37,21 @@ func trust(t *testing.T, e daemon.Endpoint) *tls.Config {
 // get sends a GET with a session's cookie, and without one when c is nil.
 func get(t *testing.T, e daemon.Endpoint, c *govmomi.Client, path string) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+e.Address()+path, nil)
+	return send(t, e, c, http.MethodGet, path, nil)
+}
+
+// put puts a document, and wants a status.
+func put(t *testing.T, e daemon.Endpoint, c *govmomi.Client, path, document string, status int) {
+	t.Helper()
+	if res := send(t, e, c, http.MethodPut, path, strings.NewReader(document)); res.StatusCode != status {
+		text, _ := io.ReadAll(res.Body)
+		t.Errorf("PUT %s of %.100s: status %d, want %d: %s", path, document, res.StatusCode, status, text)
+	}
+}
+
+func send(t *testing.T, e daemon.Endpoint, c *govmomi.Client, method, path string, document io.Reader) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+e.Address()+path, document)
 	if err != nil {
 		t.Fatal(err)
 	}

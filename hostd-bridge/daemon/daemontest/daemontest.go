@@ -24,6 +24,7 @@ type Host struct {
 	Hypervisor *vmtest.Hypervisor
 
 	t      testing.TB
+	on     daemon.Backend
 	config daemon.Config
 	stop   context.CancelFunc
 	ended  chan error
@@ -33,6 +34,12 @@ type Host struct {
 // does nothing. edits change the daemon's configuration. No machine is prestarted: a test that lets forks fail would race with
 // that.
 func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
+	t.Helper()
+	return StartOn(t, guest, func(h *vmtest.Hypervisor) daemon.Backend { return h }, edits...)
+}
+
+// StartOn is Start on a backend that is not, or not only, in memory.
+func StartOn(t testing.TB, guest Guest, on func(*vmtest.Hypervisor) daemon.Backend, edits ...func(*daemon.Config)) *Host {
 	t.Helper()
 	if guest == nil {
 		guest = vmtest.Idle
@@ -45,6 +52,7 @@ func Start(t testing.TB, guest Guest, edits ...func(*daemon.Config)) *Host {
 	for _, edit := range edits {
 		edit(&h.config)
 	}
+	h.on = on(h.Hypervisor)
 	h.Run()
 	t.Cleanup(func() {
 		if h.stop != nil {
@@ -61,7 +69,7 @@ func (h *Host) Run() {
 	ready := make(chan daemon.Endpoint, 1)
 	h.stop, h.ended = cancel, make(chan error, 1)
 	go func() {
-		h.ended <- daemon.RunOn(ctx, h.config, h.Hypervisor, func(e daemon.Endpoint) { ready <- e })
+		h.ended <- daemon.RunOn(ctx, h.config, h.on, func(e daemon.Endpoint) { ready <- e })
 	}()
 	select {
 	case h.Endpoint = <-ready:

@@ -19,7 +19,7 @@
 //  4. Inventory.alloc: from the choice of what is unique on the host (references, CIDs, names, MACs, homes) to its record, so that the
 //     counters' records are in order; and changes of pools and networks, so that nothing is allocated in one that goes.
 //  5. Entry.commit: from reading a VM's state to publishing the next one. DestroyPool alone holds several, under alloc.
-//  6. admission's and prestart's own.
+//  6. admission's, prestart's and networks' own.
 //  7. Inventory.mu: what is published. It is held for looks and assignments, never over I/O.
 //  8. those of the journal and of Signal.
 //

@@ -29,9 +29,9 @@ func (n *Networks) members() []*member {
 		}
 		out = append(out, m)
 	}
-	vms := n.opt.Inventory.ListAll()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	vms := n.opt.Inventory.ListAll() // under the lock: an operation's intent goes when the inventory has what it made
 	present := make(map[string]bool, len(vms))
 	for _, v := range vms {
 		present[v.Ref] = true
