@@ -104,10 +104,3 @@ const (
 	// MaxBootIndex bounds the file BootIndex, in bytes.
 	MaxBootIndex = 64 << 10
 )
-
-// Addresses of the network that a host of this kind gives to a machine (QEMU's user network, slirp).
-const (
-	GuestAddress = "10.0.2.15/24"
-	Gateway      = "10.0.2.2"
-	Nameserver   = "10.0.2.3"
-)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"strings"
@@ -68,6 +69,7 @@ func TestRefusals(t *testing.T) {
 		{401, "log in first\n", errdefs.IsUnauthorized, "log in first"},
 		{409, `{"message":"it is off"}`, errdefs.IsFailedPrecondition, "it is off"},
 		{502, "", errdefs.IsUnavailable, "502 Bad Gateway"},
+		{400, `{"message":"no MTU"}`, errdefs.IsInvalidArgument, "no MTU"},
 		{403, "no", errdefs.IsPermissionDenied, "no"},
 		{501, "no", errdefs.IsNotImplemented, "no"},
 		{500, "oh", func(error) bool { return true }, "the host answers 500 Internal Server Error: oh"},
@@ -78,6 +80,32 @@ func TestRefusals(t *testing.T) {
 		if _, err := c.Pools(t.Context()); err == nil || !tc.is(err) || !strings.Contains(err.Error(), tc.words) {
 			t.Errorf("%d %.20q: %v, want %q and its class", status, text, err, tc.words)
 		}
+	}
+}
+
+// TestNetworks: settings are set and read; what cannot be set has its class.
+func TestNetworks(t *testing.T) {
+	h := hostapitest.New()
+	c := clientOf(t, h.Start(t))
+	settings := hostapi.NetworkSettings{Gateways: []netip.Prefix{netip.MustParsePrefix("172.17.0.1/16")}, MTU: 1400}
+	if err := c.SetNetwork(t.Context(), hostapi.DefaultNetwork, settings); err != nil {
+		t.Fatal(err)
+	}
+	all, err := c.Networks(t.Context())
+	if err != nil || len(all.Networks) != 1 || !reflect.DeepEqual(all.Networks[0].Settings, settings) {
+		t.Errorf("networks %+v, %v", all, err)
+	}
+	if n, ok := h.Network(hostapi.DefaultNetwork); !ok || n.Settings.MTU != 1400 {
+		t.Errorf("the host has %+v", n)
+	}
+	if err := c.SetNetwork(t.Context(), "a/b", settings); !errdefs.IsNotFound(err) && !errdefs.IsNotImplemented(err) {
+		t.Errorf("an unknown network: %v", err)
+	}
+	if err := c.SetNetwork(t.Context(), "nope", settings); !errdefs.IsNotFound(err) {
+		t.Errorf("an unknown network: %v", err)
+	}
+	if err := c.SetNetwork(t.Context(), hostapi.DefaultNetwork, hostapi.NetworkSettings{MTU: 1}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an MTU of 1: %v", err)
 	}
 }
 
@@ -185,6 +213,7 @@ func FuzzAnswer(f *testing.F) {
 			func() error { _, err := c.Extensions(t.Context()); return err },
 			func() error { _, err := c.Pools(t.Context()); return err },
 			func() error { _, err := c.Memory(t.Context()); return err },
+			func() error { _, err := c.Networks(t.Context()); return err },
 		} {
 			if err := ask(); err == nil && status != http.StatusOK {
 				t.Errorf("status %d is taken", status)

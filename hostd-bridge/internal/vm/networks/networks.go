@@ -28,6 +28,9 @@ import (
 // DefaultLinger is for how long a switch goes on after the last card left: the next container of a network often comes soon.
 const DefaultLinger = 10 * time.Second
 
+// DefaultPatience bounds an Apply, which takes milliseconds. A switch that takes longer is killed, and another one is started.
+const DefaultPatience = 5 * time.Second
+
 // Options is what Networks work with.
 type Options struct {
 	Inventory *inventory.Inventory
@@ -36,6 +39,7 @@ type Options struct {
 	// HostGateway is which ports of its loopback the host lets VMs reach that ask for it.
 	HostGateway []hostapi.PortRange
 	Linger      time.Duration // 0: DefaultLinger
+	Patience    time.Duration // what a switch may take for an Apply; 0: DefaultPatience
 	Log         *slog.Logger
 }
 
@@ -67,6 +71,9 @@ type decoded struct {
 func New(opt Options) *Networks {
 	if opt.Linger == 0 {
 		opt.Linger = DefaultLinger
+	}
+	if opt.Patience == 0 {
+		opt.Patience = DefaultPatience
 	}
 	n := &Networks{
 		opt: opt, changed: make(chan struct{}, 1), intents: map[string]*intent{}, leaving: map[string]hostapi.Run{},

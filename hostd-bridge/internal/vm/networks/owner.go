@@ -14,10 +14,8 @@ import (
 )
 
 const (
-	// startTime, applyTime and stopTime bound what a switch may take for something that takes milliseconds. One that does not
-	// answer an Apply is killed, and another one is started.
+	// startTime and stopTime bound what a switch may take for something that takes milliseconds.
 	startTime = 10 * time.Second
-	applyTime = 5 * time.Second
 	stopTime  = 2 * time.Second
 	// firstRetry and lastRetry are after which time a start that failed is tried again; each time it is twice as long.
 	firstRetry = 100 * time.Millisecond
@@ -266,7 +264,7 @@ func (o *owner) follow(ctx context.Context, config netswitch.Config, ref string)
 
 // apply tells the switch a configuration. One that does not take it is ended.
 func (o *owner) apply(ctx context.Context, config netswitch.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, applyTime)
+	ctx, cancel := context.WithTimeout(ctx, o.networks.opt.Patience)
 	defer cancel()
 	result, err := o.sw.Apply(ctx, config)
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -346,6 +347,36 @@ func TestSwitchDiesUnderAnOperation(t *testing.T) {
 	}
 	h.hv.On(vmtest.StartSwitch, nil)
 	h.must(h.PowerOn(t.Context(), ref))
+}
+
+// TestSwitchHangs: a switch that does not answer is replaced, under an operation too, which succeeds.
+func TestSwitchHangs(t *testing.T) {
+	h, _ := netHost(t, vmtest.Idle, func(o *vmhost.Options) { o.Patience = 20 * time.Millisecond })
+	quiet := h.create(at("quiet", "", vm.DefaultNetwork), nil)
+	h.must(h.PowerOn(t.Context(), quiet))
+	s := h.awaitSwitch(vm.DefaultNetwork, has(quiet))
+	var hangs atomic.Bool
+	hangs.Store(true)
+	h.hv.On(vmtest.Apply, func() error {
+		if hangs.Load() && h.hv.Switch(vm.DefaultNetwork) == s {
+			return vmtest.ErrHang
+		}
+		return nil
+	})
+	ref := h.create(at("web", web, vm.DefaultNetwork), nil)
+	h.must(h.PowerOn(t.Context(), ref))
+	h.wantPorts("tcp/40000", "tcp/8080")
+	if again := h.awaitSwitch(vm.DefaultNetwork, has(quiet, ref)); again == s {
+		t.Error("the switch that hangs is still there")
+	}
+	h.hv.On(vmtest.Apply, func() error { return vmtest.ErrHang })
+	other := h.create(at("other", strings.Replace(web, "8080", "8081", 1), vm.DefaultNetwork), nil)
+	if err := h.PowerOn(t.Context(), other); !errors.Is(err, context.DeadlineExceeded) || !off(h.vm(other)) {
+		t.Errorf("no switch answers: %v", err)
+	}
+	h.hv.On(vmtest.Apply, nil)
+	h.awaitSwitch(vm.DefaultNetwork, has(quiet, ref))
+	h.wantPorts("tcp/40000", "tcp/8080")
 }
 
 // TestLostPortComesBack: a port that another program took while the switch was away is lost to its VM, which stays in its network,

@@ -34,12 +34,12 @@ type Options struct {
 	Switches   vm.Switches
 	NetDir     string // sockets and state of networks' switches, one directory each
 	// HostGateway is as of networks.Options; empty: none.
-	HostGateway   []hostapi.PortRange
-	Linger        time.Duration // as of networks.Options
-	HostMemoryMiB int64
-	HostCPUs      int
-	Blank         string // datastore path of the disk that new disks without a parent are deltas of
-	Log           *slog.Logger
+	HostGateway      []hostapi.PortRange
+	Linger, Patience time.Duration // as of networks.Options
+	HostMemoryMiB    int64
+	HostCPUs         int
+	Blank            string // datastore path of the disk that new disks without a parent are deltas of
+	Log              *slog.Logger
 	// Prestart is how many machines are prestarted for each template in use, PrestartMemoryMiB bounds their memory in all.
 	Prestart          int
 	PrestartMemoryMiB int
@@ -97,7 +97,7 @@ func wire(opt Options, inv *inventory.Inventory) *Host {
 		PerTemplate: opt.Prestart, MemoryMiB: opt.PrestartMemoryMiB, Log: opt.Log,
 	})
 	h.Switches = networks.New(networks.Options{
-		Inventory: inv, Switches: opt.Switches, Dir: opt.NetDir, HostGateway: opt.HostGateway, Linger: opt.Linger, Log: opt.Log,
+		Inventory: inv, Switches: opt.Switches, Dir: opt.NetDir, HostGateway: opt.HostGateway, Patience: opt.Patience, Linger: opt.Linger, Log: opt.Log,
 	})
 	h.Lifecycle = lifecycle.New(lifecycle.Options{
 		Inventory: inv, Admission: memory, Disks: h.Disks, Prestart: h.Prestart, Networks: h.Switches, Store: opt.Store, Hypervisor: opt.Hypervisor,
