@@ -103,12 +103,17 @@ func newPlan(name string, req Request, img image.Image, begun time.Time) *plan {
 	}
 }
 
-// warnings says what became of a wish for a fork.
+// warnings says what became of a wish for a fork, and of ports that nothing leads to.
 func (p *plan) warnings() []string {
+	var all []string
 	if p.rec.HostConfig.Runtime == RuntimeFork && p.way == wayBoot {
-		return []string{"The container is not forked: " + p.why + "."}
+		all = append(all, "The container is not forked: "+p.why+".")
 	}
-	return nil
+	ports, _ := publications(&p.rec.Config, &p.rec.HostConfig) // they were checked
+	if len(ports) > 0 && wayIn(p.endpoints) == "" {
+		all = append(all, "Published ports are discarded: the container is in no network that leads out.")
+	}
+	return all
 }
 
 // startNote is the plan's value of record.KeyStart.
