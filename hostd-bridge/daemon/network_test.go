@@ -157,6 +157,7 @@ func TestGovcAddresses(t *testing.T) {
 		`cvm.net={"endpoints":[{"network":"VM Network","addresses":["172.17.0.2"]},{"network":"a","addresses":["172.18.0.2","fd00::2"]}]}`)
 	mustGovc(t, e, "vm.power", "-on", "one")
 	wants(t, mustGovc(t, e, "vm.ip", "-a", "one"), "172.17.0.2", "172.18.0.2,fd00::2")
+	wants(t, mustGovc(t, e, "vm.ip", "one"), "172.17.0.2")
 	machineOf(t, h, connect(t, e), "one").Set(link.KeyIP, "172.17.0.9")
 	wants(t, mustGovc(t, e, "vm.ip", "one"), "172.17.0.9")
 	wants(t, mustGovc(t, e, "vm.ip", "-a", "one"), "172.17.0.9,172.17.0.2", "172.18.0.2,fd00::2")

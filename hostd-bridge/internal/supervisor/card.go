@@ -63,10 +63,13 @@ func newCard(slot int, qemu *os.File, admitted bool, log *slog.Logger) *card {
 	return c
 }
 
-// set says what the card is from now on.
+// set says what the card is from now on. What it is already cuts nothing: a daemon that was started again says it to every card.
 func (c *card) set(want Card) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if want == c.want && (c.started || !want.Connected) {
+		return
+	}
 	c.want = want
 	c.changes++
 	if conn := c.conn.Load(); conn != nil {

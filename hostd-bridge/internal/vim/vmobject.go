@@ -117,6 +117,9 @@ func renderGuest(v *vm.VM, find findNetwork) *types.GuestInfo {
 	info.HostName = hostName(v)
 	info.IpAddress = v.Guest[link.KeyIP]
 	info.Net = guestNet(v, find)
+	if info.IpAddress == "" && len(info.Net) > 0 && len(info.Net[0].IpAddress) > 0 {
+		info.IpAddress = info.Net[0].IpAddress[0]
+	}
 	return info
 }
 

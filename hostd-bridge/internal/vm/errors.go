@@ -3,7 +3,6 @@ package vm
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -73,10 +72,9 @@ type PortError struct{ Publication hostapi.Publication }
 func (e *PortError) Error() string {
 	p := e.Publication
 	if p.HostPortEnd > p.HostPort {
-		return fmt.Sprintf("Bind for %s failed: all ports are allocated",
-			net.JoinHostPort(p.HostIP.String(), fmt.Sprintf("%d-%d", p.HostPort, p.HostPortEnd)))
+		return fmt.Sprintf("Bind for %v:%d-%d failed: all ports are allocated", p.HostIP, p.HostPort, p.HostPortEnd)
 	}
-	return fmt.Sprintf("Bind for %s failed: port is already allocated", netip.AddrPortFrom(p.HostIP, p.HostPort))
+	return fmt.Sprintf("Bind for %v:%d failed: port is already allocated", p.HostIP, p.HostPort) // also of IPv6 without brackets
 }
 
 // Port is the port that is taken, with its protocol: "0.0.0.0:8080/tcp".

@@ -15,6 +15,7 @@ import (
 // TestOlderJournal: what a daemon recorded before runs had numbers is read as it was meant.
 func TestOlderJournal(t *testing.T) {
 	const doc = `{"name":"one","pool":"resgroup-0","home":"one","cpus":1,"memoryMiB":64,"cid":3,"power":"poweredOn","runs":2,
+		"nics":[{"MAC":"00:50:56:80:00:01","Connected":true,"key":4000}],
 		"disk":{"path":"one/root.vmdk","parent":"base.vmdk","own":true},
 		"pending":{"kind":"detach","disk":{"path":"one/root.vmdk","parent":"base.vmdk","own":true},"made":true,"drop":true,"boot":"b"}}`
 	dir := t.TempDir()
@@ -38,6 +39,9 @@ func TestOlderJournal(t *testing.T) {
 	v, ok := i.Get("vm-1")
 	if !ok {
 		t.Fatal("the VM is not there")
+	}
+	if card := v.NICs[0]; len(v.NICs) != 1 || card.Network != vm.DefaultNetwork || card.Slot() != 0 || card.MAC != "00:50:56:80:00:01" || !card.Connected {
+		t.Errorf("cards %+v, which were in the one network that there was", v.NICs)
 	}
 	disk := &vm.Disk{Path: "one/root.vmdk", Parent: "base.vmdk", Owned: true}
 	operation := &vm.Operation{Kind: vm.OpDetach, Disk: disk, MakeFile: true, DropFile: true, Boot: "b"}

@@ -3,12 +3,15 @@ package vmhost_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -435,6 +438,58 @@ func TestDaemonFindsItsSwitches(t *testing.T) {
 		t.Error("a switch that nobody needs outlives the daemon")
 	}
 	h.open()
+}
+
+// TestCardsOfAnAdoptedMachine: what a daemon that was killed has done to a machine's cards, and not recorded, the next one undoes.
+func TestCardsOfAnAdoptedMachine(t *testing.T) {
+	h, blue := netHost(t, vmtest.Idle)
+	ref := h.create(at("one", bridged, vm.DefaultNetwork), nil)
+	h.must(h.PowerOn(t.Context(), ref))
+	before := h.hv.Machine(ref).NICs()[0]
+	m, err := h.Machine(ref)
+	h.must(err)
+	h.must(m.SetNIC(t.Context(), 0, vm.NIC{}))
+	h.must(m.SetNIC(t.Context(), 3, vm.NIC{MAC: "02:42:ac:12:00:02", Connected: true, Frames: h.Switches.Socket(blue)}))
+	h.restart()
+	if nics := h.hv.Machine(ref).NICs(); nics[0] != before || nics[3] != (vm.NIC{}) {
+		t.Errorf("cards %+v", nics)
+	}
+}
+
+// TestPortsAtOnce: of many starts that want one port one gets it, and the others are refused; those that want others all get them.
+func TestPortsAtOnce(t *testing.T) {
+	h, blue := netHost(t, vmtest.Idle, func(o *vmhost.Options) { o.HostMemoryMiB = 10_000 })
+	for what, port := range map[string]func(n int) string{
+		"one":    func(int) string { return "8080" },
+		"others": func(n int) string { return strconv.Itoa(9000 + n) },
+	} {
+		var all sync.WaitGroup
+		var on atomic.Int32
+		for n := range 20 {
+			network, name := vm.DefaultNetwork, "VM Network"
+			address := fmt.Sprintf("172.17.1.%d", n+2)
+			if n%2 == 0 {
+				network, name, address = blue, "cvm-blue", fmt.Sprintf("172.18.1.%d", n+2)
+			}
+			ref := h.create(at(fmt.Sprint(what, n), `{"endpoints":[{"network":"`+name+`","addresses":["`+address+`"]}],
+				"publish":[{"protocol":"tcp","hostIP":"0.0.0.0","hostPort":`+port(n)+`,"port":80}]}`, network), nil)
+			all.Go(func() {
+				err := h.PowerOn(t.Context(), ref)
+				if err == nil {
+					on.Add(1)
+				} else if !errors.As(err, new(*vm.PortError)) {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if want := map[string]int32{"one": 1, "others": 20}[what]; on.Load() != want {
+			t.Errorf("%s: %d VMs are on, want %d", what, on.Load(), want)
+		}
+	}
+	if ports := h.hv.Ports(); len(ports) != 21 {
+		t.Errorf("ports %v", ports)
+	}
 }
 
 // TestCardsAreUndone: a change of cards that fails leaves the machine's cards, and the switches, as they were.
