@@ -30,7 +30,7 @@ func (d *Disks) Change(ctx context.Context, e *inventory.Entry, changes []vm.Dis
 	if err = tell(); err == nil {
 		err = d.settle(ctx, e, &p, rest)
 	}
-	if err != nil && len(p.add) > 0 {
+	if o := e.VM().InFlight; err != nil && o != nil && o.Kind == vm.OpAttach { // else the change is done, and its end is not recorded
 		err = errors.Join(err, d.RollBackAttach(context.WithoutCancel(ctx), e))
 	}
 	return err

@@ -100,6 +100,28 @@ func TestBusyDiskAfterACrash(t *testing.T) {
 	}
 }
 
+// When the journal fails after a disk was taken out nothing is taken for what the change has made: its file stays.
+func TestJournalFailsInADetach(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	v := h.volume("v")
+	ref := h.with("a", vm.DiskChange{Unit: 1, Create: true})
+	h.must(h.PowerOn(t.Context(), ref))
+	h.hv.On(vmtest.Unplug, func() error {
+		h.hv.On(vmtest.Unplug, nil)
+		return h.journal.Close()
+	})
+	if err := h.Reconfigure(t.Context(), ref, vm.Change{DataDisks: []vm.DiskChange{{Unit: 1, Remove: true}, data(2, v)}}); err == nil {
+		t.Error("a change without a record succeeded")
+	}
+	if !h.exists("a/volume-1.vmdk") {
+		t.Error("the file of a disk that was only removed is gone")
+	}
+	h.must(errors.Join(h.Close(), h.store.Close()))
+	h.open()
+	h.wantDisks(ref, "2:cvm-volumes/v.vmdk*")
+	h.whole(v)
+}
+
 // What a daemon that is killed in a copy leaves is gone at the next start.
 func TestKilledWhileCopying(t *testing.T) {
 	h := newHost(t, vmtest.Idle)
