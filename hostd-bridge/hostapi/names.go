@@ -72,6 +72,10 @@ func Inherited(key string) bool {
 	return !strings.HasPrefix(key, GuestPrefix) && !strings.HasPrefix(key, ownPrefix)
 }
 
+// VolumesDir is the directory in the datastore of disks that belong to no VM, which clients make and remove. It is no VM's home. Disks in it
+// can be forked with the VM that writes to them: kept disks that they are deltas of stay as long as they do.
+const VolumesDir = "cvm-volumes"
+
 // Names of files in a VM's directory.
 const (
 	// RootDisk is the disk in a VM's root slot, where the VM has made it itself.

@@ -24,7 +24,7 @@ func contracts() []contract {
 	return []contract{
 		{
 			owner: "hostd-bridge/hostapi",
-			exact: regexp.MustCompile(`^(cvm\.(boot\..*|host\..*|machine)|guestinfo\.|diskAtFork|64 << 30)$`),
+			exact: regexp.MustCompile(`^(cvm\.(boot\..*|host\..*|machine)|guestinfo\.|diskAtFork|cvm-volumes|64 << 30)$`),
 			parts: regexp.MustCompile(`(^|GET )/cvm(/|$)|/cvm/(extensions|pools|memory|metrics|vsock|log)|^cvm/boot/current\.json|root\.vmdk|stdio\.log|console\.log|10\.0\.2\.[0-9]|cvm-vsock|(?i:Cvm-Log-)`),
 		},
 		{

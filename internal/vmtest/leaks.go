@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Process is a process that belongs to a host.
@@ -198,7 +200,7 @@ func (h *Host) machineFiles(templates []string) []string {
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
 	shared := func(path string) bool { // layers, images, boot files
-		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, "cvm-volumes")
+		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, hostapi.VolumesDir)
 	}
 	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial)
 }

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/controller/internal/indexfile"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // Paths on the datastore.
 const (
 	indexPath = "cvm/volumes.json"
 	// Dir is the directory of the volumes' disks.
-	Dir        = "cvm-volumes"
+	Dir        = hostapi.VolumesDir
 	diskSuffix = ".vmdk"
 )
 

@@ -12,10 +12,6 @@ import (
 // of VMs are: disk files name their parents relative to their own directories.
 const ForksDir = "cvm-forks"
 
-// VolumesDir is the directory in the datastore of disks that belong to no VM, which clients make and remove. It is no VM's home. Disks in it
-// can be forked with the VM that writes to them: kept disks that they are deltas of stay as long as they do.
-const VolumesDir = "cvm-volumes"
-
 // HostFile returns the path on this host of a file in the datastore that must be there.
 func HostFile(store *datastore.Store, rel string) (string, error) {
 	info, err := store.Stat(rel)

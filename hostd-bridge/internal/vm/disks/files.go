@@ -151,13 +151,13 @@ func (d *Disks) MoveDisk(ctx context.Context, from, to string, force bool) error
 	return errors.Join(d.opt.Store.Sync(path.Dir(from)), d.opt.Store.Sync(path.Dir(to)))
 }
 
-// MoveFile gives a file or directory that no VM needs another path. What is below vm.VolumesDir stays there while it is a delta of a kept
+// MoveFile gives a file or directory that no VM needs another path. What is below hostapi.VolumesDir stays there while it is a delta of a kept
 // disk, which is known by that.
 func (d *Disks) MoveFile(ctx context.Context, from, to string, force bool) error {
 	if err := d.unused(from); err != nil {
 		return err
 	}
-	if below(from, vm.VolumesDir) {
+	if below(from, hostapi.VolumesDir) {
 		info, err := d.opt.Store.Stat(from)
 		if err != nil {
 			return err
@@ -174,7 +174,7 @@ func (d *Disks) MoveFile(ctx context.Context, from, to string, force bool) error
 
 // CopyFile copies a file. That of a disk which is a delta of a kept one goes to no place where nobody would know that it needs that.
 func (d *Disks) CopyFile(ctx context.Context, from, to string, force bool) error {
-	if parent, err := d.parent(ctx, from); err == nil && isKept(parent) && !below(to, vm.VolumesDir) {
+	if parent, err := d.parent(ctx, from); err == nil && isKept(parent) && !below(to, hostapi.VolumesDir) {
 		return &vm.InUseError{Name: datastore.FormatPath(from), Why: "it is a delta of a disk that was kept for a fork, and no use elsewhere"}
 	}
 	return d.opt.Store.Copy(from, to, force)

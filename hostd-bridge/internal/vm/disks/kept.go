@@ -106,9 +106,9 @@ func forkable(v *vm.VM) error {
 		case disk.Owned:
 		case disk.Unit == vm.RootSlot:
 			return &vm.DeviceError{Why: datastore.FormatPath(disk.Path) + " was given to VM " + v.Name + ": only a disk that a VM has made itself can be forked"}
-		case !below(disk.Path, vm.VolumesDir):
+		case !below(disk.Path, hostapi.VolumesDir):
 			return &vm.DeviceError{Why: fmt.Sprintf("%s was given to VM %s and is not in %s: only such a disk, and one that a VM has made itself, can be forked",
-				datastore.FormatPath(disk.Path), v.Name, datastore.FormatPath(vm.VolumesDir))}
+				datastore.FormatPath(disk.Path), v.Name, datastore.FormatPath(hostapi.VolumesDir))}
 		}
 	}
 	return nil
@@ -186,7 +186,7 @@ func (d *Disks) replace(ctx context.Context, rel, kept string) error {
 	if err == nil {
 		err = store.Move(delta, rel, true)
 	}
-	if err == nil && below(rel, vm.VolumesDir) { // no VM's home, which is looked after: the name is all that is known of it
+	if err == nil && below(rel, hostapi.VolumesDir) { // no VM's home, which is looked after: the name is all that is known of it
 		return store.Sync(path.Dir(rel))
 	}
 	if err != nil {
@@ -305,20 +305,20 @@ var errUnknown = errors.New("what it is a delta of is not known")
 // parents returns what the kept disks, and those of the volumes' directory, are deltas of.
 func (d *Disks) parents(ctx context.Context) (map[string]string, error) {
 	parents := map[string]string{}
-	for _, dir := range []string{vm.ForksDir, vm.VolumesDir} {
+	for _, dir := range []string{vm.ForksDir, hostapi.VolumesDir} {
 		infos, err := d.opt.Store.List(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 		for _, info := range infos {
 			rel := path.Join(dir, info.Name())
-			if dir == vm.VolumesDir && !strings.HasSuffix(rel, ".vmdk") {
+			if dir == hostapi.VolumesDir && !strings.HasSuffix(rel, ".vmdk") {
 				continue
 			}
 			parent, err := d.parent(ctx, rel)
 			switch {
-			case dir == vm.VolumesDir && errors.Is(err, fs.ErrNotExist): // deleted meanwhile
-			case dir == vm.VolumesDir && err != nil: // anyone can put a file there
+			case dir == hostapi.VolumesDir && errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+			case dir == hostapi.VolumesDir && err != nil: // anyone can put a file there
 				return nil, fmt.Errorf("%s: %w: %w", datastore.FormatPath(rel), errUnknown, err)
 			case err != nil:
 				return nil, err

@@ -192,7 +192,7 @@ func (d *Disks) deltaOf(ctx context.Context, rel string) (string, error) {
 	if user := d.deltaUser(rel); user != "" {
 		return "a disk of VM " + user, nil
 	}
-	if below(rel, vm.VolumesDir) {
+	if below(rel, hostapi.VolumesDir) {
 		return "", nil
 	}
 	return d.deltaFile(ctx, rel)

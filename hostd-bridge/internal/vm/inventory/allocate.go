@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/journal"
@@ -116,7 +117,7 @@ func (i *Inventory) freeHomeLocked(v *vm.VM) (string, error) {
 		if n > 0 {
 			home = fmt.Sprintf("%s_%d", base, n)
 		}
-		if home == vm.ForksDir || home == vm.VolumesDir || slices.ContainsFunc(others, func(v *vm.VM) bool { return v.Home == home }) {
+		if home == vm.ForksDir || home == hostapi.VolumesDir || slices.ContainsFunc(others, func(v *vm.VM) bool { return v.Home == home }) {
 			continue
 		}
 		_, err := i.store.Stat(home)
