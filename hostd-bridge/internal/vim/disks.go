@@ -57,7 +57,7 @@ func diskChange(n int, spec *types.VirtualDeviceConfigSpec, d *types.VirtualDisk
 	switch {
 	case err != nil:
 		return err
-	case change.Unit == vm.RootSlot && c.Disk != nil:
+	case c.Disk != nil && (change.Unit == vm.RootSlot || (change.Unit == vm.AnyUnit && c.Disk.Remove)):
 		return invalidDevice(n, "a VM has one disk with unit 0, and a change of it is one")
 	case change.Unit == vm.AnyUnit && c.Disk == nil: // what is no root disk is a data disk, see vm.AnyUnit
 		c.Disk = change
