@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -482,5 +484,45 @@ func TestVolumeEvents(t *testing.T) {
 	}
 	if want := []string{"create", "mount", "unmount", "destroy"}; !slices.Equal(heard, want) {
 		t.Errorf("heard %v, want %v", heard, want)
+	}
+}
+
+// TestRemovalLetsVolumesBeWritten: a machine whose container is removed is ended only once its guest has let go of the volumes that stay.
+func TestRemovalLetsVolumesBeWritten(t *testing.T) {
+	ended := make(chan string, 8)
+	good := daemontest.TetherGuest(t, nil)
+	e := startOn(t, func(ctx context.Context, m *daemontest.Machine) {
+		good(ctx, m)
+		if spec, err := link.DecodeSpec(m.Get(link.KeySpec)); err != nil || spec.GetMode() != tetherv1.Mode_CONTAINER {
+			return
+		}
+		select { // it writes what it has in its memory
+		case <-ctx.Done():
+			ended <- "killed"
+		case <-time.After(200 * time.Millisecond):
+			ended <- "in order"
+		}
+	}, ctr.Timeouts{})
+	for name, c := range map[string]struct {
+		cmd   string
+		host  container.HostConfig
+		force bool
+		want  string
+	}{
+		"--rm, a volume with a name":   {"true", container.HostConfig{Binds: []string{"data:/data"}, AutoRemove: true}, false, "in order"},
+		"rm -f, a volume with a name":  {"sleep", container.HostConfig{Binds: []string{"data:/data"}}, true, "in order"},
+		"rm -f, a volume that is read": {"sleep", container.HostConfig{Binds: []string{"data:/data:ro"}}, true, "killed"},
+		"rm -f, none":                  {"sleep", container.HostConfig{}, true, "killed"},
+	} {
+		id := e.create("", container.Config{Cmd: []string{c.cmd}}, c.host)
+		if c.force {
+			e.begin(id)
+			e.removeForced(id)
+		} else {
+			e.runToRemoval(id)
+		}
+		if got := <-ended; got != c.want {
+			t.Errorf("%s: the machine was ended %s, want %s", name, got, c.want)
+		}
 	}
 }

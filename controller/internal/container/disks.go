@@ -6,9 +6,12 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // A machine that runs has the disks of its container's volumes to itself, so one that is only parked has none: it gets them when its gate is
@@ -48,6 +51,31 @@ func (s *Service) diskInUse(c *Container, err error) error {
 		}
 	}
 	return err
+}
+
+// endWriting has the guest of a machine that is about to be ended let go of the volumes that outlive it, all but those that go with the
+// container: what it has not written yet would be lost with it, and Docker's volumes keep it. A guest that does not do so in time is ended.
+func (s *Service) endWriting(ctx context.Context, c Container, doomed []string) {
+	if now, ok := s.host.Get(c.ID); ok {
+		c = c.at(now)
+	}
+	keeps := func(m record.Mount) bool {
+		return !m.ReadOnly && m.ForkedFrom == "" && (m.NFS != nil || m.Disk != nil) &&
+			(!slices.Contains(doomed, m.Volume) || len(s.VolumeUsers(m.Volume)) > 1)
+	}
+	if !c.On() || c.shut() || !slices.ContainsFunc(c.Mounts, keeps) {
+		return
+	}
+	if c.Phase() == PhaseRunning {
+		err := s.calls.Tell(ctx, c.VM, func(ctx context.Context, t tetherv1.TetherService) error {
+			_, err := t.Signal(ctx, &tetherv1.SignalRequest{Session: link.MainSession, Signal: int32(unix.SIGKILL)})
+			return err
+		})
+		if err != nil { // or it was so fast that its answer was lost
+			s.log.Info("a tether may not have taken a kill", "container", c.ID, "err", err)
+		}
+	}
+	s.settleOff(c)
 }
 
 // detach takes the disks of volumes from a machine that is off and is to be destroyed: they outlive it. Those of a fork are its own.

@@ -37,7 +37,12 @@ func (s *Service) Remove(ctx context.Context, ref string, opt RemoveOptions) err
 // remove ends the machine if it runs and destroys it, with its own volumes if that is asked for. One that is gone is no error: someone else
 // was faster.
 func (s *Service) remove(ctx context.Context, c Container, volumes bool) (err error) {
-	if own := c.ownVolumes(); volumes && len(own) > 0 {
+	var own []string
+	if volumes {
+		own = c.ownVolumes()
+	}
+	s.endWriting(ctx, c, own)
+	if len(own) > 0 {
 		if err := s.volumes.Doom(ctx, own); err != nil {
 			return err
 		}
@@ -67,7 +72,7 @@ func (s *Service) destroy(ctx context.Context, c Container) error {
 }
 
 // removeEnded removes a container once no start of it is in flight. It does not wait for a machine that only has to write its
-// disk: the disk is removed too.
+// root disk: that is removed too.
 func (s *Service) removeEnded(ctx context.Context, c Container) error {
 	release, err := s.AcquireStart(ctx, c.ID)
 	if err != nil {
