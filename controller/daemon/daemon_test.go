@@ -72,7 +72,7 @@ func (e *engine) run() {
 	go func() {
 		ended <- daemon.Run(ctx, daemon.Config{
 			Socket: e.socket, VSphereURL: at.URL, Username: at.Username, Password: at.Password, CAFile: at.CAFile,
-			Bridge: netip.MustParsePrefix("172.17.0.0/16"), // whatever networks this machine has
+			Bridge:    netip.MustParsePrefix("172.17.0.0/16"), // whatever networks this machine has
 			Templates: e.forks.templates, Warm: e.forks.warm, Timeouts: e.times, Log: slog.New(slog.NewTextHandler(testLog{e.t}, nil)),
 		}, func() { close(ready) })
 	}()
