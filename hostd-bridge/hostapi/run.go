@@ -49,7 +49,7 @@ const (
 	MarkLoaded    = "loaded"    // the fork point's state is loaded
 	MarkResumed   = "resumed"   // the CPUs run
 	MarkHello     = "hello"     // the guest's first word
-	MarkLinked    = "linked"    // the guest's network link is up
+	MarkLinked    = "linked"    // frames of a fork may pass
 	MarkFirstByte = "firstByte" // of the process's output
 )
 

@@ -19,11 +19,11 @@ const (
 	// KeyGate is GateOpen once the container's process may start. A child of a template becomes who its Spec says and waits
 	// before the process; a machine that was booted does not look at it. Set by the host.
 	KeyGate = "guestinfo.cvm.gate"
-	// KeyMACs holds the MAC addresses of a fork's network cards, in their order and separated by commas; set by a host on which
+	// KeyMACs holds the MAC addresses of a fork's network cards, by slot and separated by commas, empty for a spare one; set by a host on which
 	// the cards of a fork come up with those of its template.
 	KeyMACs = "guestinfo.cvm.macs"
-	// KeyReceipt holds the Receipt as protobuf JSON; set by a fork's guest. The host takes the network link up when it
-	// shows no failure.
+	// KeyReceipt holds the Receipt as protobuf JSON; set by a fork's guest. The host lets frames pass when it shows no
+	// failure.
 	KeyReceipt = "guestinfo.cvm.receipt"
 	// KeyRehearse is set by the host in a template's child that is made ahead of time, with a blank disk in its root slot: the child
 	// goes through the start of a container once, on that disk, before it waits to be someone. The host may take the disk out when

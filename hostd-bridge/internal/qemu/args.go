@@ -187,7 +187,7 @@ func blockdev(options map[string]any) string {
 }
 
 // cardSlots is how many network cards each machine has, spare ones included: they cannot be plugged into a microvm later.
-const cardSlots = 1
+const cardSlots = hostapi.MaxCards
 
 // nicArgs are a network card whose other end is the supervisor's (package frames has the format).
 func nicArgs(slot int, mac string, p platform) []string {

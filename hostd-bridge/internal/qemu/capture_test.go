@@ -92,10 +92,10 @@ func joined(hub *framestest.Hub) func(*vm.MachineSpec) {
 	return func(s *vm.MachineSpec) { s.NICs[0].Frames = hub.Socket }
 }
 
-// addressed is a Spec with the n-th address of a network.
+// addressed is a Spec with the n-th address of a network. None ends as an address of nobody begins, which ARP has behind it.
 func addressed(n int, script string) *tetherv1.Spec {
 	spec := tetherSpec(script)
-	spec.Interfaces[0].Addresses = []string{fmt.Sprintf("10.9.8.%d/24", n)}
+	spec.Interfaces[0].Addresses = []string{fmt.Sprintf("10.9.8.%d/24", 10+n)}
 	return spec
 }
 
@@ -111,7 +111,7 @@ func TestTetherForkOnTheWire(t *testing.T) {
 	placeholder, err := net.ParseMAC(placeholderMAC(0))
 	must(t, err)
 	tpl := g.template()
-	const script = `until ping -c 1 -W 1 10.9.8.%[1]d >/dev/null; do :; done; nc -w 60 10.9.8.%[1]d 9 </dev/null; echo met; exec sleep 1000`
+	const script = `until ping -c 1 -W 1 10.9.8.1%[1]d >/dev/null; do :; done; nc -w 60 10.9.8.1%[1]d 9 </dev/null; echo met; exec sleep 1000`
 	var children []*guest
 	for n := 1; n <= 2; n++ {
 		children = append(children, g.container(tpl, n, addressed(n, fmt.Sprintf(script, 3-n)), disk, joined(hub)))

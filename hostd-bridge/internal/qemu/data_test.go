@@ -25,7 +25,7 @@ func dataDisk(t *testing.T, unit int, readOnly bool) vm.DataDisk {
 // asker returns a function that asks the guest about its data disks (testdata/echoinit/disks.go).
 func (g *guest) asker() func(format string, args ...any) string {
 	g.t.Helper()
-	c := g.dial(portData)
+	c := g.dial(portAsk)
 	answers := bufio.NewScanner(c)
 	return func(format string, args ...any) string {
 		g.t.Helper()

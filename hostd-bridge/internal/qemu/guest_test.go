@@ -39,7 +39,7 @@ const (
 	portQuit   = link.PortLink + 2
 	portDisk   = link.PortLink + 3
 	portSource = link.PortLink + 4
-	portData   = link.PortLink + 5
+	portAsk    = link.PortLink + 5
 )
 
 // newHypervisor builds the supervisor for a test.

@@ -102,10 +102,12 @@ func (ds *dataDisks) unplug(ctx context.Context, q *qmp.Client, unit int, ended 
 		return fmt.Errorf("cannot take out a disk: there is none with unit %d: %w", unit, syscall.ENODEV)
 	}
 	if !d.leaving {
-		if err := q.Execute(ctx, "device_del", map[string]string{"id": d.device()}, nil); err != nil {
+		err := q.Execute(ctx, "device_del", map[string]string{"id": d.device()}, nil)
+		var refused *qmp.Error
+		d.leaving = !errors.As(err, &refused) // who gave up waiting for QEMU's answer has told it nevertheless
+		if err != nil {
 			return fmt.Errorf("cannot take out %s: %w", d.Path, err)
 		}
-		d.leaving = true
 	}
 	if err := ds.awaitGone(ctx, d, ended); err != nil {
 		return fmt.Errorf("cannot take out %s: %w", d.Path, err)

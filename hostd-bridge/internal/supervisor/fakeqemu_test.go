@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ const (
 	wordSave   = "save"   // lets one xen-save-devices-state return
 	wordRefuse = "refuse" // lets one fail
 	wordOff    = "off"    // the guest powers itself off
+	wordKeep   = "keep"   // devices that are taken out stay
 )
 
 func TestMain(m *testing.M) {
@@ -49,11 +51,15 @@ func fakeQEMU(socket string) error {
 	}
 	qmp := os.NewFile(QMPFD, "qmp")
 	saves := make(chan bool, 8)
+	var keep atomic.Bool
 	go func() {
 		for words := bufio.NewScanner(control); words.Scan(); {
 			switch words.Text() {
 			case wordSave, wordRefuse:
 				saves <- words.Text() == wordSave
+			case wordKeep:
+				keep.Store(true)
+				fmt.Fprintln(control, wordKeep)
 			case wordOff:
 				fmt.Fprintln(qmp, `{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}`)
 				os.Exit(0)
@@ -66,6 +72,7 @@ func fakeQEMU(socket string) error {
 			Execute   string `json:"execute"`
 			Arguments struct {
 				Filename string `json:"filename"`
+				ID       string `json:"id"`
 			} `json:"arguments"`
 			ID uint64 `json:"id"`
 		}
@@ -87,6 +94,10 @@ func fakeQEMU(socket string) error {
 				fmt.Fprintln(qmp, answer)
 			}()
 			continue
+		case "device_del":
+			if !keep.Load() {
+				fmt.Fprintf(qmp, "{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": %q, \"path\": \"/machine\"}}\n", c.Arguments.ID)
+			}
 		case "system_reset":
 			fmt.Fprintln(qmp, `{"event": "RESET"}`)
 		}
@@ -100,6 +111,7 @@ type fake struct {
 	t        *testing.T
 	control  net.Conn
 	commands chan string // that arrived, without those of the start
+	links    int         // changed before the CPUs ran
 }
 
 // says sends a word to the fake QEMU.
@@ -114,8 +126,11 @@ func (f *fake) says(word string) {
 func (f *fake) awaits(command string) {
 	f.t.Helper()
 	for c := range f.commands {
-		if c == command {
+		switch c {
+		case command:
 			return
+		case "set_link":
+			f.links++
 		}
 	}
 	f.t.Fatalf("QEMU has ended before %s", command)

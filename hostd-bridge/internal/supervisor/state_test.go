@@ -17,9 +17,13 @@ import (
 )
 
 // startFake starts a machine on a fake QEMU; its CPUs run.
-func startFake(t *testing.T) (*machine, *fake) {
+func startFake(t *testing.T, change ...func(*Config, *Identity)) (*machine, *fake) {
 	t.Helper()
 	cfg, connected := newFake(t)
+	id := Identity{RunDir: cfg.RunDir, Run: 7}
+	for _, c := range change {
+		c(&cfg, &id)
+	}
 	lock, err := takeLock(cfg.RunDir)
 	if err != nil {
 		t.Fatal(err)
@@ -31,13 +35,11 @@ func startFake(t *testing.T) (*machine, *fake) {
 		t.Fatal(err)
 	}
 	f := connected()
-	home := filepath.Join(filepath.Dir(cfg.RunDir), "home")
-	if err := os.Mkdir(home, 0o700); err != nil {
+	id.HomeDir = filepath.Join(filepath.Dir(cfg.RunDir), "home")
+	if err := os.Mkdir(id.HomeDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l, err := m.bringUp(t.Context(), func() (Identity, error) {
-		return Identity{RunDir: cfg.RunDir, HomeDir: home, Run: 7}, nil
-	})
+	l, err := m.bringUp(t.Context(), func() (Identity, error) { return id, nil })
 	if err != nil {
 		t.Fatal(m.abandon(err))
 	}
@@ -145,6 +147,9 @@ func TestFrozenMachine(t *testing.T) {
 	for name, op := range map[string]func(context.Context) error{
 		"pause": m.pause, "resume": m.resume, "reset": m.restart, "detach": m.detach,
 		"attach": func(ctx context.Context) error { return m.attach(ctx, "disk") },
+		"plug":   func(ctx context.Context) error { return m.plug(ctx, Disk{Unit: 1, Path: "disk"}) },
+		"unplug": func(ctx context.Context) error { return m.unplug(ctx, 1) },
+		"card":   func(ctx context.Context) error { return m.setNIC(ctx, 0, Card{}) },
 	} {
 		if err := owned(m, op); !errors.Is(err, errFrozen) {
 			t.Errorf("%s: %v", name, err)

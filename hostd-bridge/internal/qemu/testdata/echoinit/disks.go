@@ -13,9 +13,11 @@ import (
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/tether/link"
 )
 
-// dataDisks answers questions about SCSI disks, one a line:
+// answer answers questions about SCSI disks and network cards, one a line:
 //
 //	list                 serial, size in sectors and "ro" or "rw" of each, sorted and separated by commas
 //	await SERIAL         when it is there
@@ -23,9 +25,14 @@ import (
 //	read SERIAL OFFSET   16 bytes, past the cache
 //	write SERIAL OFFSET TEXT, through the cache
 //	fill SERIAL          writes until it cannot, and says why
-func dataDisks(c *vsock.Conn) {
+//	cards                name, address and carrier of each
+//	carrier CARD 0|1     when it has none, or one
+//	send CARD TEXT       a frame
+//	hear CARD TEXT       when a frame has come
+//	receipt              hands in a fork's receipt
+func answer(c *vsock.Conn) {
 	for lines := bufio.NewScanner(c); lines.Scan(); {
-		answer, err := dataDisk(strings.Fields(lines.Text()))
+		answer, err := answerTo(strings.Fields(lines.Text()))
 		if err != nil {
 			answer = "error: " + err.Error()
 		}
@@ -33,7 +40,24 @@ func dataDisks(c *vsock.Conn) {
 	}
 }
 
-func dataDisk(words []string) (string, error) {
+func answerTo(words []string) (string, error) {
+	switch words[0] {
+	case "cards":
+		return listCards()
+	case "carrier":
+		awaitCarrier(words[1], words[2])
+		return "ok", nil
+	case "send":
+		return "ok", sendFrame(words[1], words[2])
+	case "receipt":
+		return askHost("info-set " + link.KeyReceipt + " {}")
+	case "hear":
+		return "ok", hear(words[1], words[2])
+	}
+	return ofDisk(words)
+}
+
+func ofDisk(words []string) (string, error) {
 	var offset int64
 	if len(words) > 2 {
 		fmt.Sscan(words[2], &offset)

@@ -59,11 +59,11 @@ func run() error {
 		return err
 	}
 	go serve(source, pour)
-	data, err := listenAny(link.PortLink + 5)
+	questions, err := listenAny(link.PortLink + 5)
 	if err != nil {
 		return err
 	}
-	go serve(data, dataDisks)
+	go serve(questions, answer)
 	go serve(l, func(c *vsock.Conn) {
 		if _, err := io.Copy(c, c); err != nil {
 			fmt.Println("echo:", err)
