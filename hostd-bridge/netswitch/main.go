@@ -1,4 +1,4 @@
-// Command cvm-switch is the switch of one network: see package internal/netswitch. The daemon starts it.
+// Command cvm-switch is the switch of one network: see package internal/netswitch/core. The daemon starts it.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch/core"
 	"github.com/containervm/containervm/internal/version"
 )
 
@@ -25,7 +25,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
-	if err := netswitch.Run(ctx, *dir, *name, os.Stdout, os.Stderr); err != nil {
+	if err := core.Run(ctx, *dir, *name, os.Stdout, os.Stderr); err != nil {
 		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no switch", "err", err)
 		os.Exit(1)
 	}

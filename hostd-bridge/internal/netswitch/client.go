@@ -35,18 +35,13 @@ type Switch struct {
 	done  chan struct{}
 }
 
-// started is what the process says on its standard output when it serves, or why it does not.
-type started struct {
-	Error string `json:"error,omitempty"`
-}
-
 // Start starts a switch in a session of its own and returns when it serves. It has no endpoints, and no gateway, until Apply.
 // It outlives the caller. An error wraps EWOULDBLOCK when one lives there already: adopt it.
 func Start(ctx context.Context, o Options) (*Switch, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of a switch: %w", err)
 	}
-	log, err := os.OpenFile(logPath(o.Dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(LogPath(o.Dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the switch of network %q: %w", o.Name, err)
 	}
@@ -63,7 +58,7 @@ func Start(ctx context.Context, o Options) (*Switch, error) {
 		return nil, fmt.Errorf("cannot start the switch of network %q: %w", o.Name, err)
 	}
 	stop := context.AfterFunc(ctx, func() { process.Process.Kill() })
-	var said started
+	var said Started
 	err = json.NewDecoder(io.LimitReader(out, 64<<10)).Decode(&said)
 	if !stop() {
 		err = context.Cause(ctx)
@@ -71,7 +66,7 @@ func Start(ctx context.Context, o Options) (*Switch, error) {
 	out.Close()
 	switch {
 	case err != nil:
-		err = fmt.Errorf("cannot start the switch of network %q: %w (its log is %s)", o.Name, err, logPath(o.Dir))
+		err = fmt.Errorf("cannot start the switch of network %q: %w (its log is %s)", o.Name, err, LogPath(o.Dir))
 	case said.Error != "":
 		err = fmt.Errorf("cannot start the switch of network %q: %s", o.Name, said.Error)
 	}
@@ -94,7 +89,7 @@ func Start(ctx context.Context, o Options) (*Switch, error) {
 // Adopt finds the switch that lives in dir. It returns nil without an error when there is none, and has then removed what a dead one
 // left, dir itself included. One that holds its lock and does not answer until ctx ends is an error.
 func Adopt(ctx context.Context, dir string) (*Switch, error) {
-	lock, err := os.Open(lockPath(dir))
+	lock, err := os.Open(LockPath(dir))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, remove(dir)
 	}
@@ -134,7 +129,7 @@ func connect(ctx context.Context, dir string) (*Switch, error) {
 		}
 	}
 	if err == nil {
-		_, err = exchange(ctx, watch, request{Op: opStats}) // it is there, and not just its socket
+		_, err = exchange(ctx, watch, Request{Op: OpStats}) // it is there, and not just its socket
 	}
 	if err != nil {
 		watch.Close()
@@ -153,7 +148,7 @@ func connect(ctx context.Context, dir string) (*Switch, error) {
 
 func (s *Switch) dial(ctx context.Context) (*net.UnixConn, error) {
 	var conn net.Conn
-	err := frames.WithShortPath(controlPath(s.dir), func(short string) (err error) {
+	err := frames.WithShortPath(ControlPath(s.dir), func(short string) (err error) {
 		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
 		return err
 	})
@@ -182,12 +177,12 @@ func peerPID(c *net.UnixConn) (int, error) {
 }
 
 // exchange sends a request and takes the reply.
-func exchange(ctx context.Context, c net.Conn, r request) (reply, error) {
+func exchange(ctx context.Context, c net.Conn, r Request) (Reply, error) {
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	var answer reply
-	err := writeMessage(c, r)
+	var answer Reply
+	err := WriteMessage(c, r)
 	if err == nil {
-		err = readMessage(c, &answer)
+		err = ReadMessage(c, &answer)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -199,15 +194,15 @@ func exchange(ctx context.Context, c net.Conn, r request) (reply, error) {
 }
 
 // do executes a request on a connection of its own.
-func (s *Switch) do(ctx context.Context, r request) (reply, error) {
+func (s *Switch) do(ctx context.Context, r Request) (Reply, error) {
 	c, err := s.dial(ctx)
 	if err != nil {
-		return reply{}, err
+		return Reply{}, err
 	}
 	defer c.Close()
 	answer, err := exchange(ctx, c, r)
 	if err != nil {
-		return reply{}, fmt.Errorf("cannot %s at the switch in %s: %w", r.Op, s.dir, err)
+		return Reply{}, fmt.Errorf("cannot %s at the switch in %s: %w", r.Op, s.dir, err)
 	}
 	return answer, nil
 }
@@ -215,7 +210,7 @@ func (s *Switch) do(ctx context.Context, r request) (reply, error) {
 // Apply makes the switch as c says. An error concerns all of c, of which nothing was done then, unless the switch went away
 // meanwhile; what concerns one endpoint is in the Result. Of calls at once, one is executed after the other.
 func (s *Switch) Apply(ctx context.Context, c Config) (Result, error) {
-	answer, err := s.do(ctx, request{Op: opApply, Config: &c})
+	answer, err := s.do(ctx, Request{Op: OpApply, Config: &c})
 	if err != nil || answer.Result == nil {
 		return Result{}, err
 	}
@@ -224,7 +219,7 @@ func (s *Switch) Apply(ctx context.Context, c Config) (Result, error) {
 
 // Stats asks the switch for its counters.
 func (s *Switch) Stats(ctx context.Context) (Stats, error) {
-	answer, err := s.do(ctx, request{Op: opStats})
+	answer, err := s.do(ctx, Request{Op: OpStats})
 	if err != nil || answer.Stats == nil {
 		return Stats{}, err
 	}
@@ -241,11 +236,11 @@ func (s *Switch) Done() <-chan struct{} { return s.done }
 // that does not end by itself before ctx does is killed. Close it nevertheless.
 func (s *Switch) Stop(ctx context.Context) error {
 	free := make(chan error, 1)
-	lock, err := os.Open(lockPath(s.dir))
+	lock, err := os.Open(LockPath(s.dir))
 	if err != nil {
 		return fmt.Errorf("cannot stop a switch: %w", err)
 	}
-	if _, err := s.do(ctx, request{Op: opStop}); err != nil {
+	if _, err := s.do(ctx, Request{Op: OpStop}); err != nil {
 		_ = unix.PidfdSendSignal(int(s.pidfd.Fd()), unix.SIGKILL, nil, 0) // it may be gone
 	}
 	go func() { // ends with the process

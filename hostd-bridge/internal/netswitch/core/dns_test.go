@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // ask makes a question.
@@ -174,11 +176,11 @@ func (b *bench) resolvConf(text string) {
 func TestNames(t *testing.T) {
 	b := newBench(t)
 	asked := hostResolver(t, b)
-	g := b.add(2, func(e *Endpoint) {
+	g := b.add(2, func(e *netswitch.Endpoint) {
 		e.Names = []string{"web", "0123456789ab", "Alias"}
-		e.Others = []Name{{Name: "db", Addresses: []netip.Addr{ip("172.18.0.5")}}, {Name: "c3", Addresses: []netip.Addr{ip("172.18.0.6")}}}
+		e.Others = []netswitch.Name{{Name: "db", Addresses: []netip.Addr{ip("172.18.0.5")}}, {Name: "c3", Addresses: []netip.Addr{ip("172.18.0.6")}}}
 	})
-	other := b.add(3, func(e *Endpoint) {
+	other := b.add(3, func(e *netswitch.Endpoint) {
 		e.Names = []string{"c3", "alias", "only-four.example"}
 		e.Addresses = e.Addresses[:1]
 	})
@@ -252,7 +254,7 @@ func TestHostResolversFail(t *testing.T) {
 }
 
 func TestNamesOfAnInternalNetwork(t *testing.T) {
-	b := newBench(t, func(c *Config, _ *outside) { c.Internal = true })
+	b := newBench(t, func(c *netswitch.Config, _ *outside) { c.Internal = true })
 	asked := hostResolver(t, b)
 	g := b.add(2)
 	g.lookup(t, "172.17.0.1", "c2.", typeA).is(t, "its own", noError, "172.17.0.2")

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // card reads frames of a raw connection.
@@ -23,7 +24,7 @@ type wire struct {
 	waiting [][]byte
 }
 
-func (b *bench) wire(n byte, change ...func(*Endpoint)) *wire {
+func (b *bench) wire(n byte, change ...func(*netswitch.Endpoint)) *wire {
 	b.Helper()
 	e := endpoint(n)
 	for _, c := range change {

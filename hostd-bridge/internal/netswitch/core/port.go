@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 const (
@@ -337,8 +338,8 @@ func (m *member) renew() {
 	}
 }
 
-func (m *member) stats() EndpointStats {
-	return EndpointStats{
+func (m *member) stats() netswitch.EndpointStats {
+	return netswitch.EndpointStats{
 		Connected:  m.port.Load() != nil,
 		SentFrames: m.sentFrames.Load(), SentBytes: m.sentBytes.Load(),
 		ReceivedFrames: m.receivedFrames.Load(), ReceivedBytes: m.receivedBytes.Load(),

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 const (
@@ -55,7 +56,7 @@ var errNoGateway = errors.New("a network without a gateway publishes no ports")
 
 // publish gives the card's member the ports that the card wants, and takes over those that before has already. It binds all or changes
 // nothing.
-func (e *card) publish(before *member, cfg Config) Outcome {
+func (e *card) publish(before *member, cfg netswitch.Config) netswitch.Outcome {
 	var want []hostapi.Publication
 	if !cfg.Internal {
 		want = e.Publish
@@ -65,7 +66,7 @@ func (e *card) publish(before *member, cfg Config) Outcome {
 		have = slices.Clone(before.published)
 	}
 	if len(want) > 0 && len(cfg.Gateways) == 0 {
-		return Outcome{Failed: &Failure{Publication: want[0], Text: errNoGateway.Error()}}
+		return netswitch.Outcome{Failed: &netswitch.Failure{Publication: want[0], Text: errNoGateway.Error()}}
 	}
 	all := make([]*publication, len(want))
 	for i, w := range want { // what is the same first, so that nothing else takes it
@@ -82,7 +83,7 @@ func (e *card) publish(before *member, cfg Config) Outcome {
 	}
 	fresh, failed := e.core.bindAll(want, all)
 	if failed != nil {
-		return Outcome{Failed: failed}
+		return netswitch.Outcome{Failed: failed}
 	}
 	for i, p := range all {
 		p.asked, p.bound.Port, p.bound.Network = want[i], want[i].Port, want[i].Network
@@ -98,7 +99,7 @@ func (e *card) publish(before *member, cfg Config) Outcome {
 		before.published = nil
 	}
 	e.published = all
-	outcome := Outcome{}
+	outcome := netswitch.Outcome{}
 	for _, p := range all {
 		outcome.Published = append(outcome.Published, p.bound)
 	}
@@ -113,7 +114,7 @@ func (p *publication) same(w hostapi.Publication) bool {
 }
 
 // bindAll binds those of want that all has not, and puts them there. It returns them too.
-func (c *core) bindAll(want []hostapi.Publication, all []*publication) (fresh []*publication, failed *Failure) {
+func (c *core) bindAll(want []hostapi.Publication, all []*publication) (fresh []*publication, failed *netswitch.Failure) {
 	undo := func() {
 		for _, p := range fresh {
 			p.close()
@@ -204,8 +205,8 @@ func (c *core) open(w hostapi.Publication, port uint16) (*publication, error) {
 	return p, nil
 }
 
-func failureOf(w hostapi.Publication, err error) *Failure {
-	f := &Failure{Publication: w, Text: fmt.Sprintf("cannot bind %s port %d of %v: %v", w.Protocol, w.HostPort, w.HostIP, err)}
+func failureOf(w hostapi.Publication, err error) *netswitch.Failure {
+	f := &netswitch.Failure{Publication: w, Text: fmt.Sprintf("cannot bind %s port %d of %v: %v", w.Protocol, w.HostPort, w.HostIP, err)}
 	errors.As(err, &f.Errno)
 	return f
 }

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 func Run(ctx context.Context, dir, name string, out io.WriteCloser, log *os.File) error {
 	err := run(ctx, dir, name, out, log)
 	if err != nil { // nobody may listen any more
-		_ = json.NewEncoder(out).Encode(started{Error: err.Error()})
+		_ = json.NewEncoder(out).Encode(netswitch.Started{Error: err.Error()})
 		out.Close()
 	}
 	return err
@@ -56,21 +57,21 @@ func run(ctx context.Context, dir, name string, out io.WriteCloser, logFile *os.
 		return err
 	}
 	defer core.close()
-	control, err := listenUnix(controlPath(dir))
+	control, err := listenUnix(netswitch.ControlPath(dir))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(controlPath(dir))
-	cards, err := listenUnix(framesPath(dir))
+	defer os.Remove(netswitch.ControlPath(dir))
+	cards, err := listenUnix(netswitch.FramesPath(dir))
 	if err != nil {
 		control.Close()
 		return err
 	}
-	defer os.Remove(framesPath(dir))
+	defer os.Remove(netswitch.FramesPath(dir))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { control.Close(); cards.Close() })()
-	if err := json.NewEncoder(out).Encode(started{}); err != nil {
+	if err := json.NewEncoder(out).Encode(netswitch.Started{}); err != nil {
 		log.Warn("nobody waits for the switch", "err", err) // it may be adopted
 	}
 	out.Close()
@@ -99,7 +100,7 @@ func confine() error {
 }
 
 func takeLock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(lockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(netswitch.LockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the switch's lock: %w", err)
 	}
@@ -190,29 +191,29 @@ func outOfFiles(err error) bool {
 // answer executes the requests of a connection until it ends or makes no sense.
 func (c *core) answer(conn net.Conn, stop func()) {
 	for {
-		var r request
-		if err := readMessage(conn, &r); err != nil {
+		var r netswitch.Request
+		if err := netswitch.ReadMessage(conn, &r); err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				c.log.Warn("no request on the control socket", "err", err)
 			}
 			return
 		}
-		var answer reply
+		var answer netswitch.Reply
 		switch {
-		case r.Op == opApply && r.Config != nil:
+		case r.Op == netswitch.OpApply && r.Config != nil:
 			result, err := c.apply(*r.Config)
 			if answer.Result = &result; err != nil {
-				answer = reply{Error: err.Error()}
+				answer = netswitch.Reply{Error: err.Error()}
 			}
-		case r.Op == opStats:
+		case r.Op == netswitch.OpStats:
 			stats := c.stats()
 			answer.Stats = &stats
-		case r.Op == opStop:
+		case r.Op == netswitch.OpStop:
 			defer stop()
 		default:
 			answer.Error = fmt.Sprintf("unknown request %q: daemon and switch are of different versions", r.Op)
 		}
-		if err := writeMessage(conn, answer); err != nil || r.Op == opStop {
+		if err := netswitch.WriteMessage(conn, answer); err != nil || r.Op == netswitch.OpStop {
 			return
 		}
 	}

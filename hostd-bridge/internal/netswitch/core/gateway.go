@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // theNIC is the netstack's only interface, in the network.
@@ -102,8 +103,8 @@ func (g *gateway) close() {
 }
 
 // settings makes the gateway's own addresses those of the Config.
-func (g *gateway) settings(before, now Config) error {
-	g.link.mtu.Store(now.mtu())
+func (g *gateway) settings(before, now netswitch.Config) error {
+	g.link.mtu.Store(mtuOf(now))
 	for _, p := range before.Gateways {
 		if !slices.Contains(now.Gateways, p) {
 			g.removeAddress(p.Addr())

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"encoding/binary"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // TestMain lets the test's own program be cvm-switch.
@@ -41,9 +42,9 @@ func flagOf(name string) string {
 	return ""
 }
 
-func startProcess(t *testing.T, dir string) *Switch {
+func startProcess(t *testing.T, dir string) *netswitch.Switch {
 	t.Helper()
-	s, err := Start(t.Context(), Options{Program: os.Args[0], Dir: dir, Name: "a network", Log: nil})
+	s, err := netswitch.Start(t.Context(), netswitch.Options{Program: os.Args[0], Dir: dir, Name: "a network", Log: nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func startProcess(t *testing.T, dir string) *Switch {
 	return s
 }
 
-func awaitDone(t *testing.T, s *Switch) {
+func awaitDone(t *testing.T, s *netswitch.Switch) {
 	t.Helper()
 	select {
 	case <-s.Done():
@@ -67,7 +68,7 @@ func awaitDone(t *testing.T, s *Switch) {
 func TestProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30), "net")
 	s := startProcess(t, dir)
-	cfg := Config{Name: "n", Gateways: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, Endpoints: []Endpoint{{
+	cfg := netswitch.Config{Name: "n", Gateways: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, Endpoints: []netswitch.Endpoint{{
 		VM: "vm-1", MAC: "02:00:00:00:00:01", Addresses: []netip.Addr{netip.MustParseAddr("10.9.0.2")}, Names: []string{"one"},
 		Publish: []hostapi.Publication{{Protocol: hostapi.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), Port: 80}},
 	}}}
@@ -79,13 +80,13 @@ func TestProcess(t *testing.T) {
 	if len(bound) != 1 || bound[0].HostPort == 0 {
 		t.Fatalf("bound is %+v", r)
 	}
-	if _, err := s.Apply(t.Context(), Config{MTU: 1}); err == nil {
+	if _, err := s.Apply(t.Context(), netswitch.Config{MTU: 1}); err == nil {
 		t.Error("an MTU of 1 is taken")
 	}
 
 	// The daemon forgets it and finds it again.
 	s.Close()
-	again, err := Adopt(t.Context(), dir)
+	again, err := netswitch.Adopt(t.Context(), dir)
 	if err != nil || again == nil || again.PID() != s.PID() {
 		t.Fatalf("adopted: %v, %v", again, err)
 	}
@@ -96,10 +97,10 @@ func TestProcess(t *testing.T) {
 	if _, there := stats.Endpoints["vm-1"]; err != nil || stats.PID != s.PID() || !there {
 		t.Errorf("stats are %+v, %v", stats, err)
 	}
-	if _, err := Start(t.Context(), Options{Program: os.Args[0], Dir: dir}); err == nil {
+	if _, err := netswitch.Start(t.Context(), netswitch.Options{Program: os.Args[0], Dir: dir}); err == nil {
 		t.Error("a second switch lives in the same directory")
 	}
-	if again, err := Adopt(t.Context(), dir); err != nil || again == nil {
+	if again, err := netswitch.Adopt(t.Context(), dir); err != nil || again == nil {
 		t.Fatalf("the failed start has harmed the switch: %v", err)
 	} else {
 		again.Close()
@@ -113,7 +114,7 @@ func TestProcess(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is left: %v", err)
 	}
-	if none, err := Adopt(t.Context(), dir); err != nil || none != nil {
+	if none, err := netswitch.Adopt(t.Context(), dir); err != nil || none != nil {
 		t.Errorf("found %v, %v where nothing is", none, err)
 	}
 }
@@ -122,7 +123,7 @@ func TestKilledProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "net")
 	s := startProcess(t, dir)
 	want := hostapi.Publication{Protocol: hostapi.TCP, HostIP: netip.MustParseAddr("127.0.0.1"), Port: 80}
-	cfg := Config{Gateways: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, Endpoints: []Endpoint{{VM: "vm-1", MAC: "02:00:00:00:00:01", Publish: []hostapi.Publication{want}}}}
+	cfg := netswitch.Config{Gateways: []netip.Prefix{netip.MustParsePrefix("10.9.0.1/24")}, Endpoints: []netswitch.Endpoint{{VM: "vm-1", MAC: "02:00:00:00:00:01", Publish: []hostapi.Publication{want}}}}
 	r, err := s.Apply(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func TestKilledProcess(t *testing.T) {
 	}
 	awaitDone(t, next)
 	// Also who only looks finds none, and clears up.
-	if none, err := Adopt(t.Context(), dir); err != nil || none != nil {
+	if none, err := netswitch.Adopt(t.Context(), dir); err != nil || none != nil {
 		t.Errorf("found %v, %v", none, err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
@@ -216,7 +217,7 @@ func TestGarbageOnTheSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Write(binary.BigEndian.AppendUint32(nil, maxMessage)); err != nil { // believed as far as bytes come
+	if _, err := c.Write(binary.BigEndian.AppendUint32(nil, netswitch.MaxMessage)); err != nil { // believed as far as bytes come
 		t.Fatal(err)
 	}
 	if _, err := s.Stats(t.Context()); err != nil {
@@ -233,7 +234,7 @@ func TestStartSaysWhyNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for program, word := range map[string]string{os.Args[0]: "stale socket", "/bin/false": "EOF", filepath.Join(dir, "none"): "no such file"} {
-		if s, err := Start(t.Context(), Options{Program: program, Dir: dir, Name: "n"}); err == nil || !strings.Contains(err.Error(), word) {
+		if s, err := netswitch.Start(t.Context(), netswitch.Options{Program: program, Dir: dir, Name: "n"}); err == nil || !strings.Contains(err.Error(), word) {
 			t.Errorf("%s: %v, %v", program, s, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // BenchmarkFrames: frames from one card to another, as fast as the second takes them.
@@ -110,7 +111,7 @@ func BenchmarkTCP(b *testing.B) {
 		}
 	}
 	s := newBench(b)
-	g := s.add(2, func(e *Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
+	g := s.add(2, func(e *netswitch.Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
 	outside, inside := make(chan net.Conn), make(chan net.Conn)
 	hold := func(to chan net.Conn) func(net.Conn) {
 		return func(c net.Conn) { to <- c; <-s.ctx.Done() }

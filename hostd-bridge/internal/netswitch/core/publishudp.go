@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"

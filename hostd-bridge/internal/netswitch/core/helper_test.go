@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"bytes"
@@ -34,6 +34,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 func signalContext() (context.Context, func()) {
@@ -60,13 +61,13 @@ type bench struct {
 	testing.TB
 	*core
 	dir    string
-	config Config
+	config netswitch.Config
 	mu     sync.Mutex
 	dialed []netip.AddrPort
 }
 
 // newBench starts a switch in the network of the tests, and sees that nothing is left of it.
-func newBench(tb testing.TB, change ...func(*Config, *outside)) *bench {
+func newBench(tb testing.TB, change ...func(*netswitch.Config, *outside)) *bench {
 	tb.Helper()
 	b := &bench{TB: tb, dir: tb.TempDir()}
 	o := host()
@@ -86,7 +87,7 @@ func newBench(tb testing.TB, change ...func(*Config, *outside)) *bench {
 		}
 		return new(net.Dialer).DialContext(ctx, network, to.String())
 	}
-	b.config = Config{Name: "test", Gateways: []netip.Prefix{prefix("172.17.0.1/16"), prefix("fd00:17::1/64")}}
+	b.config = netswitch.Config{Name: "test", Gateways: []netip.Prefix{prefix("172.17.0.1/16"), prefix("fd00:17::1/64")}}
 	for _, c := range change {
 		c(&b.config, &o)
 	}
@@ -95,7 +96,7 @@ func newBench(tb testing.TB, change ...func(*Config, *outside)) *bench {
 	if b.core, err = newCore(slog.New(slog.NewTextHandler(io.Discard, nil)), o); err != nil {
 		tb.Fatal(err)
 	}
-	l, err := listenUnix(framesPath(b.dir))
+	l, err := listenUnix(netswitch.FramesPath(b.dir))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -115,7 +116,7 @@ func newBench(tb testing.TB, change ...func(*Config, *outside)) *bench {
 }
 
 // apply applies the bench's Config, which must succeed for each endpoint.
-func (b *bench) apply() Result {
+func (b *bench) apply() netswitch.Result {
 	b.Helper()
 	r, err := b.core.apply(b.config)
 	if err != nil {
@@ -156,17 +157,17 @@ func (b *bench) wasDialed() []netip.AddrPort {
 }
 
 // endpoint returns the n-th endpoint of the network: VM vm-<n>, 172.17.0.<n> and fd00:17::<n>.
-func endpoint(n byte) Endpoint {
+func endpoint(n byte) netswitch.Endpoint {
 	six := ip("fd00:17::").As16()
 	six[15] = n
-	return Endpoint{
+	return netswitch.Endpoint{
 		VM: "vm-" + itoa(int(n)), MAC: frames.Address{2, 0x42, 172, 17, 0, n}.String(),
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{172, 17, 0, n}), netip.AddrFrom16(six)}, Names: []string{"c" + itoa(int(n))},
 	}
 }
 
 // add adds an endpoint and plugs a guest in.
-func (b *bench) add(n byte, change ...func(*Endpoint)) *guest {
+func (b *bench) add(n byte, change ...func(*netswitch.Endpoint)) *guest {
 	b.Helper()
 	e := endpoint(n)
 	for _, c := range change {
@@ -180,7 +181,7 @@ func (b *bench) add(n byte, change ...func(*Endpoint)) *guest {
 // guest is a machine on a card: a netstack of its own.
 type guest struct {
 	*bench
-	Endpoint
+	netswitch.Endpoint
 	stack *stack.Stack
 	conn  net.Conn
 	mac   frames.Address
@@ -189,7 +190,7 @@ type guest struct {
 }
 
 // raw connects a card without a machine.
-func (b *bench) raw(e Endpoint) net.Conn {
+func (b *bench) raw(e netswitch.Endpoint) net.Conn {
 	b.Helper()
 	c, err := frames.Dial(b.Context(), b.dir, frames.Hello{VM: e.VM, MAC: e.MAC})
 	if err != nil {
@@ -201,7 +202,7 @@ func (b *bench) raw(e Endpoint) net.Conn {
 }
 
 // plug connects a machine, with all of the endpoint's addresses.
-func (b *bench) plug(e Endpoint, seen ...func([]byte)) *guest {
+func (b *bench) plug(e netswitch.Endpoint, seen ...func([]byte)) *guest {
 	b.Helper()
 	mac, err := frames.ParseAddress(e.MAC)
 	if err != nil {
@@ -383,7 +384,7 @@ func say(tb testing.TB, w io.Writer, text string) {
 }
 
 // published returns the host's side of a VM's n-th publication.
-func published(r Result, vm string, n int) string {
+func published(r netswitch.Result, vm string, n int) string {
 	p := r.Endpoints[vm].Published[n]
 	return netip.AddrPortFrom(p.HostIP, p.HostPort).String()
 }

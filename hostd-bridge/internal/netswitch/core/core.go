@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // gatewayMAC is the gateway's address in every network: it is the same after a switch was started again, so no guest has to ask anew.
@@ -57,7 +58,7 @@ type totals struct {
 
 // table is what the switch was told: never changed once it is published.
 type table struct {
-	config  Config
+	config  netswitch.Config
 	cards   map[frames.Address]*card
 	byAddr  map[netip.Addr]*card
 	order   []*card // those of the Config that were taken
@@ -68,7 +69,7 @@ type table struct {
 
 // card is one endpoint: what it was told is new with each table, and what runs is its member's.
 type card struct {
-	Endpoint
+	netswitch.Endpoint
 	mac    frames.Address
 	others map[string][]netip.Addr
 	back   map[netip.Addr]string
@@ -106,20 +107,20 @@ func (c *core) close() {
 }
 
 // apply makes the switch as cfg says.
-func (c *core) apply(cfg Config) (Result, error) {
+func (c *core) apply(cfg netswitch.Config) (netswitch.Result, error) {
 	c.applying.Lock()
 	defer c.applying.Unlock()
-	if err := cfg.check(); err != nil {
-		return Result{}, fmt.Errorf("cannot use the settings of network %q: %w", cfg.Name, err)
+	if err := check(cfg); err != nil {
+		return netswitch.Result{}, fmt.Errorf("cannot use the settings of network %q: %w", cfg.Name, err)
 	}
 	if c.ctx.Err() != nil {
-		return Result{}, errors.New("the switch ends")
+		return netswitch.Result{}, errors.New("the switch ends")
 	}
 	before := c.table.Load()
 	if err := c.gateway.settings(before.config, cfg); err != nil {
-		return Result{}, fmt.Errorf("cannot be the gateway of network %q: %w", cfg.Name, err)
+		return netswitch.Result{}, fmt.Errorf("cannot be the gateway of network %q: %w", cfg.Name, err)
 	}
-	a := &application{core: c, before: before, result: Result{Endpoints: map[string]Outcome{}}}
+	a := &application{core: c, before: before, result: netswitch.Result{Endpoints: map[string]netswitch.Outcome{}}}
 	a.endpoints(cfg)
 	next := newTable(cfg, a.cards)
 	c.gateway.neighbours(before, next)
@@ -132,7 +133,7 @@ func (c *core) apply(cfg Config) (Result, error) {
 }
 
 // newTable makes what is looked up of what was said.
-func newTable(cfg Config, cards []*card) *table {
+func newTable(cfg netswitch.Config, cards []*card) *table {
 	t := &table{
 		config: cfg, order: cards, never: never(),
 		cards: map[frames.Address]*card{}, byAddr: map[netip.Addr]*card{}, names: map[string][]netip.Addr{}, reverse: map[netip.Addr]string{},
@@ -171,11 +172,11 @@ type application struct {
 	before *table
 	cards  []*card
 	left   []*member // that are to end when the new table is in force
-	result Result
+	result netswitch.Result
 }
 
 // endpoints takes those of the Config that can be taken. What leaves is ended first, so that its ports are free.
-func (a *application) endpoints(cfg Config) {
+func (a *application) endpoints(cfg netswitch.Config) {
 	old := map[string]*card{}
 	for _, e := range a.before.order {
 		old[e.VM] = e
@@ -183,12 +184,12 @@ func (a *application) endpoints(cfg Config) {
 	wanted, taken := map[string]bool{}, map[frames.Address]bool{}
 	fresh := make([]*card, 0, len(cfg.Endpoints))
 	for _, e := range cfg.Endpoints {
-		mac, err := cfg.checkEndpoint(e)
+		mac, err := checkEndpoint(cfg, e)
 		if err == nil && taken[mac] {
 			err = fmt.Errorf("two endpoints have the MAC address %v", mac)
 		}
 		if err != nil {
-			a.fail(e.VM, &Failure{Text: err.Error()})
+			a.fail(e.VM, &netswitch.Failure{Text: err.Error()})
 			continue
 		}
 		wanted[e.VM], taken[mac] = true, true
@@ -205,7 +206,7 @@ func (a *application) endpoints(cfg Config) {
 
 // take gives each card its member and its ports. Ports that one card gives up in favour of another may be free only afterwards: what
 // finds a port taken is tried once more.
-func (a *application) take(fresh []*card, old map[string]*card, cfg Config) {
+func (a *application) take(fresh []*card, old map[string]*card, cfg netswitch.Config) {
 	var again []*card
 	for _, e := range fresh {
 		if was := old[e.VM]; was != nil && was.mac == e.mac {
@@ -233,7 +234,7 @@ func (a *application) take(fresh []*card, old map[string]*card, cfg Config) {
 }
 
 // attempt binds a card's ports, and says whether it could. The ports that was had and e has not are free then.
-func (a *application) attempt(e, was *card, cfg Config) bool {
+func (a *application) attempt(e, was *card, cfg netswitch.Config) bool {
 	var before *member
 	if was != nil {
 		before = was.member
@@ -250,7 +251,9 @@ func (a *application) attempt(e, was *card, cfg Config) bool {
 	return true
 }
 
-func (a *application) fail(vm string, f *Failure) { a.result.Endpoints[vm] = Outcome{Failed: f} }
+func (a *application) fail(vm string, f *netswitch.Failure) {
+	a.result.Endpoints[vm] = netswitch.Outcome{Failed: f}
+}
 
 // settle ends what is not in the new table.
 func (a *application) settle(now *table) {
@@ -272,7 +275,7 @@ func (a *application) settle(now *table) {
 // has reports whether an address is the card's own.
 func (c *card) has(a netip.Addr) bool { return slices.Contains(c.Addresses, a) }
 
-func newCard(e Endpoint, mac frames.Address) *card {
+func newCard(e netswitch.Endpoint, mac frames.Address) *card {
 	c := &card{Endpoint: e, mac: mac, others: map[string][]netip.Addr{}, back: map[netip.Addr]string{}}
 	for _, o := range e.Others {
 		key := nameKey(o.Name)
@@ -287,12 +290,12 @@ func newCard(e Endpoint, mac frames.Address) *card {
 }
 
 // stats collects the counters.
-func (c *core) stats() Stats {
+func (c *core) stats() netswitch.Stats {
 	t := c.table.Load()
-	s := Stats{PID: os.Getpid(), Endpoints: map[string]EndpointStats{}}
+	s := netswitch.Stats{PID: os.Getpid(), Endpoints: map[string]netswitch.EndpointStats{}}
 	for _, e := range t.order {
 		s.Endpoints[e.VM] = e.stats()
 	}
-	s.Gateway = GatewayStats{Queries: c.totals.queries.Load(), Sessions: c.totals.sessions.Load(), Memory: memoryInUse()}
+	s.Gateway = netswitch.GatewayStats{Queries: c.totals.queries.Load(), Sessions: c.totals.sessions.Load(), Memory: memoryInUse()}
 	return s
 }

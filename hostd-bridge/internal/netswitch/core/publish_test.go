@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 func dialHost(t *testing.T, network, to string) net.Conn {
@@ -26,7 +27,7 @@ func dialHost(t *testing.T, network, to string) net.Conn {
 }
 
 // outcomes applies the bench's Config, in which some may fail.
-func (b *bench) outcomes() Result {
+func (b *bench) outcomes() netswitch.Result {
 	b.Helper()
 	r, err := b.core.apply(b.config)
 	if err != nil {
@@ -37,7 +38,7 @@ func (b *bench) outcomes() Result {
 
 func TestPublishedPorts(t *testing.T) {
 	b := newBench(t)
-	g := b.add(2, func(e *Endpoint) {
+	g := b.add(2, func(e *netswitch.Endpoint) {
 		e.Publish = []hostapi.Publication{
 			publish("tcp", "127.0.0.1", 0, 80), publish("tcp", "::1", 0, 80),
 			publish("udp", "127.0.0.1", 0, 53), publish("udp", "::1", 0, 53), publish("udp", "0.0.0.0", 0, 54), publish("udp", "::", 0, 54),
@@ -72,7 +73,7 @@ func TestPublishedPortWithoutGuest(t *testing.T) {
 	b := newBench(t)
 	e := endpoint(2)
 	e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)}
-	b.config.Endpoints = []Endpoint{e}
+	b.config.Endpoints = []netswitch.Endpoint{e}
 	r := b.apply()
 	refused := func() {
 		t.Helper()
@@ -102,7 +103,7 @@ func TestTakenPort(t *testing.T) {
 	one, two := endpoint(2), endpoint(3)
 	one.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 1), publish("tcp", "127.0.0.1", taken, 80)}
 	two.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)}
-	b.config.Endpoints = []Endpoint{one, two}
+	b.config.Endpoints = []netswitch.Endpoint{one, two}
 	files := descriptors()
 	r := b.outcomes()
 	f := r.Endpoints["vm-2"].Failed
@@ -133,7 +134,7 @@ func TestTakenPort(t *testing.T) {
 // TestFailedChangeChangesNothing: an endpoint that wants a port that is taken keeps what it had, with its connections.
 func TestFailedChangeChangesNothing(t *testing.T) {
 	b := newBench(t)
-	g := b.add(2, func(e *Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
+	g := b.add(2, func(e *netswitch.Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
 	g.listen(80, echo)
 	before := b.apply()
 	c := dialHost(t, "tcp", published(before, "vm-2", 0))
@@ -156,7 +157,7 @@ func TestFailedChangeChangesNothing(t *testing.T) {
 func TestChangesConcernNoOthers(t *testing.T) {
 	b := newBench(t)
 	two, four := publish("tcp", "127.0.0.1", 0, 80), publish("udp", "127.0.0.1", 0, 53)
-	g := b.add(2, func(e *Endpoint) { e.Publish = []hostapi.Publication{two, four} })
+	g := b.add(2, func(e *netswitch.Endpoint) { e.Publish = []hostapi.Publication{two, four} })
 	g.listen(80, echo)
 	g.listenUDP(53)
 	before := b.apply()
@@ -171,7 +172,7 @@ func TestChangesConcernNoOthers(t *testing.T) {
 		}
 	}
 	same()
-	other := b.add(3, func(e *Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
+	other := b.add(3, func(e *netswitch.Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
 	same()
 	// It is told the port that it was given.
 	b.config.Endpoints[0].Publish = before.Endpoints["vm-2"].Published
@@ -206,7 +207,7 @@ func TestChangesConcernNoOthers(t *testing.T) {
 // TestPortGoesFromOneToAnother in one Config, whatever their order.
 func TestPortGoesFromOneToAnother(t *testing.T) {
 	b := newBench(t)
-	one := b.add(2, func(e *Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
+	one := b.add(2, func(e *netswitch.Endpoint) { e.Publish = []hostapi.Publication{publish("tcp", "127.0.0.1", 0, 80)} })
 	two := b.add(3)
 	one.listen(80, func(c net.Conn) { say(t, c, "one") })
 	two.listen(80, func(c net.Conn) { say(t, c, "two") })
@@ -243,21 +244,21 @@ func TestWrongEndpoints(t *testing.T) {
 	b := newBench(t)
 	g := b.add(2)
 	good := b.config.Endpoints[0]
-	for text, e := range map[string]Endpoint{
+	for text, e := range map[string]netswitch.Endpoint{
 		"two endpoints have": {VM: "vm-9", MAC: good.MAC},
 		"want six bytes":     {VM: "vm-9", MAC: "x"}, "nobody's": {VM: "vm-9", MAC: "ff:ff:ff:ff:ff:ff"}, "gateway": {VM: "vm-9", MAC: gatewayMAC.String()},
 		"without a VM": {MAC: "02:00:00:00:00:09"}, "no address": {VM: "vm-9", MAC: "02:00:00:00:00:09", Addresses: []netip.Addr{ip("127.0.0.1")}},
 		"the gateway's": {VM: "vm-9", MAC: "02:00:00:00:00:09", Addresses: []netip.Addr{gateway4}},
 	} {
-		b.config.Endpoints = []Endpoint{good, e}
+		b.config.Endpoints = []netswitch.Endpoint{good, e}
 		if f := b.outcomes().Endpoints[e.VM].Failed; f == nil || !strings.Contains(f.Text, text) {
 			t.Errorf("want %q: %+v", text, f)
 		}
 	}
-	if _, err := b.core.apply(Config{Endpoints: []Endpoint{good, {VM: good.VM, MAC: "02:00:00:00:00:09"}}}); err == nil {
+	if _, err := b.core.apply(netswitch.Config{Endpoints: []netswitch.Endpoint{good, {VM: good.VM, MAC: "02:00:00:00:00:09"}}}); err == nil {
 		t.Error("a VM has two endpoints")
 	}
-	if _, err := b.core.apply(Config{Gateways: []netip.Prefix{prefix("127.0.0.1/8")}}); err == nil {
+	if _, err := b.core.apply(netswitch.Config{Gateways: []netip.Prefix{prefix("127.0.0.1/8")}}); err == nil {
 		t.Error("a gateway at the loopback address is taken")
 	}
 	say(t, g.mustDial(fmt.Sprintf("198.51.100.7:%d", serveOutside(t, "127.0.0.1", echo))), "x")

@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"encoding/binary"
@@ -12,18 +12,19 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 // testTable is a network of the two endpoints 2 and 3.
 func testTable() *table {
-	cfg := Config{
+	cfg := netswitch.Config{
 		Name: "test", Gateways: []netip.Prefix{prefix("172.17.0.1/16"), prefix("fd00:17::1/64")}, Denied: []netip.Prefix{prefix("172.18.0.0/16"), prefix("fd00:18::/64")},
-		HostGateway: []hostapi.PortRange{{Protocol: "tcp", First: 5000, Last: 5001}}, Endpoints: []Endpoint{endpoint(2), endpoint(3)},
+		HostGateway: []hostapi.PortRange{{Protocol: "tcp", First: 5000, Last: 5001}}, Endpoints: []netswitch.Endpoint{endpoint(2), endpoint(3)},
 	}
 	cfg.Endpoints[1].HostGateway = true
 	var cards []*card
 	for _, e := range cfg.Endpoints {
-		mac, err := cfg.checkEndpoint(e)
+		mac, err := checkEndpoint(cfg, e)
 		if err != nil {
 			panic(err)
 		}
@@ -269,8 +270,8 @@ func FuzzInput(f *testing.F) {
 	if err := os.WriteFile(filepath.Join(dir, "resolv.conf"), nil, 0o600); err != nil {
 		f.Fatal(err)
 	}
-	b := newBench(f, func(_ *Config, o *outside) { o.unicast = func(netip.Addr) bool { return false } })
-	b.config.Endpoints = []Endpoint{endpoint(2), endpoint(3)}
+	b := newBench(f, func(_ *netswitch.Config, o *outside) { o.unicast = func(netip.Addr) bool { return false } })
+	b.config.Endpoints = []netswitch.Endpoint{endpoint(2), endpoint(3)}
 	b.apply()
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) < frames.HeaderLen || len(frame) > frames.Max {

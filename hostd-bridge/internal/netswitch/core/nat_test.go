@@ -1,4 +1,4 @@
-package netswitch
+package core
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
 func TestNATOfConnections(t *testing.T) {
@@ -147,7 +148,7 @@ func TestDefaultDeny(t *testing.T) {
 	for _, a := range addresses {
 		hosts = append(hosts, a.(*net.IPNet).IP.String())
 	}
-	b := newBench(t, func(c *Config, _ *outside) {
+	b := newBench(t, func(c *netswitch.Config, _ *outside) {
 		c.Denied = append(c.Denied, prefix("172.18.0.0/16"), prefix("198.51.100.128/25"))
 	})
 	g := b.add(2)
@@ -189,7 +190,7 @@ func TestDefaultDeny(t *testing.T) {
 
 // TestInternalNetwork: nothing leads out of it, and its own names and neighbours are there.
 func TestInternalNetwork(t *testing.T) {
-	b := newBench(t, func(c *Config, _ *outside) { c.Internal = true; c.HostGateway = []hostapi.PortRange{} })
+	b := newBench(t, func(c *netswitch.Config, _ *outside) { c.Internal = true; c.HostGateway = []hostapi.PortRange{} })
 	g, other := b.add(2), b.add(3)
 	other.listen(80, echo)
 	c := g.mustDial("172.17.0.3:80")
@@ -219,10 +220,10 @@ func TestHostGateway(t *testing.T) {
 	port := serveOutside(t, "127.0.0.1", echo)
 	datagrams := echoOutside(t, "127.0.0.1")
 	closed := serveOutside(t, "127.0.0.1", echo) // not in the range
-	b := newBench(t, func(c *Config, _ *outside) {
+	b := newBench(t, func(c *netswitch.Config, _ *outside) {
 		c.HostGateway = []hostapi.PortRange{{Protocol: "tcp", First: port, Last: port}, {Protocol: "udp", First: datagrams, Last: datagrams}}
 	})
-	asked, not := b.add(2, func(e *Endpoint) { e.HostGateway = true }), b.add(3)
+	asked, not := b.add(2, func(e *netswitch.Endpoint) { e.HostGateway = true }), b.add(3)
 	for _, gateway := range []string{"172.17.0.1", "fd00:17::1"} {
 		c := asked.mustDial(net.JoinHostPort(gateway, itoa(int(port))))
 		say(t, c, "hi")
