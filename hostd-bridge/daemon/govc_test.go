@@ -26,7 +26,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
-	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
+	"github.com/containervm/containervm/hostd-bridge/internal/netswitch/core"
 )
 
 // asGovc makes the test binary behave as govc.
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		os.Exit(cli.Run(os.Args[1:]))
 	}
 	if dir := argument("--dir"); dir != "" { // as cvm-switch, which has no environment
-		if err := netswitch.Run(context.Background(), dir, argument("--name"), os.Stdout, os.Stderr); err != nil {
+		if err := core.Run(context.Background(), dir, argument("--name"), os.Stdout, os.Stderr); err != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)

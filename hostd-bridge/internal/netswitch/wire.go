@@ -10,7 +10,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
 )
 
-// MaxMessage bounds a message of the control socket, in bytes: maxEndpoints with some names and ports fit.
+// MaxMessage bounds a message of the control socket, in bytes: ten thousand endpoints with some names and ports fit.
 const MaxMessage = 64 << 20
 
 // Operations of a request. A connection carries any number, one after the other; its end is the end of the switch, or of the client.
@@ -20,11 +20,13 @@ const (
 	OpStop  = "stop" // answered before the switch ends
 )
 
+// Request is what the daemon asks of a switch.
 type Request struct {
 	Op     string  `json:"op"`
 	Config *Config `json:"config,omitempty"`
 }
 
+// Reply is the answer to a Request.
 type Reply struct {
 	Error  string  `json:"error,omitempty"`
 	Result *Result `json:"result,omitempty"`
@@ -70,8 +72,11 @@ func ReadMessage(r io.Reader, message any) error {
 	return json.Unmarshal(body, message)
 }
 
+// ControlPath is the control socket of the switch in dir.
 func ControlPath(dir string) string { return filepath.Join(dir, frames.Control) }
-func FramesPath(dir string) string  { return filepath.Join(dir, frames.Socket) }
+
+// FramesPath is the socket for cards of the switch in dir.
+func FramesPath(dir string) string { return filepath.Join(dir, frames.Socket) }
 
 // LockPath is the file that the process holds a lock of (flock) as long as it lives.
 func LockPath(dir string) string { return filepath.Join(dir, "lock") }
