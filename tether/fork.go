@@ -25,6 +25,9 @@ func (t *tether) getReady(context.Context) error {
 	if err := t.findCards(known); err != nil {
 		return err
 	}
+	if err := t.cards.Settle(); err != nil {
+		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
+	}
 	base, err := t.rootBase()
 	if err == nil {
 		err = os.MkdirAll(diskDir, 0o755)

@@ -48,7 +48,7 @@ func (t *tether) changeNetwork(r *tetherv1.ConfigureRequest) networkChanged {
 	spec := t.instance.spec
 	before := spec.Interfaces
 	if !t.cards.Same(r.Interfaces) {
-		if err := t.cards.Change(r.Interfaces); err != nil {
+		if err := errors.Join(t.cards.Change(r.Interfaces), t.cards.Settle()); err != nil {
 			return networkChanged{err: link.Refuse(errdefs.ErrFailedPrecondition, "%v", err)}
 		}
 	}

@@ -80,7 +80,7 @@ func (t *tether) takeAddresses(c *child) (string, error) {
 	case t.cards.Same(wanted):
 		return said + ": as they were", nil
 	case c.copied:
-		return said, t.cards.Change(wanted)
+		return said, errors.Join(t.cards.Change(wanted), t.cards.Settle())
 	default:
 		return said, t.cards.Configure(wanted)
 	}

@@ -224,6 +224,9 @@ func (t *tether) rootBase() (rootfs.Root, error) {
 
 // startProcess mounts what the Spec wants first: a server can be reached now, and a fork's disks are there.
 func (t *tether) startProcess(ctx context.Context) error {
+	if err := t.cards.Settle(); err != nil { // it sees its own cards alone
+		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
+	}
 	if spec := t.instance.spec; len(spec.Mounts)+len(spec.Files) > 0 {
 		t.progress.enter("volumes", t.console)
 		base, err := t.rootBase()

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -31,6 +30,7 @@ type Cards struct {
 	kernel *netlink.Handle                  // a socket that is kept: a fork need not make one
 	wanted []*tetherv1.Interface            // as which the cards were configured last
 	whole  bool                             // they are so
+	hiding []<-chan error                   // of cards that are about to be hidden: when each is
 	device func(name string) (string, bool) // the device of an interface; false: it is no card
 }
 
@@ -99,7 +99,7 @@ func (c *Cards) Same(wanted []*tetherv1.Interface) bool {
 	})
 }
 
-// Configure makes the interfaces wanted of the cards, under their names in order, and hides the other cards.
+// Configure makes the interfaces wanted of the cards, under their names in order, and begins to hide the other cards: Settle.
 func (c *Cards) Configure(wanted []*tetherv1.Interface) error { return c.configure(wanted, false) }
 
 // Change is Configure while processes run: an interface without a name in wanted keeps the one that it has.
@@ -120,7 +120,7 @@ func (c *Cards) configure(wanted []*tetherv1.Interface, keepNames bool) error {
 		}
 	}
 	c.whole = false
-	if err := c.hideAllBut(slots); err != nil {
+	if err := c.Settle(); err != nil {
 		return err
 	}
 	for _, slot := range slots {
@@ -135,7 +135,7 @@ func (c *Cards) configure(wanted []*tetherv1.Interface, keepNames bool) error {
 		}
 	}
 	c.state, c.wanted, c.whole = then, wanted, true
-	return nil
+	return c.hideAllBut(slots)
 }
 
 // look reads how the cards are, where that may not be as it was made.
@@ -241,40 +241,42 @@ func setIPv6(card string, values ...string) error {
 	return nil
 }
 
-// hideAllBut hides the cards that are in none of the slots. A card that is hidden has no interface: its driver lets go of it, and takes it up
-// again when it is wanted. That is mostly waiting in the kernel, so it is done at once for all.
+// hideAllBut begins to hide the cards that are in none of the slots. A card that is hidden has no interface: its driver lets go of it, and
+// takes it up again when it is wanted. That is mostly waiting in the kernel, so it is done beside, and at once for all: Settle.
 func (c *Cards) hideAllBut(slots []int) error {
-	var hiding sync.WaitGroup
-	errs := make([]error, len(c.cards))
 	for i := range c.cards {
-		if k := &c.cards[i]; k.index != 0 && !slices.Contains(slots, k.slot) {
-			for f, g := range c.gw {
-				if g.link == k.index {
-					c.gw[f] = gateway{}
-				}
-			}
-			hiding.Go(func() { errs[i] = c.hide(k) })
+		k := &c.cards[i]
+		if k.index == 0 || slices.Contains(slots, k.slot) {
+			continue
 		}
+		if k.device == "" { // nothing has a driver here; it is at least down
+			k.up = false
+			if err := c.kernel.LinkSetDown(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: k.index}}); err != nil {
+				return err
+			}
+			continue
+		}
+		driver, err := filepath.EvalSymlinks(netDir + k.name + "/device/driver")
+		if err != nil {
+			return fmt.Errorf("cannot hide network card %d: %w", k.slot, err)
+		}
+		*k = card{slot: k.slot, device: k.device, driver: driver, mac: k.mac}
+		done := make(chan error, 1)
+		go func() { done <- os.WriteFile(driver+"/unbind", []byte(k.device), 0) }()
+		c.hiding = append(c.hiding, done)
 	}
-	hiding.Wait()
-	return errors.Join(errs...)
+	return nil
 }
 
-func (c *Cards) hide(k *card) error {
-	if k.device == "" { // nothing has a driver here; it is at least down
-		err := c.kernel.LinkSetDown(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: k.index}})
-		k.up = false
-		return err
+// Settle waits until the cards are hidden that are to be.
+func (c *Cards) Settle() (err error) {
+	for _, done := range c.hiding {
+		if herr := <-done; herr != nil {
+			err = errors.Join(err, fmt.Errorf("cannot hide a network card: %w", herr))
+		}
 	}
-	driver, err := filepath.EvalSymlinks(netDir + k.name + "/device/driver")
-	if err == nil {
-		err = os.WriteFile(driver+"/unbind", []byte(k.device), 0)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot hide network card %d: %w", k.slot, err)
-	}
-	*k = card{slot: k.slot, device: k.device, driver: driver, mac: k.mac}
-	return nil
+	c.hiding = nil
+	return err
 }
 
 // show gives a hidden card an interface again.

@@ -254,11 +254,16 @@ type planner struct {
 }
 
 // plan says what turns s into what is wanted, none of whose cards is hidden, and what s is then. slots and names are those of the
-// interfaces.
+// interfaces. Cards that are in none of the slots are about to be hidden: their default routes count as gone.
 func plan(s state, wanted []want, slots []int, names []string) ([]step, state) {
 	p := &planner{state: s.clone()}
+	for i, c := range p.cards {
+		if c.index != 0 && !slices.Contains(slots, i) {
+			p.lose(c.index)
+		}
+	}
 	for n := range wanted {
-		p.name(slots[n], names[n], slots)
+		p.name(slots[n], names[n])
 	}
 	for n, w := range wanted {
 		p.configure(&p.cards[slots[n]], w)
@@ -271,14 +276,14 @@ func plan(s state, wanted []want, slots []int, names []string) ([]step, state) {
 
 func (p *planner) add(s step) { p.steps = append(p.steps, s) }
 
-// name renames a card, and before it one that has its name and will have another.
-func (p *planner) name(slot int, name string, slots []int) {
+// name renames a card, and before it one that has its name: it will have another, or be hidden.
+func (p *planner) name(slot int, name string) {
 	c := &p.cards[slot]
 	if c.name == name {
 		return
 	}
-	for _, other := range slots {
-		if o := &p.cards[other]; other != slot && o.name == name {
+	for other := range p.cards {
+		if o := &p.cards[other]; other != slot && o.index != 0 && o.name == name {
 			p.rename(o, fmt.Sprintf("cvm%d", o.slot))
 		}
 	}
