@@ -61,8 +61,8 @@ func testForkConnections(t *testing.T, h *vmtest.Host) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	script := fmt.Sprintf(`mkfifo /out; sleep 1000 >/out & nc 10.0.2.2 %d </out; echo $(hostname) has lost it; sleep 1000`, l.Addr().(*net.TCPAddr).Port)
-	h.MustDocker(t, "run", "-d", "--name", "caller", image, "sh", "-c", script)
+	script := fmt.Sprintf(`mkfifo /out; sleep 1000 >/out & nc outside %d </out; echo $(hostname) has lost it; sleep 1000`, l.Addr().(*net.TCPAddr).Port)
+	h.MustDocker(t, "run", "-d", "--name", "caller", "--add-host", "outside:host-gateway", image, "sh", "-c", script)
 	outside, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -92,7 +92,8 @@ func testLimits(t *testing.T, h *vmtest.Host) {
 	equal(t, "default limits", inspect(t, h, "default", ".HostConfig.Memory}} {{.HostConfig.NanoCpus"), "536870912 1000000000")
 }
 
-// testNetwork has the guest fetch a page from this test, over its gateway: user-mode networking maps that to loopback.
+// testNetwork has the guest fetch a page from this test, over its gateway, where the host lets containers reach it that ask for it, and
+// no others.
 func testNetwork(t *testing.T, h *vmtest.Host) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -102,7 +103,10 @@ func testNetwork(t *testing.T, h *vmtest.Host) {
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
 	script := fmt.Sprintf(`ip -4 addr show eth0 | grep -q 'inet ' && wget -qO- http://$(ip route | sed -n 's/^default via \([^ ]*\).*/\1/p'):%d/`, l.Addr().(*net.TCPAddr).Port)
-	equal(t, "page", h.MustDocker(t, "run", "--rm", image, "sh", "-c", script), "hello from the host")
+	equal(t, "page", h.MustDocker(t, "run", "--rm", "--add-host", "host:host-gateway", image, "sh", "-c", script), "hello from the host")
+	if r := h.Docker(t, "run", "--rm", image, "sh", "-c", script); r.Code == 0 || !strings.Contains(r.Stderr, "Connection refused") {
+		t.Errorf("a container that did not ask for its host reaches it: exit %d, %s, %s", r.Code, r.Stdout, r.Stderr)
+	}
 }
 
 func testSystem(t *testing.T, h *vmtest.Host) {

@@ -22,6 +22,9 @@ type Options struct {
 	Fork bool
 }
 
+// HostGateway is which ports of the loopback a host lets containers reach that ask for it: those on which tests listen.
+const HostGateway = "1024-65535"
+
 // templates is how many templates the host may have.
 func (o Options) templates() string {
 	if o.Fork {
@@ -87,7 +90,7 @@ func (h *Host) Up() {
 		return
 	}
 	h.mustCVM("up", "--listen", "127.0.0.1:0", "--accel", os.Getenv("CVM_ACCEL"),
-		"--templates", h.opts.templates(), "--warm", "0", "--prestart", "0")
+		"--templates", h.opts.templates(), "--warm", "0", "--prestart", "0", "--host-gateway", HostGateway)
 	var env map[string]string
 	if err := json.Unmarshal([]byte(h.mustCVM("env", "--json")), &env); err != nil {
 		h.tb.Fatalf("cannot read cvm env: %v", err)

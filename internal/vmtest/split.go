@@ -44,7 +44,7 @@ func (h *Host) Restart(name string) {
 	}
 	h.daemons[name] = h.startDaemon(name, "--state", h.State, "--run", h.Run, "--guest", h.files.guest,
 		"--listen", h.hostdAddress(), "--supervisor", filepath.Join(h.files.bin, "cvm-supervisor"), "--switch", filepath.Join(h.files.bin, "cvm-switch"), "--accel", os.Getenv("CVM_ACCEL"),
-		"--prestart", "-1")
+		"--prestart", "-1", "--host-gateway", HostGateway)
 	e := h.endpoint()
 	h.setEnv(map[string]string{"DOCKER_HOST": "unix://" + filepath.Join(h.Run, "docker.sock"), "GOVC_URL": e.URL,
 		"GOVC_USERNAME": e.Username, "GOVC_PASSWORD": e.Password, "GOVC_TLS_CA_CERTS": e.CAFile})
