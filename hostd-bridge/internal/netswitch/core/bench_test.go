@@ -46,16 +46,14 @@ func BenchmarkFrames(b *testing.B) {
 			}()
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
-			for b.ResetTimer(); total > 0 && b.N > 0; {
-				for range total {
-					credit <- struct{}{}
-					if _, err := one.Conn.Write(batch); err != nil {
-						b.Fatal(err)
-					}
+			b.ResetTimer()
+			for range total {
+				credit <- struct{}{}
+				if _, err := one.Conn.Write(batch); err != nil {
+					b.Fatal(err)
 				}
-				<-got
-				break
 			}
+			<-got
 		})
 	}
 }

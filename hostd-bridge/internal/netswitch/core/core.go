@@ -273,7 +273,7 @@ func (a *application) settle(now *table) {
 }
 
 // has reports whether an address is the card's own.
-func (c *card) has(a netip.Addr) bool { return slices.Contains(c.Addresses, a) }
+func (e *card) has(a netip.Addr) bool { return slices.Contains(e.Addresses, a) }
 
 func newCard(e netswitch.Endpoint, mac frames.Address) *card {
 	c := &card{Endpoint: e, mac: mac, others: map[string][]netip.Addr{}, back: map[netip.Addr]string{}}

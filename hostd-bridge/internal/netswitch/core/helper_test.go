@@ -93,7 +93,7 @@ func newBench(tb testing.TB, change ...func(*netswitch.Config, *outside)) *bench
 	}
 	goroutines, files := runtime.NumGoroutine(), descriptors()
 	var err error
-	if b.core, err = newCore(slog.New(slog.NewTextHandler(io.Discard, nil)), o); err != nil {
+	if b.core, err = newCore(slog.New(slog.DiscardHandler), o); err != nil {
 		tb.Fatal(err)
 	}
 	l, err := listenUnix(netswitch.FramesPath(b.dir))

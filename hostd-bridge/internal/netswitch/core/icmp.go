@@ -43,7 +43,8 @@ func sendICMP(e *card, from, to netip.Addr, message []byte) {
 func answerUnreachable(t *table, e *card, f []byte) {
 	packet := f[frames.HeaderLen:]
 	v4 := etherType(f) == etherIPv4
-	message, to := []byte{icmpUnreachable, 13, 0, 0, 0, 0, 0, 0}, netip.Addr{}
+	message := []byte{icmpUnreachable, 13, 0, 0, 0, 0, 0, 0}
+	var to netip.Addr
 	if v4 {
 		to = addr(packet[12:16])
 		packet = packet[:min(len(packet), int(packet[0]&15)*4+8)] // header and 8 bytes: RFC 792
