@@ -189,11 +189,13 @@ func blockdev(options map[string]any) string {
 // cardSlots is how many network cards each machine has, spare ones included: they cannot be plugged into a microvm later.
 const cardSlots = hostapi.MaxCards
 
-// nicArgs are a network card whose other end is the supervisor's (package frames has the format).
+// nicArgs are a network card whose other end is the supervisor's (package frames has the format). The guest is not asked to announce
+// itself after its state was loaded: QEMU 7.2 frees the timer for that when a state without a round of announcements is loaded, and a
+// later reset of the card, as when its driver is unbound, dereferences it (virtio_net_reset, timer_del).
 func nicArgs(slot int, mac string, p platform) []string {
 	return []string{
 		"-netdev", fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", slot, supervisor.CardFD+slot),
-		"-device", fmt.Sprintf("virtio-net-%s,id=%s,netdev=net%d,mac=%s%s", p.bus, cardID(slot), slot, mac, p.extra),
+		"-device", fmt.Sprintf("virtio-net-%s,id=%s,netdev=net%d,mac=%s,guest_announce=off%s", p.bus, cardID(slot), slot, mac, p.extra),
 	}
 }
 
