@@ -207,16 +207,12 @@ func (t *tether) rootBase() (rootfs.Root, error) {
 	if err != nil {
 		return rootfs.Root{}, err
 	}
-	memory, err := boot.MaxMemory()
-	if err != nil {
-		return rootfs.Root{}, err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return rootfs.Root{}, err
 	}
 	t.base = rootfs.Root{
-		Dir: diskDir, Staging: stagingDir, MaxProcesses: processes, MaxMemory: memory,
+		Dir: diskDir, Staging: stagingDir, MaxProcesses: processes,
 		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
 	}
 	return t.base, nil

@@ -46,7 +46,6 @@ func TestHost(t *testing.T) {
 		{"BadRuns", testBadRuns},
 		{"FullDisk", testFullDisk},
 		{"GuestPanic", testGuestPanic},
-		{"FullMemory", testFullMemory},
 		{"ClientDisconnects", testClientDisconnects},
 		{"MaliciousImages", testMaliciousImages},
 		{"MachineKilled", testMachineKilled},

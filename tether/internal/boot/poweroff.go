@@ -67,22 +67,6 @@ func Limits() error {
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 }
 
-// MaxMemory is how much memory a container's processes and files may take, in bytes: what is free in this machine before there is one, without
-// what its kernel and the tether need to go on. Where a container could take all, and had it in files, the kernel would find nothing to kill and
-// panic.
-func MaxMemory() (int64, error) {
-	const (
-		reserve = 8 << 20 // of the tether's growth, buffers of sockets and disks, and what the kernel keeps free for itself
-		share   = 32      // of what the machine has: the kernel's own tables grow with it
-	)
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 0, fmt.Errorf("cannot find out how much memory there is: %w", err)
-	}
-	total, free := int64(info.Totalram)*int64(info.Unit), int64(info.Freeram)*int64(info.Unit)
-	return max(free-reserve-total/share, free/2), nil
-}
-
 // MaxProcesses is how many processes and threads a container may have: what the kernel allows in this machine without
 // those that it and the tether need. A tether that can start no thread ends, and the kernel with it.
 func MaxProcesses() (int, error) {

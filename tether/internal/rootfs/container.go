@@ -28,13 +28,11 @@ type Root struct {
 	Programs map[string]string
 	// MaxProcesses limits the processes and threads of Cgroup, which is made; 0: there is none.
 	MaxProcesses int
-	// MaxMemory limits their memory, in bytes; 0: nothing does.
-	MaxMemory int64
 }
 
 // Cgroup is where the container's processes belong, in its root. There they share the processor with the tether and the
-// kernel's threads as one, and leave them processes to make and memory: so a container that forks without end, or fills a file system in
-// memory, does not bring down the machine, and can be stopped.
+// kernel's threads as one, and leave them processes to make: so a container that forks without end does not bring down
+// the machine, and can be stopped.
 const Cgroup = "/sys/fs/cgroup/container"
 
 // mount is a file system of the container.
@@ -219,7 +217,7 @@ func (r Root) makeCgroup() error {
 		return nil
 	}
 	own := r.Staging + Cgroup
-	err := os.WriteFile(filepath.Dir(own)+"/cgroup.subtree_control", []byte("+cpu +pids +memory"), 0)
+	err := os.WriteFile(filepath.Dir(own)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
 	if err == nil {
 		err = os.Mkdir(own, 0o755)
 	}
@@ -228,9 +226,6 @@ func (r Root) makeCgroup() error {
 	}
 	if err == nil {
 		err = os.WriteFile(own+"/pids.max", strconv.AppendInt(nil, int64(r.MaxProcesses), 10), 0)
-	}
-	if err == nil && r.MaxMemory > 0 {
-		err = os.WriteFile(own+"/memory.max", strconv.AppendInt(nil, r.MaxMemory, 10), 0)
 	}
 	return err
 }
