@@ -168,9 +168,10 @@ func (n *Network) address(p Pool, wish netip.Addr, taken map[netip.Addr]bool) (n
 	if p.IsZero() {
 		return netip.Prefix{}, nil
 	}
-	a, ok := wish, true
+	a := wish
 	switch {
 	case !wish.IsValid():
+		var ok bool
 		if a, ok = p.free(taken); !ok {
 			return netip.Prefix{}, errdefs.ErrInternal.WithMessage(fmt.Sprintf(
 				"no available IPv%d addresses on this network's address pools: %s (%s)", family(p.Subnet.Addr()), n.Name, n.ID))

@@ -114,14 +114,14 @@ func deleteDisk(c *call, req *types.DeleteVirtualDisk_Task) (*types.DeleteVirtua
 // govmomi's object/internal.
 type (
 	// QueryVirtualDiskInfo_Task asks what a disk is made of.
-	QueryVirtualDiskInfo_Task struct { //nolint:revive // the method's name
+	QueryVirtualDiskInfo_Task struct { //nolint:revive,staticcheck // the method's name
 		This           types.ManagedObjectReference  `xml:"_this"`
 		Name           string                        `xml:"name"`
 		Datacenter     *types.ManagedObjectReference `xml:"datacenter,omitempty"`
 		IncludeParents bool                          `xml:"includeParents"`
 	}
 	// QueryVirtualDiskInfo_TaskResponse answers with a task, whose result is an ArrayOfVirtualDiskInfo.
-	QueryVirtualDiskInfo_TaskResponse struct { //nolint:revive // see above
+	QueryVirtualDiskInfo_TaskResponse struct { //nolint:revive,staticcheck // see above
 		Returnval types.ManagedObjectReference `xml:"returnval"`
 	}
 	// ArrayOfVirtualDiskInfo are the files of a disk, its own first.

@@ -87,7 +87,7 @@ func (h *host) wantDisks(ref, want string) {
 // whole says of what files a volume consists, and fails unless its data is at the end of them.
 func (h *host) whole(rel string) (files []string) {
 	h.t.Helper()
-	for n := 0; n < 20; n++ {
+	for range 20 {
 		files = append(files, rel)
 		content, err := os.ReadFile(h.store.HostPath(rel))
 		h.must(err)
