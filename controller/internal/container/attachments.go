@@ -1,7 +1,6 @@
 package container
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -98,7 +97,7 @@ func (s *Service) reserve(p *plan, own []record.Endpoint) error {
 			p.endpoints = append(p.endpoints, had)
 			continue
 		}
-		want.MAC = cmp.Or(want.MAC, had.MAC)
+		want.CardMAC = had.MAC
 		got, release, err := s.networks.Reserve(p.endpoints, want)
 		if err != nil {
 			p.release()

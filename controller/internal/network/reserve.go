@@ -21,6 +21,7 @@ import (
 type Want struct {
 	Network string // name, ID or unique prefix of an ID; empty or "default" is the default network
 	record.Wish
+	CardMAC string // MAC address of the machine's card for it, which stays unless another is wished; empty: there is none yet
 }
 
 // uses are what operations in flight hold of the networks.
@@ -145,6 +146,10 @@ func (s *Service) endpoint(n Network, w Want, have []record.Endpoint) (*record.E
 	if e.IPv6, err = n.address(n.IPv6, w.IPv6, addresses); err != nil {
 		return nil, err
 	}
+	if w.MAC == "" && w.CardMAC != "" {
+		e.MAC = w.CardMAC
+		return e, nil
+	}
 	e.MAC, err = chooseMAC(w.MAC, e.IPv4, macs)
 	return e, err
 }
@@ -183,18 +188,21 @@ func (n *Network) address(p Pool, wish netip.Addr, taken map[netip.Addr]bool) (n
 	return netip.PrefixFrom(a, p.Subnet.Bits()), nil
 }
 
-// taken are the addresses of both families and the MAC addresses that machines have in a network, or are about to have. The caller
-// holds the lock of uses: what is reserved is looked at before the inventory, as it is released once the inventory shows it.
+// taken are the addresses of both families that machines have in a network, or are about to have, and the MAC addresses that they have
+// in any: a host gives each card one of its own, and a machine that was kept warm in one network brings its MAC address into another. The
+// caller holds the lock of uses: what is reserved is looked at before the inventory, as it is released once the inventory shows it.
 func (s *Service) taken(networkID string) (map[netip.Addr]bool, map[string]bool) {
 	addresses, macs := map[netip.Addr]bool{}, map[string]bool{}
 	add := func(e *record.Endpoint) {
-		if e.NetworkID != networkID {
-			return
+		macs[e.MAC] = true
+		if e.NetworkID == networkID {
+			addresses[e.IPv4.Addr()], addresses[e.IPv6.Addr()] = true, true
 		}
-		addresses[e.IPv4.Addr()], addresses[e.IPv6.Addr()], macs[e.MAC] = true, true, true
 	}
-	for e := range s.uses.reserved[networkID] {
-		add(e)
+	for _, reserved := range s.uses.reserved {
+		for e := range reserved {
+			add(e)
+		}
 	}
 	s.eachEndpoint(func(_ *vsphere.VM, e *record.Endpoint) { add(e) })
 	return addresses, macs

@@ -180,19 +180,19 @@ func TestWishes(t *testing.T) {
 		class func(error) bool
 		text  string
 	}{
-		"taken":        {nil, Want{"small", record.Wish{IPv4: addr("10.9.0.8")}}, errdefs.IsPermissionDenied, "Address already in use"},
-		"gateway":      {nil, Want{"small", record.Wish{IPv4: addr("10.9.0.9")}}, errdefs.IsPermissionDenied, "Address already in use"},
-		"auxiliary":    {nil, Want{"small", record.Wish{IPv4: addr("10.9.0.11")}}, errdefs.IsPermissionDenied, "Address already in use"},
-		"broadcast":    {nil, Want{"small", record.Wish{IPv4: addr("10.9.0.31")}}, errdefs.IsPermissionDenied, "Address already in use"},
-		"outside":      {nil, Want{"small", record.Wish{IPv4: addr("10.8.0.8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\nno configured subnet contains IP address 10.8.0.8"},
-		"outside of 6": {nil, Want{"small", record.Wish{IPv6: addr("fd00:8::8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\nno configured subnet contains IP address fd00:8::8"},
-		"other family": {nil, Want{"small", record.Wish{IPv4: addr("fd00:9::8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\ninvalid IPv4 address: fd00:9::8"},
-		"bridge": {nil, Want{"", record.Wish{IPv4: addr("172.17.0.9"), Aliases: []string{"x"}}}, errdefs.IsInvalidArgument,
+		"taken":        {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.8")}}, errdefs.IsPermissionDenied, "Address already in use"},
+		"gateway":      {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.9")}}, errdefs.IsPermissionDenied, "Address already in use"},
+		"auxiliary":    {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.11")}}, errdefs.IsPermissionDenied, "Address already in use"},
+		"broadcast":    {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.31")}}, errdefs.IsPermissionDenied, "Address already in use"},
+		"outside":      {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.8.0.8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\nno configured subnet contains IP address 10.8.0.8"},
+		"outside of 6": {nil, Want{Network: "small", Wish: record.Wish{IPv6: addr("fd00:8::8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\nno configured subnet contains IP address fd00:8::8"},
+		"other family": {nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("fd00:9::8")}}, errdefs.IsInvalidArgument, "invalid endpoint settings:\ninvalid IPv4 address: fd00:9::8"},
+		"bridge": {nil, Want{Network: "", Wish: record.Wish{IPv4: addr("172.17.0.9"), Aliases: []string{"x"}}}, errdefs.IsInvalidArgument,
 			"invalid endpoint settings:\n* user-specified IP address is supported on user-defined networks only\n* network-scoped aliases are only supported for user-defined networks"},
-		"MAC taken":     {nil, Want{"small", record.Wish{MAC: "02:00:00:00:00:07"}}, errdefs.IsPermissionDenied, "MAC address 02:00:00:00:00:07 already in use"},
-		"MAC multicast": {nil, Want{"small", record.Wish{MAC: "03:00:00:00:00:07"}}, errdefs.IsInvalidArgument, "invalid MAC address: 03:00:00:00:00:07 is no address of one card"},
-		"no MAC":        {nil, Want{"small", record.Wish{MAC: "xx"}}, errdefs.IsInvalidArgument, "invalid MAC address: xx"},
-		"long MAC":      {nil, Want{"small", record.Wish{MAC: "02:00:00:00:00:07:00:00"}}, errdefs.IsInvalidArgument, "invalid MAC address: 02:00:00:00:00:07:00:00"},
+		"MAC taken":     {nil, Want{Network: "small", Wish: record.Wish{MAC: "02:00:00:00:00:07"}}, errdefs.IsPermissionDenied, "MAC address 02:00:00:00:00:07 already in use"},
+		"MAC multicast": {nil, Want{Network: "small", Wish: record.Wish{MAC: "03:00:00:00:00:07"}}, errdefs.IsInvalidArgument, "invalid MAC address: 03:00:00:00:00:07 is no address of one card"},
+		"no MAC":        {nil, Want{Network: "small", Wish: record.Wish{MAC: "xx"}}, errdefs.IsInvalidArgument, "invalid MAC address: xx"},
+		"long MAC":      {nil, Want{Network: "small", Wish: record.Wish{MAC: "02:00:00:00:00:07:00:00"}}, errdefs.IsInvalidArgument, "invalid MAC address: 02:00:00:00:00:07:00:00"},
 		"unknown":       {nil, Want{Network: "nope"}, errdefs.IsNotFound, "network nope not found"},
 		"twice":         {e, Want{Network: "small"}, errdefs.IsPermissionDenied, "endpoint already exists in network small"},
 		"none":          {nil, Want{Network: "none"}, errdefs.IsInvalidArgument, "container cannot be connected to multiple networks with one of the networks in private (none) mode"},
@@ -212,12 +212,44 @@ func TestWishes(t *testing.T) {
 func TestDerivedMACTaken(t *testing.T) {
 	s := newService(t, newFakeHost())
 	small(t, s)
-	if _, _, err := s.Reserve(nil, Want{"small", record.Wish{IPv4: addr("10.9.0.20"), MAC: "02:42:0a:09:00:08"}}); err != nil {
+	if _, _, err := s.Reserve(nil, Want{Network: "small", Wish: record.Wish{IPv4: addr("10.9.0.20"), MAC: "02:42:0a:09:00:08"}}); err != nil {
 		t.Fatal(err)
 	}
 	e, _, err := s.Reserve(nil, Want{Network: "small"})
 	if err != nil || e[0].IPv4.Addr() != addr("10.9.0.8") || e[0].MAC == "02:42:0a:09:00:08" || !strings.HasPrefix(e[0].MAC, "02:42:") {
 		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// TestMACOfAnotherNetwork: a host gives each card a MAC address of its own, whatever network it is in; a machine that was warm in one brings
+// its own into another, where nobody else may have it.
+func TestMACOfAnotherNetwork(t *testing.T) {
+	h := newFakeHost()
+	s := newService(t, h)
+	small(t, s)
+	warm, release, err := s.Reserve(nil, Want{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := h.put(t, "warm", warm)
+	release()
+	moved, release, err := s.Reserve(nil, Want{Network: "small", CardMAC: warm[0].MAC})
+	if err != nil || moved[0].MAC != warm[0].MAC {
+		t.Fatal(moved, err)
+	}
+	delete(h.vms, ref)
+	for range 2 { // while it is reserved, and when a record has it
+		next, done, err := s.Reserve(nil, Want{})
+		if err != nil || next[0].IPv4 != warm[0].IPv4 || next[0].MAC == warm[0].MAC {
+			t.Errorf("%+v, %v", next, err)
+		}
+		done()
+		h.put(t, "moved", moved)
+		release()
+	}
+	wish := Want{Wish: record.Wish{MAC: warm[0].MAC}}
+	if _, _, err := s.Reserve(nil, wish); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("a MAC address that a card in another network has was given: %v", err)
 	}
 }
 
@@ -238,7 +270,7 @@ func TestEndpointsTold(t *testing.T) {
 	s := newService(t, h)
 	small(t, s)
 	create(t, s, network.CreateRequest{Name: "inner", Internal: true})
-	all, _, err := s.Reserve(nil, Want{}, Want{"small", record.Wish{Aliases: []string{"db", "WEB"}, IPv4: addr("10.9.0.8"), GwPriority: 1}}, Want{Network: "inner"})
+	all, _, err := s.Reserve(nil, Want{}, Want{Network: "small", Wish: record.Wish{Aliases: []string{"db", "WEB"}, IPv4: addr("10.9.0.8"), GwPriority: 1}}, Want{Network: "inner"})
 	if err != nil {
 		t.Fatal(err)
 	}
