@@ -175,6 +175,38 @@ func TestSnapshotWithDataDisks(t *testing.T) {
 	}
 }
 
+// TestSnapshotInPlace: a delta that takes its disk's name, as hosts have it, is not read in the disk's place: the first write to a cluster
+// copies the rest of it from what the disk had, after each fork.
+func TestSnapshotInPlace(t *testing.T) {
+	disk := dataDisk(t, 1, false)
+	g := startGuest(t, func(s *vm.MachineSpec) {
+		s.Cmdline += " test.freeze"
+		s.DataDisks = []vm.DataDisk{disk}
+	})
+	g.awaitFrozen()
+	must(t, os.Rename(deltaOf(t, &disk, "of-source"), filepath.Join(filepath.Dir(disk.Path), "source")))
+	disk.Path = filepath.Join(filepath.Dir(disk.Path), "source")
+	source := g.child(g.template(), 1, func(s *vm.MachineSpec) { s.DataDisks = []vm.DataDisk{disk} })
+	source.awaitKey("guestinfo.settled")
+	ask := source.asker()
+	wantAnswer(t, ask("write vol1 0 first"), "ok")
+	wantAnswer(t, ask("write vol1 8192 kept"), "ok")
+	wantAnswer(t, ask("write vol1 131072 kept"), "ok")
+	for n := 1; n <= 2; n++ {
+		kept := vm.DataDisk{Path: fmt.Sprint(disk.Path, n)}
+		must(t, os.Link(disk.Path, kept.Path))
+		must(t, os.Rename(deltaOf(t, &kept, "new"), disk.Path))
+		point, err := source.Snapshot(t.Context(), vm.NewDisks{Data: map[int]string{1: disk.Path}})
+		must(t, err)
+		point.Close()
+		wantAnswer(t, ask("write vol1 0 again"), "ok")
+	}
+	must(t, source.Kill(t.Context()))
+	qemuIO(t, disk.Path, "read -P 0x61 0 1")
+	qemuIO(t, disk.Path, "read -P 0x6b 8192 1")
+	qemuIO(t, disk.Path, "read -P 0x6b 131072 1")
+}
+
 // TestFullHostDisk: a write that the host has no room for fails in the guest, which goes on.
 func TestFullHostDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -15,9 +15,13 @@ const RootSlot = "root"
 // DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off because the inventory gives each disk one writer,
 // and because QEMU 7.2 keeps a disk at a fork point open for writing although nothing is written to it: its lock would keep the
 // children from reading it.
+//
+// The file stays open for writing for good: at a fork blockdev-snapshot makes what is below the delta read-only, and QEMU would then
+// open the file once more, by its name (block/file-posix.c, raw_reconfigure_getfd). By then the delta has that name, so that the machine
+// would read its delta in the place of what is below it.
 func DiskOptions(node, path string) map[string]any {
 	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
+		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off", "read-only": false, "auto-read-only": false}}
 }
 
 // EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
