@@ -33,7 +33,8 @@ func forkCommand(a *app) *cobra.Command {
 		Use:   "fork [flags] CONTAINER | TEMPLATE --image IMAGE [COMMAND [ARGUMENT...]]",
 		Short: "Fork a running container, or containers from a template",
 		Long: `Fork a running container into children that go on where it stands: its processes, memory and disk as they are, each child
-with a name, an address, random numbers and a clock of its own. The container itself is held for a moment and goes on.
+with a name, addresses, random numbers and a clock of its own, and a copy of each volume. Its published ports are those of
+the container at ports that the host chooses: see docker port. The container itself is held for a moment and goes on.
 Connections that it had to the outside are reset in the children.
 
 With --at-point the fork waits until a process of the container asks for it.

@@ -25,10 +25,14 @@ func upCommand(a *app) *cobra.Command {
 When the host runs already, up says so and changes nothing. Containers that were left running are found again.
 
 Containers are forked from templates, which are made in the background when the first one of a size is wanted, the usual
-one at once.`,
+one at once.
+
+Containers do not reach this machine, its loopback least of all. --host-gateway names the ports of its loopback that a
+container with --add-host NAME:host-gateway reaches.`,
 		Example: `  cvm up
   cvm up --state ~/vms --run /tmp/vms --listen 127.0.0.1:0
   cvm up --templates 8 --warm 2   # more memory for shorter starts
+  cvm up --host-gateway 5432,8000-8010   # for docker run --add-host host.docker.internal:host-gateway
   cvm up --foreground --log tether=debug,supervisor=debug --capture --pprof`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
