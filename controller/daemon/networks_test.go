@@ -121,6 +121,22 @@ func TestDefaultNetwork(t *testing.T) {
 	}
 }
 
+// TestWarmIntoAnotherNetwork: a warm machine keeps its MAC address when it becomes a container of another network; those that come after
+// it in the default network have its address there, and another MAC address.
+func TestWarmIntoAnotherNetwork(t *testing.T) {
+	e := startForks(t, daemontest.TetherGuest(t, nil), ctr.Timeouts{}, forks{templates: 1, warm: 1})
+	e.awaitTemplates(1)
+	e.awaitWarm(1)
+	if _, err := e.docker.NetworkCreate(e.ctx(), "shop", client.NetworkCreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e.create("web", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{NetworkMode: "shop"})
+	e.awaitWarm(1)
+	for _, name := range []string{"one", "two"} {
+		e.begin(e.create(name, container.Config{Cmd: []string{"sleep"}}, container.HostConfig{}))
+	}
+}
+
 // TestSeveralNetworks: cards in the order of the request, the mode's first; wishes are kept; the default route is the one with the
 // highest priority, else the first by name.
 func TestSeveralNetworks(t *testing.T) {
