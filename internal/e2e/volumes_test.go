@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/internal/vmtest"
 )
 
@@ -168,11 +170,39 @@ func testVolumeForked(t *testing.T, h *vmtest.Host) {
 	}
 	copied := inspect(t, h, "web-1", "(index .Mounts 0).Name")
 	equal(t, "label of the copy", h.MustDocker(t, "volume", "inspect", "-f", `{{index .Labels "com.containervm.forked-from"}}`, copied), "data")
-	h.MustDocker(t, "stop", "-t", "1", "web-1")
+	h.MustDocker(t, append([]string{"stop", "-t", "1"}, all...)...)
+	for _, name := range all {
+		wholeDisks(t, h, inspect(t, h, name, ".Id"))
+	}
+	wholeDisks(t, h, hostapi.VolumesDir)
 	h.MustDocker(t, "start", "web-1")
 	equal(t, "content in web-1 after a boot", h.MustDocker(t, "exec", "web-1", "cat", "/data/file"), "common")
 	h.MustDocker(t, "rm", "-f", "web-1", "web-2", "web")
 	equal(t, "volumes", h.MustDocker(t, "volume", "ls", "-q"), "data")
+	equal(t, "content at the next mount", h.MustDocker(t, "run", "--rm", "-v", "data:/data", image, "cat", "/data/file"), "common\nweb")
+}
+
+// wholeDisks checks the file systems of all disks in a directory of the datastore, which no machine has open.
+func wholeDisks(t *testing.T, h *vmtest.Host, dir string) {
+	t.Helper()
+	disks, err := filepath.Glob(filepath.Join(h.State, "hostd", "datastore", dir, "*.vmdk"))
+	if err != nil || len(disks) == 0 {
+		t.Fatalf("disks in %s: %v, %v", dir, disks, err)
+	}
+	raw := filepath.Join(t.TempDir(), "raw")
+	for _, disk := range disks {
+		for _, check := range [][]string{
+			{"qemu-img", "check", "-q", disk},
+			{"qemu-img", "convert", "-O", "raw", disk, raw},
+			{"/sbin/e2fsck", "-y", "-E", "journal_only", raw}, // as a mount does first
+			{"/sbin/e2fsck", "-fn", raw},
+		} {
+			if out, err := exec.Command(check[0], check[1:]...).CombinedOutput(); err != nil {
+				t.Errorf("disk %s: %v: %v: %s", disk, check, err, out)
+			}
+		}
+		t.Logf("checked %s", disk)
+	}
 }
 
 func testVolumeDownAndUp(t *testing.T, h *vmtest.Host) {
