@@ -201,6 +201,7 @@ func TestSnapshotInPlace(t *testing.T) {
 		point.Close()
 		wantAnswer(t, ask("write vol1 0 again"), "ok")
 	}
+	wantAnswer(t, ask("write vol1 139264 late"), "ok") // copies what lies two forks below
 	must(t, source.Kill(t.Context()))
 	qemuIO(t, disk.Path, "read -P 0x61 0 1")
 	qemuIO(t, disk.Path, "read -P 0x6b 8192 1")

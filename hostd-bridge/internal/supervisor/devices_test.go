@@ -3,6 +3,8 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/framestest"
@@ -24,10 +26,30 @@ func plugging(d Disk) func(*machine) func(context.Context) error {
 	}
 }
 
+// diskFile is an empty file in a directory of its own. A disk is opened by a second name of its file, which is gone afterwards.
+func diskFile(t *testing.T, name string) string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("beside %s lie %v, %v", name, entries, err)
+		}
+	})
+	return path
+}
+
 // TestDataDiskOperations: what QEMU is asked for, and what is refused without asking it.
 func TestDataDiskOperations(t *testing.T) {
 	m, f := startFake(t)
-	if err := owned(m, plugging(Disk{Unit: 1, Path: "one"})(m)); err != nil {
+	one, delta := diskFile(t, "one"), diskFile(t, "delta")
+	if err := os.WriteFile(one+openSuffix, nil, 0o600); err != nil { // of a supervisor that was killed
+		t.Fatal(err)
+	}
+	if err := owned(m, plugging(Disk{Unit: 1, Path: one})(m)); err != nil {
 		t.Fatal(err)
 	}
 	f.gets("blockdev-add", "device_add")
@@ -37,13 +59,13 @@ func TestDataDiskOperations(t *testing.T) {
 		}
 	}
 	f.says(wordSave)
-	_, release, err := m.forkPoint(t.Context(), NewDisks{Data: map[int]string{1: "delta"}})
+	_, release, err := m.forkPoint(t.Context(), NewDisks{Data: map[int]string{1: delta}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	release()
 	f.gets("stop", save, "blockdev-add", "transaction", "cont")
-	if d := m.disks.plugged[1]; d.Path != "delta" { // the owner rests
+	if d := m.disks.plugged[1]; d.Path != delta { // the owner rests
 		t.Errorf("the disk is %s", d.Path)
 	}
 	unplug := func(ctx context.Context) error { return m.unplug(ctx, 1) }
@@ -59,7 +81,7 @@ func TestDataDiskOperations(t *testing.T) {
 // TestKillWhileADiskIsTakenOut: a kill waits for no guest that keeps its disk.
 func TestKillWhileADiskIsTakenOut(t *testing.T) {
 	m, f := startFake(t)
-	if err := owned(m, plugging(Disk{Unit: 2, Path: "two"})(m)); err != nil {
+	if err := owned(m, plugging(Disk{Unit: 2, Path: diskFile(t, "two")})(m)); err != nil {
 		t.Fatal(err)
 	}
 	f.says(wordKeep)
@@ -76,7 +98,7 @@ func TestKillWhileADiskIsTakenOut(t *testing.T) {
 // TestDiskThatIsNotLetGo: it keeps its unit, and can be taken out later.
 func TestDiskThatIsNotLetGo(t *testing.T) {
 	m, f := startFake(t)
-	if err := owned(m, plugging(Disk{Unit: 2, Path: "two"})(m)); err != nil {
+	if err := owned(m, plugging(Disk{Unit: 2, Path: diskFile(t, "two")})(m)); err != nil {
 		t.Fatal(err)
 	}
 	f.says(wordKeep)

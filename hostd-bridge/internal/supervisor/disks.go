@@ -62,7 +62,7 @@ func (ds *dataDisks) plug(ctx context.Context, q *qmp.Client, disk Disk) error {
 		return fmt.Errorf("cannot plug in %s: unit %d is %s", disk.Path, disk.Unit, has.Path)
 	}
 	node := ds.newNode(disk.Unit)
-	if err := q.Execute(ctx, "blockdev-add", dataOptions(node, disk), nil); err != nil {
+	if err := open(ctx, q, node, disk); err != nil {
 		return fmt.Errorf("cannot plug in %s: %w", disk.Path, err)
 	}
 	// An error of the host's disk, such as a full one, is the guest's to handle: QEMU would stop the machine at it.
@@ -80,14 +80,16 @@ func (ds *dataDisks) newNode(unit int) string {
 	return fmt.Sprintf("vol%d-%d", unit, ds.last)
 }
 
-// dataOptions are the blockdev options of a data disk.
-func dataOptions(node string, disk Disk) map[string]any {
-	options := DiskOptions(node, disk.Path)
-	if disk.ReadOnly {
-		options["read-only"] = true
-		options["file"].(map[string]any)["read-only"] = true
+// open opens a data disk as a node.
+func open(ctx context.Context, q *qmp.Client, node string, disk Disk) error {
+	add := func(name string) error { return q.Execute(ctx, "blockdev-add", DiskOptions(node, name), nil) }
+	if !disk.ReadOnly {
+		return openOnce(disk.Path, add)
 	}
-	return options
+	options := DiskOptions(node, disk.Path) // others may have it open, too, and it is never forked
+	options["read-only"] = true
+	options["file"].(map[string]any)["read-only"] = true
+	return q.Execute(ctx, "blockdev-add", options, nil)
 }
 
 // remove removes a block node.
@@ -148,9 +150,12 @@ func put(ctx context.Context, q *qmp.Client, deltas []overlay) error {
 	var actions []any
 	err := func() error {
 		for _, o := range deltas {
-			options := DiskOptions(o.node, o.path)
-			options["backing"] = nil // the one below is open already
-			if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
+			err := openOnce(o.path, func(name string) error {
+				options := DiskOptions(o.node, name)
+				options["backing"] = nil // the one below is open already
+				return q.Execute(ctx, "blockdev-add", options, nil)
+			})
+			if err != nil {
 				return fmt.Errorf("cannot open delta %s: %w", o.path, err)
 			}
 			actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]string{"node": o.over, "overlay": o.node}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
@@ -15,13 +16,29 @@ const RootSlot = "root"
 // DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off because the inventory gives each disk one writer,
 // and because QEMU 7.2 keeps a disk at a fork point open for writing although nothing is written to it: its lock would keep the
 // children from reading it.
-//
-// The file stays open for writing for good: at a fork blockdev-snapshot makes what is below the delta read-only, and QEMU would then
-// open the file once more, by its name (block/file-posix.c, raw_reconfigure_getfd). By then the delta has that name, so that the machine
-// would read its delta in the place of what is below it.
 func DiskOptions(node, path string) map[string]any {
 	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off", "read-only": false, "auto-read-only": false}}
+		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
+}
+
+// openSuffix ends the name by which QEMU opens a disk that can be written to.
+const openSuffix = ".open"
+
+// openOnce has add open a disk by a second name, beside its own, that is gone afterwards.
+//
+// At a fork blockdev-snapshot makes what is below a delta read-only, and QEMU then opens that file once more by the name that it knows
+// (block/file-posix.c, raw_reconfigure_getfd), and those further below at later forks. By then the disk's own name is the delta's, and the machine
+// would read its delta in the place of what is below it. By a name that is gone it finds nothing, and goes on with the file that it has open.
+// The name is in the same directory, since a disk names what it is a delta of by a path from there.
+func openOnce(path string, add func(name string) error) error {
+	name := path + openSuffix
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a supervisor that was killed
+		return err
+	}
+	if err := os.Link(path, name); err != nil {
+		return err
+	}
+	return errors.Join(add(name), os.Remove(name))
 }
 
 // EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
@@ -52,7 +69,7 @@ func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
 	}
 	s.last++
 	node := fmt.Sprintf("slot%d", s.last)
-	if err := s.swap(ctx, q, node, DiskOptions(node, path)); err != nil {
+	if err := openOnce(path, func(name string) error { return s.swap(ctx, q, node, DiskOptions(node, name)) }); err != nil {
 		return fmt.Errorf("cannot attach %s: %w", path, err)
 	}
 	s.path = path
