@@ -19,7 +19,7 @@ func TestForks(t *testing.T) {
 	awaitTemplate(t, h)
 	runAll(t, h, []hostTest{
 		{"Run", testForkedRun}, {"Runtimes", testRuntimes}, {"Restart", testForkedRestart}, {"Parked", testParked},
-		{"Running", testForkRunning}, {"Debian", testForkDebian}, {"Connections", testForkConnections}, {"Generations", testForkGenerations},
+		{"Running", testForkRunning}, {"Source", testForkSource}, {"Debian", testForkDebian}, {"Connections", testForkConnections}, {"Generations", testForkGenerations},
 		{"FullDisk", testForkFullDisk}, {"AtOnce", testForksAtOnce}, {"Templates", testTemplates},
 	})
 }
@@ -139,6 +139,22 @@ func testForkedRestart(t *testing.T, h *vmtest.Host) {
 	if f := forkOf(t, h, "c"); f.Kind != "boot" || f.Why == "" {
 		t.Errorf("%+v", f)
 	}
+}
+
+// testForkSource: a container that is forked, twice, has its own data when it boots from its disk: what it had written before, but for the
+// bytes that it wrote over it since.
+func testForkSource(t *testing.T, h *vmtest.Host) {
+	h.MustDocker(t, "run", "-d", "--name", "web", image, "sleep", "1000")
+	h.MustDocker(t, "exec", "web", "sh", "-c", "seq 500000 > /numbers; sync")
+	for _, at := range []string{"10000", "20000"} { // bytes: in one 64 KiB cluster of the disk, or in two
+		fork(t, h, "web", "-n", "1")
+		h.MustDocker(t, "exec", "web", "sh", "-c", "printf over | dd of=/numbers bs=1 conv=notrunc seek="+at+"; sync")
+	}
+	sum := h.MustDocker(t, "exec", "web", "md5sum", "/numbers")
+	h.MustDocker(t, "stop", "-t", "1", "web")
+	wholeDisks(t, h, inspect(t, h, "web", ".Id"))
+	h.MustDocker(t, "start", "web")
+	equal(t, "sum of a file after a boot", h.MustDocker(t, "exec", "web", "md5sum", "/numbers"), sum)
 }
 
 // testParked: a created container behaves as one, and loses no byte of its start.

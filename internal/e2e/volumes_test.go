@@ -158,7 +158,7 @@ func testVolumeKilled(t *testing.T, h *vmtest.Host) {
 // testVolumeForked: each child has the volume as it was at the fork point, and writes to a copy of its own.
 func testVolumeForked(t *testing.T, h *vmtest.Host) {
 	removeVolumes(t, h, "data")
-	h.MustDocker(t, "run", "-d", "--name", "web", "-v", "data:/data", image, "sh", "-c", "echo common > /data/file; echo ready; sleep 1000")
+	h.MustDocker(t, "run", "-d", "--name", "web", "-v", "data:/data", image, "sh", "-c", "[ -e /data/file ] || echo common > /data/file; echo ready; sleep 1000")
 	waitLog(t, h, "web", "ready")
 	fork(t, h, "web", "-n", "2")
 	all := []string{"web", "web-1", "web-2"}
@@ -176,7 +176,7 @@ func testVolumeForked(t *testing.T, h *vmtest.Host) {
 	}
 	wholeDisks(t, h, hostapi.VolumesDir)
 	h.MustDocker(t, "start", "web-1")
-	equal(t, "content in web-1 after a boot", h.MustDocker(t, "exec", "web-1", "cat", "/data/file"), "common")
+	equal(t, "content in web-1 after a boot", h.MustDocker(t, "exec", "web-1", "cat", "/data/file"), "common\nweb-1")
 	h.MustDocker(t, "rm", "-f", "web-1", "web-2", "web")
 	equal(t, "volumes", h.MustDocker(t, "volume", "ls", "-q"), "data")
 	equal(t, "content at the next mount", h.MustDocker(t, "run", "--rm", "-v", "data:/data", image, "cat", "/data/file"), "common\nweb")
