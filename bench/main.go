@@ -25,6 +25,7 @@ type options struct {
 	list, json, quick                   bool
 	vsphere, vsphereCA                  string
 	from                                string // results to render instead of measuring
+	into                                string // results in which the groups that are measured take the place of theirs
 }
 
 // sizes are the points of the curves.
@@ -71,6 +72,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.vsphere, "vsphere", "", "`URL` of a vSphere to run containers on, https://user@host/sdk with the password in GOVC_PASSWORD, instead of an embedded hostd-bridge")
 	f.StringVar(&o.vsphereCA, "vsphere-ca", "", "`FILE` of the certificates that vSphere's is checked with; empty: the system's")
 	f.StringVar(&o.from, "from", "", "`FILE` of JSON results to make tables and plots of, instead of measuring")
+	f.StringVar(&o.into, "into", "", "`FILE` of JSON results: the groups of -run take the place of its own, and the whole is written into -out")
 	f.BoolVar(&o.list, "list", false, "list the groups and exit")
 	f.BoolVar(&o.json, "json", false, "print the JSON with all samples instead of tables")
 	f.Func("run", "measure the groups that match this `REGEXP` only; results then are not written", func(text string) (err error) {
@@ -87,7 +89,7 @@ func parse(args []string) (options, error) {
 		o.rounds, o.root, o.out, o.budget = quickRounds, "", "", quickBudget
 		o.sizes = sizes{dirtyMiB: []int{32, 512}, burst: []int{1, 2}, moments: seconds(0, 1)}
 	}
-	if o.run != nil {
+	if o.run != nil && o.into == "" {
 		o.out = ""
 	}
 	if o.rounds < 1 || f.NArg() > 0 {
@@ -106,6 +108,14 @@ func bench(ctx context.Context, o options) error {
 	r, err := report(ctx, o)
 	if err != nil {
 		return err
+	}
+	if o.into != "" {
+		whole, err := readReport(o.into)
+		if err != nil {
+			return err
+		}
+		whole.put(r.Results)
+		r = whole
 	}
 	if err := r.print(os.Stdout, o.json); err != nil || o.out == "" {
 		return err

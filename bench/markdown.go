@@ -55,7 +55,11 @@ func ratioRow(c measure.Ratio, res measure.Result) []string {
 
 // writeResult is the section of a group: its sides, its plots, and where the time went.
 func writeResult(b *strings.Builder, res measure.Result) {
-	fmt.Fprintf(b, "\n## %s\n\n%s; in %s. %d rounds, %d of them discarded.\n\n", res.Title, upperFirst(res.About), res.Unit, len(res.Rounds), res.Discarded)
+	fmt.Fprintf(b, "\n## %s\n\n%s; in %s. %d rounds, %d of them discarded", res.Title, upperFirst(res.About), res.Unit, len(res.Rounds), res.Discarded)
+	if !res.At.IsZero() {
+		fmt.Fprintf(b, ", on %s", res.At.Format(time.DateOnly))
+	}
+	b.WriteString(".\n\n")
 	for _, p := range plots.Of(res) {
 		fmt.Fprintf(b, "![%s](plots/%s.svg)\n\n", res.Title, p.Name)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containervm/containervm/bench/internal/measure"
@@ -43,6 +44,17 @@ func readReport(path string) (*Report, error) {
 		return nil, fmt.Errorf("cannot understand results: %w", err)
 	}
 	return &r, nil
+}
+
+// put has groups that were measured later take the place of those with their names; new ones come last.
+func (r *Report) put(later []measure.Result) {
+	for _, res := range later {
+		if i := slices.IndexFunc(r.Results, func(old measure.Result) bool { return old.Name == res.Name }); i >= 0 {
+			r.Results[i] = res
+			continue
+		}
+		r.Results = append(r.Results, res)
+	}
 }
 
 // measure runs the groups that were asked for, one after the other. One that cannot be prepared is told in the report.

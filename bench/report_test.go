@@ -6,6 +6,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,6 +40,7 @@ func exampleReport(t *testing.T) *Report {
 	if err != nil {
 		t.Fatal(err)
 	}
+	res.At = time.Date(2026, 11, 24, 1, 2, 3, 0, time.UTC)
 	return &Report{
 		At:      time.Date(2026, 11, 23, 1, 2, 3, 0, time.UTC),
 		Machine: Machine{CPU: "a CPU", Processors: 2, MemoryMiB: 1024, Kernel: "6.1", Accel: "tcg", QEMU: "QEMU 7.2", Go: "go1", GuestSHA: "0123456789abcdef", Load: "0 0 0"},
@@ -77,5 +80,18 @@ func TestReportOfItsJSON(t *testing.T) {
 	}
 	if len(again.Results[0].Rounds) != 3 {
 		t.Errorf("%d raw rounds, want 3", len(again.Results[0].Rounds))
+	}
+}
+
+// TestPut: a group that is measured by itself takes the place of its older self in a report.
+func TestPut(t *testing.T) {
+	r := Report{Results: []measure.Result{{Name: "fork", Title: "old"}, {Name: "run"}}}
+	at := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	r.put([]measure.Result{{Name: "network", Title: "new"}, {Name: "fork", Title: "later", At: at}})
+	if got := []string{r.Results[0].Title, r.Results[1].Name, r.Results[2].Title}; !slices.Equal(got, []string{"later", "run", "new"}) {
+		t.Errorf("results are %v", got)
+	}
+	if text := r.markdown(); !strings.Contains(text, ", on 2026-01-02.") {
+		t.Errorf("the report does not say when a group was measured: %s", text)
 	}
 }

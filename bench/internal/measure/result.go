@@ -5,21 +5,24 @@ import (
 	"encoding/json"
 	"math"
 	"slices"
+	"time"
 )
 
 // Result is a group and what came of it.
 type Result struct {
-	Name        string   `json:"name"`
-	Title       string   `json:"title"`
-	Unit        string   `json:"unit"`
-	About       string   `json:"about,omitempty"`
-	Ends        string   `json:"ends,omitempty"`
-	Axis        string   `json:"axis,omitempty"`
-	Sides       []Figure `json:"sides"`
-	Comparisons []Ratio  `json:"comparisons"`
-	Noise       Ratio    `json:"noise"` // a side against itself
-	Discarded   int      `json:"discarded"`
-	Rounds      []Round  `json:"rounds"` // all raw samples
+	Name string `json:"name"`
+	// At is when the group was measured; zero in reports of before it was kept: with all the others.
+	At          time.Time `json:"at,omitzero"`
+	Title       string    `json:"title"`
+	Unit        string    `json:"unit"`
+	About       string    `json:"about,omitempty"`
+	Ends        string    `json:"ends,omitempty"`
+	Axis        string    `json:"axis,omitempty"`
+	Sides       []Figure  `json:"sides"`
+	Comparisons []Ratio   `json:"comparisons"`
+	Noise       Ratio     `json:"noise"` // a side against itself
+	Discarded   int       `json:"discarded"`
+	Rounds      []Round   `json:"rounds"` // all raw samples
 }
 
 // LastMoment is the name of the moment that values are.

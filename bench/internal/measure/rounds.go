@@ -45,7 +45,9 @@ func Run(ctx context.Context, g Group, p Plan) (Result, error) {
 		rounds = append(rounds, r)
 		discardNoisy(rounds)
 	}
-	return sumUp(g, rounds), nil
+	r := sumUp(g, rounds)
+	r.At = begin
+	return r, nil
 }
 
 // withNoise adds the side that is measured against itself.
