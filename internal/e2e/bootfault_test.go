@@ -31,7 +31,7 @@ func guestWithInit(t *testing.T, script string) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "bzImage", "blank.vmdk"} {
+	for _, name := range []string{"vmlinux", "bzImage", "blank.vmdk", "volume.vmdk"} {
 		if err := os.Symlink(filepath.Join(vmtest.GuestDir(t), name), filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}

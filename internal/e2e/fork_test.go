@@ -122,7 +122,7 @@ func testForkedRun(t *testing.T, h *vmtest.Host) {
 }
 
 func testRuntimes(t *testing.T, h *vmtest.Host) {
-	for args, kind := range map[string]string{"--runtime boot": "boot", "--runtime fork": "fork", "--network none": "boot"} {
+	for args, kind := range map[string]string{"--runtime boot": "boot", "--runtime fork": "fork", "--network none": "fork"} {
 		name := strings.ReplaceAll(strings.TrimLeft(args, "-"), " ", "-")
 		equal(t, "output with "+args, h.MustDocker(t, append(append([]string{"run", "--name", name}, strings.Fields(args)...), image, "echo", "hi")...), "hi")
 		if f := forkOf(t, h, name); f.Kind != kind || kind == "boot" && f.Why == "" {

@@ -136,6 +136,7 @@ func testVolumeKilled(t *testing.T, h *vmtest.Host) {
 	removeVolumes(t, h, "data")
 	id := h.MustDocker(t, "run", "-d", "--name", "w", "-v", "data:/data", image, "sh", "-c", `i=0; while :; do echo $i >> /data/log; sync; echo $i; i=$((i+1)); done`)
 	for round := range 3 {
+		waitLogLines(t, h, "w", "0", 1+round) // a word of each run, so that the log has one
 		waitLog(t, h, "w", nextNumber(t, h, "w"))
 		qemu, _ := h.MachineOf(t, id)
 		if err := syscall.Kill(qemu, syscall.SIGKILL); err != nil {

@@ -18,10 +18,10 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// Size of an unpacker VM. The memory holds the page cache of what is being written; with a second CPU a layer is received
-// while it is extracted.
+// Size of an unpacker VM. The memory holds the page cache of what is being written. A second CPU gains nothing: a Debian root of 177 MB took 4.0 s
+// in the guest with two, 4.1 s with one.
 const (
-	unpackerCPUs      = 2
+	unpackerCPUs      = 1
 	unpackerMemoryMiB = 512
 )
 
