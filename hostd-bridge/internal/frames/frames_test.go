@@ -5,12 +5,13 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 )
 
 func frame(n int, fill byte) []byte { return bytes.Repeat([]byte{fill}, n) }
@@ -117,11 +118,7 @@ func TestDialInADirectoryWithALongName(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	var l net.Listener
-	err := WithShortPath(filepath.Join(dir, Socket), func(short string) (err error) {
-		l, err = net.Listen("unix", short)
-		return err
-	})
+	l, err := unixsocket.Listen(filepath.Join(dir, Socket))
 	if err != nil {
 		t.Fatal(err)
 	}

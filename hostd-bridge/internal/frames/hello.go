@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 )
 
 // maxHello bounds a Hello on the wire, in bytes.
@@ -58,11 +59,7 @@ func ReadHello(r io.Reader) (Hello, Address, error) {
 // Dial connects a card with the switch whose directory is dir. That the switch takes the card shows in nothing but that the
 // connection stays: it is closed when the switch was not told of it.
 func Dial(ctx context.Context, dir string, h Hello) (*net.UnixConn, error) {
-	var conn net.Conn
-	err := WithShortPath(filepath.Join(dir, Socket), func(short string) (err error) {
-		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
-		return err
-	})
+	conn, err := unixsocket.Dial(ctx, filepath.Join(dir, Socket))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the network's switch: %w", err)
 	}
@@ -70,21 +67,5 @@ func Dial(ctx context.Context, dir string, h Hello) (*net.UnixConn, error) {
 		conn.Close()
 		return nil, fmt.Errorf("cannot introduce the card to its switch: %w", err)
 	}
-	return conn.(*net.UnixConn), nil
-}
-
-// maxSocketPath is the longest path of a unix socket: sun_path of unix(7) without the final zero.
-const maxSocketPath = 107
-
-// WithShortPath calls use with path, or with a short alias of it when it is too long for a socket.
-func WithShortPath(path string, use func(string) error) error {
-	if len(path) <= maxSocketPath {
-		return use(path)
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return use(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+	return conn, nil
 }

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 )
 
 // Options say how a switch is started.
@@ -122,7 +122,7 @@ func connect(ctx context.Context, dir string) (*Switch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.pid, err = peerPID(watch); err == nil {
+	if s.pid, err = unixsocket.PeerPID(watch); err == nil {
 		var fd int
 		if fd, err = unix.PidfdOpen(s.pid, 0); err == nil {
 			s.pidfd = os.NewFile(uintptr(fd), "switch")
@@ -147,33 +147,11 @@ func connect(ctx context.Context, dir string) (*Switch, error) {
 }
 
 func (s *Switch) dial(ctx context.Context) (*net.UnixConn, error) {
-	var conn net.Conn
-	err := frames.WithShortPath(ControlPath(s.dir), func(short string) (err error) {
-		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
-		return err
-	})
+	conn, err := unixsocket.Dial(ctx, ControlPath(s.dir))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the switch in %s: %w", s.dir, err)
 	}
-	return conn.(*net.UnixConn), nil
-}
-
-// peerPID is the process that made the socket at the other end.
-func peerPID(c *net.UnixConn) (int, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	if ctl := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); ctl != nil {
-		return 0, ctl
-	}
-	if err != nil {
-		return 0, err
-	}
-	return int(cred.Pid), nil
+	return conn, nil
 }
 
 // exchange sends a request and takes the reply.

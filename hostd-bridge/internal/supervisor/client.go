@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
-	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 )
 
 // Client speaks with the supervisor of one machine. Each operation has a connection of its own.
@@ -117,9 +117,9 @@ func Connect(ctx context.Context, runDir string) (*Client, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	pid, err := peerPID(conn)
+	pid, err := unixsocket.PeerPID(conn)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot identify the supervisor: %w", err)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -133,31 +133,11 @@ func Connect(ctx context.Context, runDir string) (*Client, error) {
 func (c *Client) Close() error { return c.pidfd.Close() }
 
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
-	var conn net.Conn
-	err := frames.WithShortPath(socketPath(c.runDir), func(short string) (err error) {
-		conn, err = new(net.Dialer).DialContext(ctx, "unix", short)
-		return err
-	})
+	conn, err := unixsocket.Dial(ctx, socketPath(c.runDir))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the machine's supervisor: %w", err)
 	}
-	return conn.(*net.UnixConn), nil
-}
-
-// peerPID is the process that made the socket at the other end.
-func peerPID(c *net.UnixConn) (int, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	ctl := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(ctl, err); err != nil {
-		return 0, fmt.Errorf("cannot identify the supervisor: %w", err)
-	}
-	return int(cred.Pid), nil
+	return conn, nil
 }
 
 // open makes a connection, sends the request and takes the reply. What follows the reply is still to be read.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/guestinfo"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -140,7 +141,7 @@ func (m *machine) assume(id Identity) (*net.UnixListener, error) {
 		}
 		m.dir = id.RunDir
 	}
-	return listen(m.dir)
+	return unixsocket.Listen(socketPath(m.dir))
 }
 
 // begin lets the CPUs run.

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/frames"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 )
 
@@ -21,24 +20,6 @@ const lingerTimeout = 10 * time.Second
 type server struct {
 	m     *machine
 	conns sync.WaitGroup
-}
-
-// listen makes the machine's socket.
-func listen(runDir string) (*net.UnixListener, error) {
-	path := socketPath(runDir)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
-	}
-	var l *net.UnixListener
-	err := frames.WithShortPath(path, func(short string) (err error) {
-		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false) // the name may have been the short one
-	return l, nil
 }
 
 // serve answers clients until the machine has ended and they have read the rest.

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -81,7 +82,7 @@ func unixPair(t *testing.T) (a, b *net.UnixConn) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen(path)
+	l, err := unixsocket.Listen(socketPath(path))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"maps"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 )
 
 // Hub listens where a network's switch does.
@@ -44,14 +44,11 @@ func New(t testing.TB) *Hub {
 func (h *Hub) Start() {
 	h.t.Helper()
 	h.changed, h.cards, h.heard, h.ended = make(chan struct{}), map[*net.UnixConn]frames.Hello{}, map[string][][]byte{}, false
-	err := frames.WithShortPath(h.Socket, func(short string) (err error) {
-		_ = os.Remove(short) // of a hub before
-		h.listener, err = net.Listen("unix", short)
-		return err
-	})
+	listener, err := unixsocket.Listen(h.Socket)
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	h.listener = listener
 	h.serving.Go(func() {
 		for {
 			c, err := h.listener.Accept()

@@ -34,6 +34,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
@@ -96,7 +97,7 @@ func newBench(tb testing.TB, change ...func(*netswitch.Config, *outside)) *bench
 	if b.core, err = newCore(slog.New(slog.DiscardHandler), o); err != nil {
 		tb.Fatal(err)
 	}
-	l, err := listenUnix(netswitch.FramesPath(b.dir))
+	l, err := unixsocket.Listen(netswitch.FramesPath(b.dir))
 	if err != nil {
 		tb.Fatal(err)
 	}

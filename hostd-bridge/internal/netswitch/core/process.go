@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
 )
 
@@ -57,12 +57,12 @@ func run(ctx context.Context, dir, name string, out io.WriteCloser, logFile *os.
 		return err
 	}
 	defer core.close()
-	control, err := listenUnix(netswitch.ControlPath(dir))
+	control, err := unixsocket.Listen(netswitch.ControlPath(dir))
 	if err != nil {
 		return err
 	}
 	defer os.Remove(netswitch.ControlPath(dir))
-	cards, err := listenUnix(netswitch.FramesPath(dir))
+	cards, err := unixsocket.Listen(netswitch.FramesPath(dir))
 	if err != nil {
 		control.Close()
 		return err
@@ -109,23 +109,6 @@ func takeLock(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot start a switch in %s: another one lives there: %w", dir, err)
 	}
 	return f, nil
-}
-
-// listenUnix makes a socket, in the place of one that a dead process left.
-func listenUnix(path string) (*net.UnixListener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot remove a stale socket: %w", err)
-	}
-	var l *net.UnixListener
-	err := frames.WithShortPath(path, func(short string) (err error) {
-		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", path, err)
-	}
-	l.SetUnlinkOnClose(false) // the name may have been the short one
-	return l, nil
 }
 
 // boundedFile is a log file that begins anew when it is full. slog's handler writes one record at a time.
