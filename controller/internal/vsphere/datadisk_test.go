@@ -20,7 +20,7 @@ import (
 
 // TestSimulatorDataDisks: disks of their own are copied, grown, attached, detached and deleted in the words of a vSphere that no one here wrote.
 func TestSimulatorDataDisks(t *testing.T) {
-	cfg := simulate(t)
+	cfg := simulate(t, "host")
 	c := connect(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -28,7 +28,7 @@ func TestExtensions(t *testing.T) {
 		Pools:      []hostapi.Pool{{Template: "1", Prestarted: 1, Want: 2}},
 		Memory:     []hostapi.MachineMemory{{VM: "1", Memory: hostapi.Memory{SharedKiB: 1, GuestPrivateKiB: 2, OverheadKiB: 3}}},
 	})
-	c := connect(t, simulate(t, func(s *simulator.Service) {
+	c := connect(t, simulateEdited(t, func(s *simulator.Service) {
 		s.ServeMux = http.NewServeMux()
 		s.Handle(hostapi.RoutePrefix, host.Handler())
 	}))

@@ -10,18 +10,15 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// vcenter is the simulator of a vCenter with one host in a cluster, whose machines may be in a standard or in a distributed network.
+// vcenter is the simulator of a vCenter, whose machines may be in a standard or in a distributed network.
 func vcenter(t *testing.T, network string) vsphere.Config {
-	model := simulator.VPX()
-	model.Host, model.ClusterHost = 0, 1
-	cfg := simulateModel(t, model)
+	cfg := simulate(t, "vCenter")
 	cfg.Network = network
 	return cfg
 }
@@ -30,7 +27,7 @@ func vcenter(t *testing.T, network string) vsphere.Config {
 // standard and with a distributed switch.
 func TestSimulatorNetworks(t *testing.T) {
 	for name, cfg := range map[string]vsphere.Config{
-		"host": simulate(t), "vCenter": vcenter(t, ""), "distributed": vcenter(t, "DC0_DVPG0"),
+		"host": simulate(t, "host"), "vCenter": vcenter(t, ""), "distributed": vcenter(t, "DC0_DVPG0"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := connect(t, cfg)
@@ -122,7 +119,7 @@ func cardsOf(t *testing.T, cfg vsphere.Config, ref vsphere.Ref) (cards []string)
 
 // TestSimulatorNamesNetwork: a network that is asked for must be there; of several, one is asked for.
 func TestSimulatorNamesNetwork(t *testing.T) {
-	cfg := simulate(t)
+	cfg := simulate(t, "host")
 	cfg.Network = "nope"
 	if _, err := vsphere.Connect(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "cannot find its network") {
 		t.Error(err)

@@ -1,8 +1,14 @@
 package vsphere_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -18,31 +24,102 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// simulate runs govmomi's simulator of an ESXi host, a server of the vSphere API that no one here wrote, with the boot
-// index in its datastore. edits change it before it serves.
-func simulate(t *testing.T, edits ...func(*simulator.Service)) vsphere.Config {
-	t.Helper()
-	return simulateModel(t, simulator.ESX(), edits...)
+// simulatorOf has the test binary be the simulator of an inventory, "host" or "vCenter", until its standard input ends.
+const simulatorOf = "CVM_TEST_SIMULATOR"
+
+func TestMain(m *testing.M) {
+	if inventory := os.Getenv(simulatorOf); inventory != "" {
+		server, remove, err := serve(inventories[inventory]())
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(server)
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		remove()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
 }
 
-// simulateModel is simulate of another inventory.
-func simulateModel(t *testing.T, model *simulator.Model, edits ...func(*simulator.Service)) vsphere.Config {
-	t.Helper()
+// inventories are what is simulated: an ESXi host, and a vCenter with one host in a cluster.
+var inventories = map[string]func() *simulator.Model{
+	"host": simulator.ESX,
+	"vCenter": func() *simulator.Model {
+		model := simulator.VPX()
+		model.Host, model.ClusterHost = 0, 1
+		return model
+	},
+}
+
+// serve returns the address of a simulator, with its user and password.
+func serve(model *simulator.Model, edits ...func(*simulator.Service)) (*url.URL, func(), error) {
 	model.Machine = 0
 	if err := model.Create(); err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	for _, edit := range edits {
 		edit(model.Service)
 	}
 	server := model.Service.NewServer()
-	t.Cleanup(func() {
+	return server.URL, func() {
 		server.Close()
 		model.Remove()
+	}, nil
+}
+
+// simulate runs govmomi's simulator of an inventory, a server of the vSphere API that no one here wrote, with the boot index in
+// its datastore. It is a process of its own: it has data races, which are not ours.
+func simulate(t *testing.T, inventory string) vsphere.Config {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), simulatorOf+"="+inventory, "GORACE=exitcode=0 log_path="+filepath.Join(t.TempDir(), "races"))
+	cmd.Stderr = t.Output()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the simulator: %v", err)
+		}
 	})
-	password, _ := server.URL.User.Password()
-	cfg := vsphere.Config{URL: server.URL.Scheme + "://" + server.URL.Host + server.URL.Path, Username: server.URL.User.Username(), Password: password, Insecure: true}
-	c, err := govmomi.NewClient(t.Context(), server.URL, true)
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := url.Parse(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return upload(t, server)
+}
+
+// simulateEdited is a simulator of a host that is changed before it serves.
+func simulateEdited(t *testing.T, edit func(*simulator.Service)) vsphere.Config {
+	t.Helper()
+	server, remove, err := serve(simulator.ESX(), edit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(remove)
+	return upload(t, server)
+}
+
+// upload puts the boot index into a simulator's datastore.
+func upload(t *testing.T, server *url.URL) vsphere.Config {
+	t.Helper()
+	password, _ := server.User.Password()
+	cfg := vsphere.Config{URL: server.Scheme + "://" + server.Host + server.Path, Username: server.User.Username(), Password: password, Insecure: true}
+	c, err := govmomi.NewClient(t.Context(), server, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,12 +127,10 @@ func simulateModel(t *testing.T, model *simulator.Model, edits ...func(*simulato
 	if err != nil {
 		t.Fatal(err)
 	}
-	upload := func(name, text string) {
-		if err := store.Upload(t.Context(), strings.NewReader(text), name, &soap.Upload{Method: "PUT", ContentLength: int64(len(text))}); err != nil {
-			t.Fatal(err)
-		}
+	index := `{"kernel":"cvm/boot/kernel","initrd":"cvm/boot/initrd","blank":"cvm/blank.vmdk"}`
+	if err := store.Upload(t.Context(), strings.NewReader(index), hostapi.BootIndex, &soap.Upload{Method: "PUT", ContentLength: int64(len(index))}); err != nil {
+		t.Fatal(err)
 	}
-	upload(hostapi.BootIndex, `{"kernel":"cvm/boot/kernel","initrd":"cvm/boot/initrd","blank":"cvm/blank.vmdk"}`)
 	return cfg
 }
 
@@ -70,7 +145,7 @@ func connect(t *testing.T, cfg vsphere.Config) *vsphere.Client {
 }
 
 func TestSimulatorMachines(t *testing.T) {
-	c := connect(t, simulate(t))
+	c := connect(t, simulate(t, "host"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	must := func(err error) {
@@ -125,7 +200,7 @@ func TestSimulatorMachines(t *testing.T) {
 }
 
 func TestSimulatorFiles(t *testing.T) {
-	c := connect(t, simulate(t))
+	c := connect(t, simulate(t, "host"))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for range 2 {
@@ -178,7 +253,7 @@ func namesOf(files []vsphere.FileInfo) (names []string) {
 
 // TestSimulatorLacksExtensions: a host without streams and logs says so clearly.
 func TestSimulatorLacksExtensions(t *testing.T) {
-	c := connect(t, simulate(t))
+	c := connect(t, simulate(t, "host"))
 	ref := vsphere.Ref{Type: "VirtualMachine", Value: "1"}
 	if _, err := c.Link(t.Context(), ref); !errdefs.IsNotImplemented(err) {
 		t.Errorf("vsock: %v", err)

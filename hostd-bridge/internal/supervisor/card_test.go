@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -237,14 +238,15 @@ func TestSwitchComesAndGoes(t *testing.T) {
 func TestCardMoves(t *testing.T) {
 	one, other := framestest.New(t), framestest.New(t)
 	c, qemu := wired(t, true)
-	for range 3 {
+	for i := range 3 {
 		c.set(joinTo(one, ownMAC))
 		awaitJoined(t, one, c)
 		c.set(joinTo(other, otherMAC))
 		awaitJoined(t, other, c)
 		one.AwaitNone()
-		sends(t, qemu, ether("moved", 0))
-		heard(other, otherMAC, "moved")
+		moved := fmt.Sprint("moved ", i) // one that was heard before says nothing of this one
+		sends(t, qemu, ether(moved, 0))
+		heard(other, otherMAC, moved)
 		c.set(Card{})
 		other.AwaitNone()
 	}
