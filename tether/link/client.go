@@ -125,6 +125,16 @@ func (c *Client) Upload(ctx context.Context, id string) (*InputStream, error) {
 	return newInputStream(s), nil
 }
 
+// Download reads the bytes of the Export call that names the same id. Its reader's error is a *Refusal when the tether gave up. The context
+// bounds the opening only.
+func (c *Client) Download(ctx context.Context, id string) (*OutputStream, error) {
+	s, _, err := c.open(ctx, streamHeader{kind: kindDownload, id: id})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open download %q: %w", id, err)
+	}
+	return &OutputStream{stream: s, frames: frameReader{r: s}}, nil
+}
+
 // Forward connects to an address in the container's network, also its loopback. network is "tcp" or "udp", address an IP address with
 // a port, such as 127.0.0.1:80 or [fd00::2]:53. The context bounds the opening only. A tether of the time before it refuses.
 func (c *Client) Forward(ctx context.Context, network, address string) (*ForwardStream, error) {

@@ -22,6 +22,31 @@ func describeSpec(c *codec, s *tetherv1.Spec) {
 	c.flag("forkPoint", &s.ForkPoint)
 	messages(c, "mounts", &s.Mounts, describeMount)
 	messages(c, "files", &s.Files, describeFile)
+	messages(c, "sysctls", &s.Sysctls, describeSysctl)
+	number(c, "shmBytes", &s.ShmBytes)
+	number(c, "pidsLimit", &s.PidsLimit)
+	c.flag("init", &s.Init)
+	c.texts("maskedPaths", &s.MaskedPaths)
+	c.texts("readOnlyPaths", &s.ReadOnlyPaths)
+	c.text("cpus", &s.Cpus)
+	number(c, "memoryReservationBytes", &s.MemoryReservationBytes)
+	number(c, "swapBytes", &s.SwapBytes)
+	number(c, "cpuWeight", &s.CpuWeight)
+	message(c, "health", &s.Health, describeHealth)
+}
+
+func describeSysctl(c *codec, s *tetherv1.Sysctl) {
+	c.text("name", &s.Name)
+	c.text("value", &s.Value)
+}
+
+func describeHealth(c *codec, h *tetherv1.Health) {
+	message(c, "process", &h.Process, describeProcess)
+	number(c, "interval", &h.Interval)
+	number(c, "timeout", &h.Timeout)
+	number(c, "startPeriod", &h.StartPeriod)
+	number(c, "startInterval", &h.StartInterval)
+	number(c, "retries", &h.Retries)
 }
 
 // describeMount knows that a mount has one source: of several the last counts.
@@ -97,7 +122,15 @@ func describeProcess(c *codec, p *tetherv1.Process) {
 	c.flag("stdin", &p.Stdin)
 	message(c, "window", &p.Window, describeWindow)
 	messages(c, "rlimits", &p.Rlimits, describeRlimit)
+	message(c, "capabilities", &p.Capabilities, describeCapabilities)
+	c.flag("noNewPrivileges", &p.NoNewPrivileges)
+	number(c, "oomScoreAdj", &p.OomScoreAdj)
+	message(c, "umask", &p.Umask, describeUmask)
 }
+
+func describeCapabilities(c *codec, p *tetherv1.Capabilities) { c.texts("names", &p.Names) }
+
+func describeUmask(c *codec, u *tetherv1.Umask) { number(c, "mask", &u.Mask) }
 
 func describeWindow(c *codec, w *tetherv1.Window) {
 	number(c, "rows", &w.Rows)
@@ -117,6 +150,20 @@ func describeStatus(c *codec, s *tetherv1.Status) {
 	message(c, "failure", &s.Failure, describeFailure)
 	number(c, "pid", &s.Pid)
 	messages(c, "marks", &s.Marks, describeMark)
+	c.flag("paused", &s.Paused)
+}
+
+func describeHealthStatus(c *codec, s *tetherv1.HealthStatus) {
+	enum(c, "state", &s.State, tetherv1.HealthStatus_State_name, tetherv1.HealthStatus_State_value)
+	number(c, "failingStreak", &s.FailingStreak)
+	messages(c, "results", &s.Results, describeHealthResult)
+}
+
+func describeHealthResult(c *codec, r *tetherv1.HealthResult) {
+	number(c, "startUnixNano", &r.StartUnixNano)
+	number(c, "endUnixNano", &r.EndUnixNano)
+	number(c, "exitCode", &r.ExitCode)
+	c.text("output", &r.Output)
 }
 
 func describeMark(c *codec, m *tetherv1.Mark) {

@@ -62,6 +62,8 @@ func (j *job) OpenOutput(_ context.Context, id string, _ link.RecordStream, offs
 
 func (j *job) Upload(context.Context, string, io.Reader) error { return errors.ErrUnsupported }
 
+func (j *job) Download(context.Context, string, io.Writer) error { return errors.ErrUnsupported }
+
 func (j *job) Connect(context.Context, string, netip.AddrPort) (net.Conn, error) {
 	return nil, errors.ErrUnsupported
 }

@@ -22,6 +22,8 @@ const (
 	kindUpload streamKind = 0x04 // host to tether: bytes for an Unpack
 	kindTCP    streamKind = 0x05 // both ways: a TCP connection made in the container's network
 	kindUDP    streamKind = 0x06 // both ways: datagrams of a UDP socket there
+
+	kindDownload streamKind = 0x07 // tether to host: bytes of an Export
 )
 
 // Lengths, in bytes.
@@ -39,7 +41,7 @@ const (
 // streamHeader is what the host sends first on each stream but the control stream.
 type streamHeader struct {
 	kind   streamKind
-	id     string // session, upload, or the address and port that a forward leads to
+	id     string // session, upload, download, or the address and port that a forward leads to
 	offset int64  // output only: first byte wanted; negative: the oldest one kept
 }
 
@@ -57,7 +59,7 @@ func readStreamHeader(r io.Reader) (streamHeader, error) {
 	h := streamHeader{kind: streamKind(b[0]), offset: int64(binary.BigEndian.Uint64(b[8:]))}
 	n := int(b[2])
 	switch {
-	case h.kind < kindStdout || h.kind > kindUDP:
+	case h.kind < kindStdout || h.kind > kindDownload:
 		return h, fmt.Errorf("unknown stream kind %d", b[0])
 	case b[1]|b[3]|b[4]|b[5]|b[6]|b[7] != 0:
 		return h, errors.New("reserved bytes of the stream header are not zero")

@@ -77,6 +77,7 @@ func TestDescriptionsAreWhole(t *testing.T) {
 	for range 200 {
 		compareJSON(t, &tetherv1.Spec{}, random, EncodeSpec, DecodeSpec)
 		compareJSON(t, &tetherv1.Status{}, random, EncodeStatus, DecodeStatus)
+		compareJSON(t, &tetherv1.HealthStatus{}, random, EncodeHealth, DecodeHealth)
 	}
 }
 

@@ -12,6 +12,8 @@ const (
 	KeyPhase = "guestinfo.cvm.phase"
 	// KeyStatus holds the Status as protobuf JSON; set by the guest at each change of state.
 	KeyStatus = "guestinfo.cvm.status"
+	// KeyHealth holds the HealthStatus as protobuf JSON; set by the guest at the end of each check of a container that has a Health.
+	KeyHealth = "guestinfo.cvm.health"
 	// KeyVersion holds the version of the tether's build; set by the guest.
 	KeyVersion = "guestinfo.cvm.version"
 	// KeyFork holds the Fork as protobuf JSON; set by the host in a machine that is one.

@@ -43,6 +43,10 @@ type Handler interface {
 	// io.EOF only when the host has sent all of it.
 	Upload(ctx context.Context, id string, r io.Reader) error
 
+	// Download writes the byte stream of the Export of the same id, and returns when all of it is written. A Write that waits for the
+	// host to read fails when ctx ends.
+	Download(ctx context.Context, id string, w io.Writer) error
+
 	// Connect connects in the container's network. network is "tcp" or "udp". A "tcp" connection has CloseWrite, as *net.TCPConn.
 	Connect(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error)
 }
@@ -181,6 +185,8 @@ func (s *server) dispatch(ctx context.Context, cancel context.CancelFunc, stream
 		s.upload(ctx, stream, h)
 	case kindTCP, kindUDP:
 		s.forward(ctx, stream, h)
+	case kindDownload:
+		s.download(ctx, cancel, stream, h)
 	}
 }
 
@@ -272,6 +278,18 @@ func (s *server) input(ctx context.Context, stream *yamux.Stream, h streamHeader
 func (s *server) upload(ctx context.Context, stream *yamux.Stream, h streamHeader) {
 	if accepted(stream, 0, 0) == nil {
 		finish(stream, s.handler.Upload(ctx, h.id, &frameReader{r: stream}))
+	}
+}
+
+// download has the handler write to the stream, until the host closes it or the connection ends.
+func (s *server) download(ctx context.Context, cancel context.CancelFunc, stream *yamux.Stream, h streamHeader) {
+	s.join(func() {
+		drain(stream)
+		cancel()
+		stream.Close() // wakes a Write that waits for the host to read
+	})
+	if accepted(stream, 0, 0) == nil {
+		finish(stream, s.handler.Download(ctx, h.id, &frameWriter{w: stream}))
 	}
 }
 

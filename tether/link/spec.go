@@ -27,6 +27,17 @@ func DecodeStatus(text string) (*tetherv1.Status, error) {
 	return s, decodeJSON("status", text, s, describeStatus)
 }
 
+// EncodeHealth is the value of KeyHealth: protobuf JSON on one line, at most MaxValue bytes.
+func EncodeHealth(h *tetherv1.HealthStatus) (string, error) {
+	return encodeJSON("health", h, describeHealthStatus)
+}
+
+// DecodeHealth decodes the value of KeyHealth. Fields that this version does not know are ignored.
+func DecodeHealth(text string) (*tetherv1.HealthStatus, error) {
+	h := &tetherv1.HealthStatus{}
+	return h, decodeJSON("health", text, h, describeHealthStatus)
+}
+
 // EncodeFork is the value of KeyFork: protobuf JSON on one line.
 func EncodeFork(f *tetherv1.Fork) (string, error) { return encodeJSON("fork", f, describeFork) }
 

@@ -33,6 +33,7 @@ const (
 	Mode_CONTAINER Mode = 0 // mount the root disk and run Spec.process
 	Mode_UNPACK    Mode = 1 // run nothing; extract layers on request
 	Mode_TEMPLATE  Mode = 2 // get ready to be anyone, and call instantclone.freeze
+	Mode_FILES     Mode = 3 // make the container's root, with the Spec's mounts, run nothing, and serve StatPath, Export and Import until Stop
 )
 
 // Enum value maps for Mode.
@@ -41,11 +42,13 @@ var (
 		0: "CONTAINER",
 		1: "UNPACK",
 		2: "TEMPLATE",
+		3: "FILES",
 	}
 	Mode_value = map[string]int32{
 		"CONTAINER": 0,
 		"UNPACK":    1,
 		"TEMPLATE":  2,
+		"FILES":     3,
 	}
 )
 
@@ -129,6 +132,55 @@ func (State) EnumDescriptor() ([]byte, []int) {
 	return file_tether_proto_rawDescGZIP(), []int{1}
 }
 
+type HealthStatus_State int32
+
+const (
+	HealthStatus_STARTING  HealthStatus_State = 0
+	HealthStatus_HEALTHY   HealthStatus_State = 1
+	HealthStatus_UNHEALTHY HealthStatus_State = 2
+)
+
+// Enum value maps for HealthStatus_State.
+var (
+	HealthStatus_State_name = map[int32]string{
+		0: "STARTING",
+		1: "HEALTHY",
+		2: "UNHEALTHY",
+	}
+	HealthStatus_State_value = map[string]int32{
+		"STARTING":  0,
+		"HEALTHY":   1,
+		"UNHEALTHY": 2,
+	}
+)
+
+func (x HealthStatus_State) Enum() *HealthStatus_State {
+	p := new(HealthStatus_State)
+	*p = x
+	return p
+}
+
+func (x HealthStatus_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HealthStatus_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_tether_proto_enumTypes[2].Descriptor()
+}
+
+func (HealthStatus_State) Type() protoreflect.EnumType {
+	return &file_tether_proto_enumTypes[2]
+}
+
+func (x HealthStatus_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HealthStatus_State.Descriptor instead.
+func (HealthStatus_State) EnumDescriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{17, 0}
+}
+
 type ReceiptItem_Outcome int32
 
 const (
@@ -165,11 +217,11 @@ func (x ReceiptItem_Outcome) String() string {
 }
 
 func (ReceiptItem_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tether_proto_enumTypes[2].Descriptor()
+	return file_tether_proto_enumTypes[3].Descriptor()
 }
 
 func (ReceiptItem_Outcome) Type() protoreflect.EnumType {
-	return &file_tether_proto_enumTypes[2]
+	return &file_tether_proto_enumTypes[3]
 }
 
 func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
@@ -178,7 +230,7 @@ func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReceiptItem_Outcome.Descriptor instead.
 func (ReceiptItem_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{16, 0}
+	return file_tether_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // Reason chooses the exit code and message of the remote API.
@@ -233,11 +285,11 @@ func (x Failure_Reason) String() string {
 }
 
 func (Failure_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_tether_proto_enumTypes[3].Descriptor()
+	return file_tether_proto_enumTypes[4].Descriptor()
 }
 
 func (Failure_Reason) Type() protoreflect.EnumType {
-	return &file_tether_proto_enumTypes[3]
+	return &file_tether_proto_enumTypes[4]
 }
 
 func (x Failure_Reason) Number() protoreflect.EnumNumber {
@@ -246,7 +298,59 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{18, 0}
+	return file_tether_proto_rawDescGZIP(), []int{24, 0}
+}
+
+type ExportRequest_Content int32
+
+const (
+	ExportRequest_PATH          ExportRequest_Content = 0 // what is at the path, mounts included
+	ExportRequest_ROOT          ExportRequest_Content = 1 // the root's own disk, without what is mounted over it, for docker export; path is not looked at
+	ExportRequest_CHANGES       ExportRequest_Content = 2 // of ROOT, what differs from base, as an OCI layer with whiteouts
+	ExportRequest_CHANGED_NAMES ExportRequest_Content = 3 // of the same, one line of JSON for each: {"Path": "/a", "Kind": 0 changed, 1 added, 2 deleted}
+)
+
+// Enum value maps for ExportRequest_Content.
+var (
+	ExportRequest_Content_name = map[int32]string{
+		0: "PATH",
+		1: "ROOT",
+		2: "CHANGES",
+		3: "CHANGED_NAMES",
+	}
+	ExportRequest_Content_value = map[string]int32{
+		"PATH":          0,
+		"ROOT":          1,
+		"CHANGES":       2,
+		"CHANGED_NAMES": 3,
+	}
+)
+
+func (x ExportRequest_Content) Enum() *ExportRequest_Content {
+	p := new(ExportRequest_Content)
+	*p = x
+	return p
+}
+
+func (x ExportRequest_Content) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExportRequest_Content) Descriptor() protoreflect.EnumDescriptor {
+	return file_tether_proto_enumTypes[5].Descriptor()
+}
+
+func (ExportRequest_Content) Type() protoreflect.EnumType {
+	return &file_tether_proto_enumTypes[5]
+}
+
+func (x ExportRequest_Content) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExportRequest_Content.Descriptor instead.
+func (ExportRequest_Content) EnumDescriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{59, 0}
 }
 
 // Spec is what a tether is told about itself: guestinfo key "guestinfo.cvm.spec", as protobuf JSON.
@@ -266,11 +370,22 @@ type Spec struct {
 	// The machine, a fork of a running container, calls instantclone.freeze where it stands, with its processes held: it is the fork
 	// point of children that go on. Meaningless elsewhere. A tether older than this field looks for mode TEMPLATE in its place, so a
 	// host sets both.
-	ForkPoint     bool     `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
-	Mounts        []*Mount `protobuf:"bytes,13,rep,name=mounts,proto3" json:"mounts,omitempty"` // what lies over the container's root; done in the order of the targets' depth
-	Files         []*File  `protobuf:"bytes,14,rep,name=files,proto3" json:"files,omitempty"`   // likewise, after the mounts
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ForkPoint              bool      `protobuf:"varint,12,opt,name=fork_point,json=forkPoint,proto3" json:"fork_point,omitempty"`
+	Mounts                 []*Mount  `protobuf:"bytes,13,rep,name=mounts,proto3" json:"mounts,omitempty"`                                                                  // what lies over the container's root; done in the order of the targets' depth
+	Files                  []*File   `protobuf:"bytes,14,rep,name=files,proto3" json:"files,omitempty"`                                                                    // likewise, after the mounts
+	Sysctls                []*Sysctl `protobuf:"bytes,15,rep,name=sysctls,proto3" json:"sysctls,omitempty"`                                                                // set before the process starts, in order
+	ShmBytes               uint64    `protobuf:"varint,16,opt,name=shm_bytes,json=shmBytes,proto3" json:"shm_bytes,omitempty"`                                             // size of /dev/shm; 0: 64 MiB
+	PidsLimit              int64     `protobuf:"varint,17,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`                                          // processes and threads of the container; 0: the tether's own limit; -1: no other than that
+	Init                   bool      `protobuf:"varint,18,opt,name=init,proto3" json:"init,omitempty"`                                                                     // an init that reaps is the container's PID 1, and the process its child
+	MaskedPaths            []string  `protobuf:"bytes,19,rep,name=masked_paths,json=maskedPaths,proto3" json:"masked_paths,omitempty"`                                     // covered by something empty, where they exist
+	ReadOnlyPaths          []string  `protobuf:"bytes,20,rep,name=read_only_paths,json=readOnlyPaths,proto3" json:"read_only_paths,omitempty"`                             // likewise, mounted read-only
+	Cpus                   string    `protobuf:"bytes,21,opt,name=cpus,proto3" json:"cpus,omitempty"`                                                                      // CPUs that the container may use, as in cpuset(7)'s List format; empty: all
+	MemoryReservationBytes uint64    `protobuf:"varint,22,opt,name=memory_reservation_bytes,json=memoryReservationBytes,proto3" json:"memory_reservation_bytes,omitempty"` // memory.low of the container's cgroup
+	SwapBytes              uint64    `protobuf:"varint,23,opt,name=swap_bytes,json=swapBytes,proto3" json:"swap_bytes,omitempty"`                                          // swap of the machine, on its root disk; 0: none
+	CpuWeight              uint64    `protobuf:"varint,24,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`                                          // cpu.weight of the container's cgroup, 1 to 10000; 0: leave
+	Health                 *Health   `protobuf:"bytes,25,opt,name=health,proto3" json:"health,omitempty"`                                                                  // none: not checked
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *Spec) Reset() {
@@ -401,6 +516,222 @@ func (x *Spec) GetFiles() []*File {
 	return nil
 }
 
+func (x *Spec) GetSysctls() []*Sysctl {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *Spec) GetShmBytes() uint64 {
+	if x != nil {
+		return x.ShmBytes
+	}
+	return 0
+}
+
+func (x *Spec) GetPidsLimit() int64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+func (x *Spec) GetInit() bool {
+	if x != nil {
+		return x.Init
+	}
+	return false
+}
+
+func (x *Spec) GetMaskedPaths() []string {
+	if x != nil {
+		return x.MaskedPaths
+	}
+	return nil
+}
+
+func (x *Spec) GetReadOnlyPaths() []string {
+	if x != nil {
+		return x.ReadOnlyPaths
+	}
+	return nil
+}
+
+func (x *Spec) GetCpus() string {
+	if x != nil {
+		return x.Cpus
+	}
+	return ""
+}
+
+func (x *Spec) GetMemoryReservationBytes() uint64 {
+	if x != nil {
+		return x.MemoryReservationBytes
+	}
+	return 0
+}
+
+func (x *Spec) GetSwapBytes() uint64 {
+	if x != nil {
+		return x.SwapBytes
+	}
+	return 0
+}
+
+func (x *Spec) GetCpuWeight() uint64 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+func (x *Spec) GetHealth() *Health {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+// Sysctl is a parameter of the kernel.
+type Sysctl struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // as in sysctl(8), with dots: a path below /proc/sys
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sysctl) Reset() {
+	*x = Sysctl{}
+	mi := &file_tether_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sysctl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sysctl) ProtoMessage() {}
+
+func (x *Sysctl) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sysctl.ProtoReflect.Descriptor instead.
+func (*Sysctl) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Sysctl) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sysctl) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Health says how the container's health is checked: by a process like one of Exec, one at a time. Times are in nanoseconds, at least
+// 1 ms; a zero stands for the value that is named.
+type Health struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	Interval      int64                  `protobuf:"varint,2,opt,name=interval,proto3" json:"interval,omitempty"`                                // from the end of a check to the next; 0: 30 s
+	Timeout       int64                  `protobuf:"varint,3,opt,name=timeout,proto3" json:"timeout,omitempty"`                                  // a check that runs longer is killed and has failed; 0: 30 s
+	StartPeriod   int64                  `protobuf:"varint,4,opt,name=start_period,json=startPeriod,proto3" json:"start_period,omitempty"`       // failures do not count before it is over, unless a check has succeeded
+	StartInterval int64                  `protobuf:"varint,5,opt,name=start_interval,json=startInterval,proto3" json:"start_interval,omitempty"` // interval in the start period; 0: 5 s
+	Retries       uint32                 `protobuf:"varint,6,opt,name=retries,proto3" json:"retries,omitempty"`                                  // so many failures in a row make the container unhealthy; 0: 3
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_tether_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Health) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *Health) GetInterval() int64 {
+	if x != nil {
+		return x.Interval
+	}
+	return 0
+}
+
+func (x *Health) GetTimeout() int64 {
+	if x != nil {
+		return x.Timeout
+	}
+	return 0
+}
+
+func (x *Health) GetStartPeriod() int64 {
+	if x != nil {
+		return x.StartPeriod
+	}
+	return 0
+}
+
+func (x *Health) GetStartInterval() int64 {
+	if x != nil {
+		return x.StartInterval
+	}
+	return 0
+}
+
+func (x *Health) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
 // Mount is a file system in the container. A fork of a running container has those of its source: they are not looked at.
 type Mount struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -418,7 +749,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_tether_proto_msgTypes[1]
+	mi := &file_tether_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +761,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[1]
+	mi := &file_tether_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +774,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{1}
+	return file_tether_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Mount) GetTarget() string {
@@ -528,7 +859,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_tether_proto_msgTypes[2]
+	mi := &file_tether_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +871,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[2]
+	mi := &file_tether_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +884,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{2}
+	return file_tether_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Volume) GetSerial() string {
@@ -591,7 +922,7 @@ type Tmpfs struct {
 
 func (x *Tmpfs) Reset() {
 	*x = Tmpfs{}
-	mi := &file_tether_proto_msgTypes[3]
+	mi := &file_tether_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +934,7 @@ func (x *Tmpfs) String() string {
 func (*Tmpfs) ProtoMessage() {}
 
 func (x *Tmpfs) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[3]
+	mi := &file_tether_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +947,7 @@ func (x *Tmpfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tmpfs.ProtoReflect.Descriptor instead.
 func (*Tmpfs) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{3}
+	return file_tether_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tmpfs) GetSizeBytes() uint64 {
@@ -654,7 +985,7 @@ type Nfs struct {
 
 func (x *Nfs) Reset() {
 	*x = Nfs{}
-	mi := &file_tether_proto_msgTypes[4]
+	mi := &file_tether_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +997,7 @@ func (x *Nfs) String() string {
 func (*Nfs) ProtoMessage() {}
 
 func (x *Nfs) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[4]
+	mi := &file_tether_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1010,7 @@ func (x *Nfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nfs.ProtoReflect.Descriptor instead.
 func (*Nfs) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{4}
+	return file_tether_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Nfs) GetAddress() string {
@@ -717,7 +1048,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_tether_proto_msgTypes[5]
+	mi := &file_tether_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +1060,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[5]
+	mi := &file_tether_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +1073,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{5}
+	return file_tether_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *File) GetPath() string {
@@ -791,7 +1122,7 @@ type HostEntry struct {
 
 func (x *HostEntry) Reset() {
 	*x = HostEntry{}
-	mi := &file_tether_proto_msgTypes[6]
+	mi := &file_tether_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +1134,7 @@ func (x *HostEntry) String() string {
 func (*HostEntry) ProtoMessage() {}
 
 func (x *HostEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[6]
+	mi := &file_tether_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +1147,7 @@ func (x *HostEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostEntry.ProtoReflect.Descriptor instead.
 func (*HostEntry) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{6}
+	return file_tether_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostEntry) GetAddress() string {
@@ -845,7 +1176,7 @@ type Resolver struct {
 
 func (x *Resolver) Reset() {
 	*x = Resolver{}
-	mi := &file_tether_proto_msgTypes[7]
+	mi := &file_tether_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1188,7 @@ func (x *Resolver) String() string {
 func (*Resolver) ProtoMessage() {}
 
 func (x *Resolver) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[7]
+	mi := &file_tether_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1201,7 @@ func (x *Resolver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolver.ProtoReflect.Descriptor instead.
 func (*Resolver) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{7}
+	return file_tether_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resolver) GetNameservers() []string {
@@ -911,7 +1242,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1254,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[8]
+	mi := &file_tether_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1267,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{8}
+	return file_tether_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Interface) GetMac() string {
@@ -990,23 +1321,27 @@ func (x *Interface) GetSlot() uint32 {
 
 // Process is a program to run.
 type Process struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Args          []string               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"`     // argv; args[0] is looked up in PATH of env when it has no slash
-	Env           []string               `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`       // "NAME=value"
-	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`     // "", "user", "uid", "user:group", "uid:gid": as in an image's config
-	Groups        []string               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // further groups, names or numbers
-	Cwd           string                 `protobuf:"bytes,5,opt,name=cwd,proto3" json:"cwd,omitempty"`       // made when missing; empty: /
-	Tty           bool                   `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
-	Stdin         bool                   `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`  // false: stdin is /dev/null
-	Window        *Window                `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"` // first size of the terminal
-	Rlimits       []*Rlimit              `protobuf:"bytes,9,rep,name=rlimits,proto3" json:"rlimits,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Args            []string               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"`     // argv; args[0] is looked up in PATH of env when it has no slash
+	Env             []string               `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`       // "NAME=value"
+	User            string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`     // "", "user", "uid", "user:group", "uid:gid": as in an image's config
+	Groups          []string               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // further groups, names or numbers
+	Cwd             string                 `protobuf:"bytes,5,opt,name=cwd,proto3" json:"cwd,omitempty"`       // made when missing; empty: /
+	Tty             bool                   `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
+	Stdin           bool                   `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`  // false: stdin is /dev/null
+	Window          *Window                `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"` // first size of the terminal
+	Rlimits         []*Rlimit              `protobuf:"bytes,9,rep,name=rlimits,proto3" json:"rlimits,omitempty"`
+	Capabilities    *Capabilities          `protobuf:"bytes,10,opt,name=capabilities,proto3" json:"capabilities,omitempty"` // none: all that there are
+	NoNewPrivileges bool                   `protobuf:"varint,11,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
+	OomScoreAdj     int32                  `protobuf:"varint,12,opt,name=oom_score_adj,json=oomScoreAdj,proto3" json:"oom_score_adj,omitempty"` // -1000 to 1000
+	Umask           *Umask                 `protobuf:"bytes,13,opt,name=umask,proto3" json:"umask,omitempty"`                                   // none: 022
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1353,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[9]
+	mi := &file_tether_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1366,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{9}
+	return file_tether_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Process) GetArgs() []string {
@@ -1097,6 +1432,125 @@ func (x *Process) GetRlimits() []*Rlimit {
 	return nil
 }
 
+func (x *Process) GetCapabilities() *Capabilities {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *Process) GetNoNewPrivileges() bool {
+	if x != nil {
+		return x.NoNewPrivileges
+	}
+	return false
+}
+
+func (x *Process) GetOomScoreAdj() int32 {
+	if x != nil {
+		return x.OomScoreAdj
+	}
+	return 0
+}
+
+func (x *Process) GetUmask() *Umask {
+	if x != nil {
+		return x.Umask
+	}
+	return nil
+}
+
+// Capabilities are those that a process and its children can have: its bounding set. As root it has them; as another user it has none, and
+// gains them by what capabilities(7) says of files.
+type Capabilities struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"` // "CAP_NET_ADMIN", ...
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Capabilities) Reset() {
+	*x = Capabilities{}
+	mi := &file_tether_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Capabilities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Capabilities) ProtoMessage() {}
+
+func (x *Capabilities) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
+func (*Capabilities) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Capabilities) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+// Umask is a process's file mode creation mask.
+type Umask struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mask          uint32                 `protobuf:"varint,1,opt,name=mask,proto3" json:"mask,omitempty"` // 0 to 0777
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Umask) Reset() {
+	*x = Umask{}
+	mi := &file_tether_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Umask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Umask) ProtoMessage() {}
+
+func (x *Umask) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Umask.ProtoReflect.Descriptor instead.
+func (*Umask) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Umask) GetMask() uint32 {
+	if x != nil {
+		return x.Mask
+	}
+	return 0
+}
+
 // Window is a terminal's size in characters, each 1 to 65535.
 type Window struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1108,7 +1562,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1574,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[10]
+	mi := &file_tether_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1587,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{10}
+	return file_tether_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Window) GetRows() uint32 {
@@ -1162,7 +1616,7 @@ type Rlimit struct {
 
 func (x *Rlimit) Reset() {
 	*x = Rlimit{}
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1628,7 @@ func (x *Rlimit) String() string {
 func (*Rlimit) ProtoMessage() {}
 
 func (x *Rlimit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[11]
+	mi := &file_tether_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1641,7 @@ func (x *Rlimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rlimit.ProtoReflect.Descriptor instead.
 func (*Rlimit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{11}
+	return file_tether_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rlimit) GetName() string {
@@ -1220,13 +1674,14 @@ type Status struct {
 	Failure         *Failure               `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"` // with FAILED
 	Pid             int32                  `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`        // in the guest's own PID namespace
 	Marks           []*Mark                `protobuf:"bytes,6,rep,name=marks,proto3" json:"marks,omitempty"`     // how the machine came to be what it is, in the order of time
+	Paused          bool                   `protobuf:"varint,7,opt,name=paused,proto3" json:"paused,omitempty"`  // with RUNNING: by Pause
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1693,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[12]
+	mi := &file_tether_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1706,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{12}
+	return file_tether_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Status) GetState() State {
@@ -1296,6 +1751,144 @@ func (x *Status) GetMarks() []*Mark {
 	return nil
 }
 
+func (x *Status) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+// HealthStatus is what the checks of a container's health have found: guestinfo key "guestinfo.cvm.health", as protobuf JSON, set at each
+// check's end. A container without checks has none.
+type HealthStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         HealthStatus_State     `protobuf:"varint,1,opt,name=state,proto3,enum=containervm.tether.v1.HealthStatus_State" json:"state,omitempty"`
+	FailingStreak uint32                 `protobuf:"varint,2,opt,name=failing_streak,json=failingStreak,proto3" json:"failing_streak,omitempty"` // failures since the last success
+	Results       []*HealthResult        `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`                                   // the last 5, the oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthStatus) Reset() {
+	*x = HealthStatus{}
+	mi := &file_tether_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthStatus) ProtoMessage() {}
+
+func (x *HealthStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthStatus.ProtoReflect.Descriptor instead.
+func (*HealthStatus) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *HealthStatus) GetState() HealthStatus_State {
+	if x != nil {
+		return x.State
+	}
+	return HealthStatus_STARTING
+}
+
+func (x *HealthStatus) GetFailingStreak() uint32 {
+	if x != nil {
+		return x.FailingStreak
+	}
+	return 0
+}
+
+func (x *HealthStatus) GetResults() []*HealthResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// HealthResult is how one check ended.
+type HealthResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StartUnixNano int64                  `protobuf:"varint,1,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	EndUnixNano   int64                  `protobuf:"varint,2,opt,name=end_unix_nano,json=endUnixNano,proto3" json:"end_unix_nano,omitempty"`
+	ExitCode      int32                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"` // 0: healthy; -1: it did not end in time, or could not be started
+	Output        string                 `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`                      // of both streams, the first 4,096 bytes, as valid UTF-8
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResult) Reset() {
+	*x = HealthResult{}
+	mi := &file_tether_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResult) ProtoMessage() {}
+
+func (x *HealthResult) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResult.ProtoReflect.Descriptor instead.
+func (*HealthResult) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *HealthResult) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *HealthResult) GetEndUnixNano() int64 {
+	if x != nil {
+		return x.EndUnixNano
+	}
+	return 0
+}
+
+func (x *HealthResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *HealthResult) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
 // Mark is a point of a start-up timeline.
 type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1307,7 +1900,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1912,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[13]
+	mi := &file_tether_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1925,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{13}
+	return file_tether_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Mark) GetName() string {
@@ -1362,7 +1955,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1967,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[14]
+	mi := &file_tether_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1980,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{14}
+	return file_tether_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Fork) GetGeneration() uint32 {
@@ -1425,7 +2018,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +2030,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[15]
+	mi := &file_tether_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +2043,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{15}
+	return file_tether_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Receipt) GetItems() []*ReceiptItem {
@@ -1494,7 +2087,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +2099,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[16]
+	mi := &file_tether_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +2112,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{16}
+	return file_tether_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReceiptItem) GetName() string {
@@ -1563,7 +2156,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +2168,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[17]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +2181,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{17}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1630,7 +2223,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2235,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[18]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2248,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{18}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -1680,7 +2273,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +2285,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +2298,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{19}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 type InfoResponse struct {
@@ -1723,7 +2316,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2328,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2341,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{20}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -1813,7 +2406,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1825,7 +2418,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1838,7 +2431,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{21}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SessionInfo) GetSession() string {
@@ -1881,7 +2474,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2486,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2499,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -1947,7 +2540,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2552,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2565,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -1998,7 +2591,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2603,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2616,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -2042,7 +2635,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2647,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2660,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -2088,7 +2681,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2693,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2706,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -2145,7 +2738,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2750,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2763,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{27}
+	return file_tether_proto_rawDescGZIP(), []int{33}
 }
 
 type ResizeRequest struct {
@@ -2183,7 +2776,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2195,7 +2788,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2208,7 +2801,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{28}
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -2233,7 +2826,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2838,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2851,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{29}
+	return file_tether_proto_rawDescGZIP(), []int{35}
 }
 
 type ProcessesRequest struct {
@@ -2269,7 +2862,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2281,7 +2874,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2294,7 +2887,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{30}
+	return file_tether_proto_rawDescGZIP(), []int{36}
 }
 
 // ProcessInfo is a line of a process list.
@@ -2315,7 +2908,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2920,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2933,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{31}
+	return file_tether_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -2415,7 +3008,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +3020,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +3033,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{32}
+	return file_tether_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -2461,7 +3054,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +3066,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +3079,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{33}
+	return file_tether_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -2518,7 +3111,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +3123,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +3136,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{34}
+	return file_tether_proto_rawDescGZIP(), []int{40}
 }
 
 type UnpackRequest struct {
@@ -2557,7 +3150,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +3162,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +3175,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{35}
+	return file_tether_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -2617,7 +3210,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +3222,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +3235,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{36}
+	return file_tether_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -2675,7 +3268,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +3280,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +3293,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{37}
+	return file_tether_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HoldRequest) GetAtPoint() bool {
@@ -2718,7 +3311,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +3323,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +3336,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{38}
+	return file_tether_proto_rawDescGZIP(), []int{44}
 }
 
 type ReleaseRequest struct {
@@ -2755,7 +3348,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +3360,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +3373,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{39}
+	return file_tether_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReleaseRequest) GetFork() *Fork {
@@ -2798,7 +3391,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +3403,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +3416,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{40}
+	return file_tether_proto_rawDescGZIP(), []int{46}
 }
 
 type ConfigureRequest struct {
@@ -2837,7 +3430,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3442,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3455,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{41}
+	return file_tether_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ConfigureRequest) GetInterfaces() []*Interface {
@@ -2895,7 +3488,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3500,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3513,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{42}
+	return file_tether_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ConfigureResponse) GetInterfaces() []*Interface {
@@ -2930,11 +3523,1066 @@ func (x *ConfigureResponse) GetInterfaces() []*Interface {
 	return nil
 }
 
+type PauseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resume        bool                   `protobuf:"varint,1,opt,name=resume,proto3" json:"resume,omitempty"` // let the processes go on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseRequest) Reset() {
+	*x = PauseRequest{}
+	mi := &file_tether_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseRequest) ProtoMessage() {}
+
+func (x *PauseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
+func (*PauseRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *PauseRequest) GetResume() bool {
+	if x != nil {
+		return x.Resume
+	}
+	return false
+}
+
+type PauseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseResponse) Reset() {
+	*x = PauseResponse{}
+	mi := &file_tether_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseResponse) ProtoMessage() {}
+
+func (x *PauseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
+func (*PauseResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{50}
+}
+
+type StatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsRequest) Reset() {
+	*x = StatsRequest{}
+	mi := &file_tether_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsRequest) ProtoMessage() {}
+
+func (x *StatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
+func (*StatsRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{51}
+}
+
+// StatsResponse has counters since the container's start, and sizes as they are. A fork counts from its source's start.
+type StatsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UnixNano      int64                  `protobuf:"varint,1,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"` // the guest's clock when they were read
+	Cpu           *StatsResponse_Cpu     `protobuf:"bytes,2,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	Memory        *StatsResponse_Memory  `protobuf:"bytes,3,opt,name=memory,proto3" json:"memory,omitempty"`
+	Networks      []*NetworkStats        `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
+	Blocks        []*BlockStats          `protobuf:"bytes,5,rep,name=blocks,proto3" json:"blocks,omitempty"`
+	Pids          uint64                 `protobuf:"varint,6,opt,name=pids,proto3" json:"pids,omitempty"`
+	PidsLimit     uint64                 `protobuf:"varint,7,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"` // 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsResponse) Reset() {
+	*x = StatsResponse{}
+	mi := &file_tether_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse) ProtoMessage() {}
+
+func (x *StatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
+func (*StatsResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *StatsResponse) GetUnixNano() int64 {
+	if x != nil {
+		return x.UnixNano
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetCpu() *StatsResponse_Cpu {
+	if x != nil {
+		return x.Cpu
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetMemory() *StatsResponse_Memory {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetNetworks() []*NetworkStats {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetBlocks() []*BlockStats {
+	if x != nil {
+		return x.Blocks
+	}
+	return nil
+}
+
+func (x *StatsResponse) GetPids() uint64 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetPidsLimit() uint64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+// NetworkStats are the counters of one interface, as its container sees it.
+type NetworkStats struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RxBytes       uint64                 `protobuf:"varint,2,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	RxPackets     uint64                 `protobuf:"varint,3,opt,name=rx_packets,json=rxPackets,proto3" json:"rx_packets,omitempty"`
+	RxErrors      uint64                 `protobuf:"varint,4,opt,name=rx_errors,json=rxErrors,proto3" json:"rx_errors,omitempty"`
+	RxDropped     uint64                 `protobuf:"varint,5,opt,name=rx_dropped,json=rxDropped,proto3" json:"rx_dropped,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,6,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	TxPackets     uint64                 `protobuf:"varint,7,opt,name=tx_packets,json=txPackets,proto3" json:"tx_packets,omitempty"`
+	TxErrors      uint64                 `protobuf:"varint,8,opt,name=tx_errors,json=txErrors,proto3" json:"tx_errors,omitempty"`
+	TxDropped     uint64                 `protobuf:"varint,9,opt,name=tx_dropped,json=txDropped,proto3" json:"tx_dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkStats) Reset() {
+	*x = NetworkStats{}
+	mi := &file_tether_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkStats) ProtoMessage() {}
+
+func (x *NetworkStats) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkStats.ProtoReflect.Descriptor instead.
+func (*NetworkStats) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *NetworkStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkStats) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetRxPackets() uint64 {
+	if x != nil {
+		return x.RxPackets
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetRxErrors() uint64 {
+	if x != nil {
+		return x.RxErrors
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetRxDropped() uint64 {
+	if x != nil {
+		return x.RxDropped
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetTxPackets() uint64 {
+	if x != nil {
+		return x.TxPackets
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetTxErrors() uint64 {
+	if x != nil {
+		return x.TxErrors
+	}
+	return 0
+}
+
+func (x *NetworkStats) GetTxDropped() uint64 {
+	if x != nil {
+		return x.TxDropped
+	}
+	return 0
+}
+
+// BlockStats are the counters of one disk.
+type BlockStats struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint32                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	ReadBytes     uint64                 `protobuf:"varint,3,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    uint64                 `protobuf:"varint,4,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	Reads         uint64                 `protobuf:"varint,5,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes        uint64                 `protobuf:"varint,6,opt,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockStats) Reset() {
+	*x = BlockStats{}
+	mi := &file_tether_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockStats) ProtoMessage() {}
+
+func (x *BlockStats) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockStats.ProtoReflect.Descriptor instead.
+func (*BlockStats) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *BlockStats) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *BlockStats) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *BlockStats) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *BlockStats) GetWriteBytes() uint64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *BlockStats) GetReads() uint64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *BlockStats) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+// UpdateRequest has the container's limits as they are to be, each as in Spec.
+type UpdateRequest struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	PidsLimit              int64                  `protobuf:"varint,1,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
+	Cpus                   string                 `protobuf:"bytes,2,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	MemoryReservationBytes uint64                 `protobuf:"varint,3,opt,name=memory_reservation_bytes,json=memoryReservationBytes,proto3" json:"memory_reservation_bytes,omitempty"`
+	CpuWeight              uint64                 `protobuf:"varint,4,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_tether_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRequest) ProtoMessage() {}
+
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *UpdateRequest) GetPidsLimit() int64 {
+	if x != nil {
+		return x.PidsLimit
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpus() string {
+	if x != nil {
+		return x.Cpus
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetMemoryReservationBytes() uint64 {
+	if x != nil {
+		return x.MemoryReservationBytes
+	}
+	return 0
+}
+
+func (x *UpdateRequest) GetCpuWeight() uint64 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+type UpdateResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_tether_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{56}
+}
+
+type StatPathRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // absolute, or relative to /; links are followed within the root, but for the last name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatPathRequest) Reset() {
+	*x = StatPathRequest{}
+	mi := &file_tether_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatPathRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatPathRequest) ProtoMessage() {}
+
+func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatPathRequest.ProtoReflect.Descriptor instead.
+func (*StatPathRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *StatPathRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// StatPathResponse is what lstat(2) says.
+type StatPathResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // last name of the path as it was asked for
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Mode          uint32                 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"` // st_mode
+	MtimeUnixNano int64                  `protobuf:"varint,4,opt,name=mtime_unix_nano,json=mtimeUnixNano,proto3" json:"mtime_unix_nano,omitempty"`
+	LinkTarget    string                 `protobuf:"bytes,5,opt,name=link_target,json=linkTarget,proto3" json:"link_target,omitempty"` // of a link: the path that it leads to, all links followed within the root, absolute
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatPathResponse) Reset() {
+	*x = StatPathResponse{}
+	mi := &file_tether_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatPathResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatPathResponse) ProtoMessage() {}
+
+func (x *StatPathResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatPathResponse.ProtoReflect.Descriptor instead.
+func (*StatPathResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *StatPathResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StatPathResponse) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *StatPathResponse) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *StatPathResponse) GetMtimeUnixNano() int64 {
+	if x != nil {
+		return x.MtimeUnixNano
+	}
+	return 0
+}
+
+func (x *StatPathResponse) GetLinkTarget() string {
+	if x != nil {
+		return x.LinkTarget
+	}
+	return ""
+}
+
+type ExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Download      string                 `protobuf:"bytes,1,opt,name=download,proto3" json:"download,omitempty"` // id of the download stream
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`         // what is at it, with what is below it; the names in the tar begin with its last name. "/": as "."
+	Content       ExportRequest_Content  `protobuf:"varint,3,opt,name=content,proto3,enum=containervm.tether.v1.ExportRequest_Content" json:"content,omitempty"`
+	Base          string                 `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"` // of CHANGES and CHANGED_NAMES: serial number of the disk, attached read-only, that the root was made of
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportRequest) Reset() {
+	*x = ExportRequest{}
+	mi := &file_tether_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportRequest) ProtoMessage() {}
+
+func (x *ExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
+func (*ExportRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ExportRequest) GetDownload() string {
+	if x != nil {
+		return x.Download
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ExportRequest) GetContent() ExportRequest_Content {
+	if x != nil {
+		return x.Content
+	}
+	return ExportRequest_PATH
+}
+
+func (x *ExportRequest) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
+type ExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       uint64                 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportResponse) Reset() {
+	*x = ExportResponse{}
+	mi := &file_tether_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportResponse) ProtoMessage() {}
+
+func (x *ExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
+func (*ExportResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ExportResponse) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+type ImportRequest struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Upload               string                 `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`                                                                // id of the upload stream with the uncompressed tar
+	Path                 string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`                                                                    // of an existing directory, links followed within the root
+	NoOverwriteDirNonDir bool                   `protobuf:"varint,3,opt,name=no_overwrite_dir_non_dir,json=noOverwriteDirNonDir,proto3" json:"no_overwrite_dir_non_dir,omitempty"` // refuse to replace a directory by something else, or the other way round
+	CopyUidGid           bool                   `protobuf:"varint,4,opt,name=copy_uid_gid,json=copyUidGid,proto3" json:"copy_uid_gid,omitempty"`                                   // entries have the owner that the tar says; otherwise root
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_tether_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ImportRequest) GetUpload() string {
+	if x != nil {
+		return x.Upload
+	}
+	return ""
+}
+
+func (x *ImportRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ImportRequest) GetNoOverwriteDirNonDir() bool {
+	if x != nil {
+		return x.NoOverwriteDirNonDir
+	}
+	return false
+}
+
+func (x *ImportRequest) GetCopyUidGid() bool {
+	if x != nil {
+		return x.CopyUidGid
+	}
+	return false
+}
+
+type ImportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       uint64                 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_tether_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *ImportResponse) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+// Cpu is time in microseconds (cpu.stat of the container's cgroup).
+type StatsResponse_Cpu struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Usage            uint64                 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	User             uint64                 `protobuf:"varint,2,opt,name=user,proto3" json:"user,omitempty"`
+	System           uint64                 `protobuf:"varint,3,opt,name=system,proto3" json:"system,omitempty"`
+	Periods          uint64                 `protobuf:"varint,4,opt,name=periods,proto3" json:"periods,omitempty"` // cpu.stat's nr_periods, nr_throttled, throttled_usec
+	ThrottledPeriods uint64                 `protobuf:"varint,5,opt,name=throttled_periods,json=throttledPeriods,proto3" json:"throttled_periods,omitempty"`
+	Throttled        uint64                 `protobuf:"varint,6,opt,name=throttled,proto3" json:"throttled,omitempty"`
+	Online           uint32                 `protobuf:"varint,7,opt,name=online,proto3" json:"online,omitempty"`                                 // CPUs of the machine
+	MachineIdle      uint64                 `protobuf:"varint,8,opt,name=machine_idle,json=machineIdle,proto3" json:"machine_idle,omitempty"`    // of all CPUs together, /proc/stat
+	MachineTotal     uint64                 `protobuf:"varint,9,opt,name=machine_total,json=machineTotal,proto3" json:"machine_total,omitempty"` // likewise, all states
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *StatsResponse_Cpu) Reset() {
+	*x = StatsResponse_Cpu{}
+	mi := &file_tether_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse_Cpu) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse_Cpu) ProtoMessage() {}
+
+func (x *StatsResponse_Cpu) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse_Cpu.ProtoReflect.Descriptor instead.
+func (*StatsResponse_Cpu) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{52, 0}
+}
+
+func (x *StatsResponse_Cpu) GetUsage() uint64 {
+	if x != nil {
+		return x.Usage
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetUser() uint64 {
+	if x != nil {
+		return x.User
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetSystem() uint64 {
+	if x != nil {
+		return x.System
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetPeriods() uint64 {
+	if x != nil {
+		return x.Periods
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetThrottledPeriods() uint64 {
+	if x != nil {
+		return x.ThrottledPeriods
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetThrottled() uint64 {
+	if x != nil {
+		return x.Throttled
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetOnline() uint32 {
+	if x != nil {
+		return x.Online
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetMachineIdle() uint64 {
+	if x != nil {
+		return x.MachineIdle
+	}
+	return 0
+}
+
+func (x *StatsResponse_Cpu) GetMachineTotal() uint64 {
+	if x != nil {
+		return x.MachineTotal
+	}
+	return 0
+}
+
+// Memory is in bytes.
+type StatsResponse_Memory struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Usage            uint64                 `protobuf:"varint,1,opt,name=usage,proto3" json:"usage,omitempty"`                                                                         // of the container's processes, with the page cache that they have filled
+	Limit            uint64                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`                                                                         // of the container; of the machine if it has none of its own
+	MachineTotal     uint64                 `protobuf:"varint,3,opt,name=machine_total,json=machineTotal,proto3" json:"machine_total,omitempty"`                                       // MemTotal of /proc/meminfo
+	MachineAvailable uint64                 `protobuf:"varint,4,opt,name=machine_available,json=machineAvailable,proto3" json:"machine_available,omitempty"`                           // MemAvailable
+	Stat             map[string]uint64      `protobuf:"bytes,5,rep,name=stat,proto3" json:"stat,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // memory.stat of the container's cgroup, as it is
+	OomKills         uint64                 `protobuf:"varint,6,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
+	Swap             uint64                 `protobuf:"varint,7,opt,name=swap,proto3" json:"swap,omitempty"` // of usage's processes, swapped out
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *StatsResponse_Memory) Reset() {
+	*x = StatsResponse_Memory{}
+	mi := &file_tether_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsResponse_Memory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsResponse_Memory) ProtoMessage() {}
+
+func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsResponse_Memory.ProtoReflect.Descriptor instead.
+func (*StatsResponse_Memory) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{52, 1}
+}
+
+func (x *StatsResponse_Memory) GetUsage() uint64 {
+	if x != nil {
+		return x.Usage
+	}
+	return 0
+}
+
+func (x *StatsResponse_Memory) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *StatsResponse_Memory) GetMachineTotal() uint64 {
+	if x != nil {
+		return x.MachineTotal
+	}
+	return 0
+}
+
+func (x *StatsResponse_Memory) GetMachineAvailable() uint64 {
+	if x != nil {
+		return x.MachineAvailable
+	}
+	return 0
+}
+
+func (x *StatsResponse_Memory) GetStat() map[string]uint64 {
+	if x != nil {
+		return x.Stat
+	}
+	return nil
+}
+
+func (x *StatsResponse_Memory) GetOomKills() uint64 {
+	if x != nil {
+		return x.OomKills
+	}
+	return 0
+}
+
+func (x *StatsResponse_Memory) GetSwap() uint64 {
+	if x != nil {
+		return x.Swap
+	}
+	return 0
+}
+
 var File_tether_proto protoreflect.FileDescriptor
 
 const file_tether_proto_rawDesc = "" +
 	"\n" +
-	"\ftether.proto\x12\x15containervm.tether.v1\"\xf1\x04\n" +
+	"\ftether.proto\x12\x15containervm.tether.v1\"\x88\b\n" +
 	"\x04Spec\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.containervm.tether.v1.ModeR\x04mode\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -2956,7 +4604,31 @@ const file_tether_proto_rawDesc = "" +
 	"\n" +
 	"fork_point\x18\f \x01(\bR\tforkPoint\x124\n" +
 	"\x06mounts\x18\r \x03(\v2\x1c.containervm.tether.v1.MountR\x06mounts\x121\n" +
-	"\x05files\x18\x0e \x03(\v2\x1b.containervm.tether.v1.FileR\x05files\"\xe5\x01\n" +
+	"\x05files\x18\x0e \x03(\v2\x1b.containervm.tether.v1.FileR\x05files\x127\n" +
+	"\asysctls\x18\x0f \x03(\v2\x1d.containervm.tether.v1.SysctlR\asysctls\x12\x1b\n" +
+	"\tshm_bytes\x18\x10 \x01(\x04R\bshmBytes\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\x11 \x01(\x03R\tpidsLimit\x12\x12\n" +
+	"\x04init\x18\x12 \x01(\bR\x04init\x12!\n" +
+	"\fmasked_paths\x18\x13 \x03(\tR\vmaskedPaths\x12&\n" +
+	"\x0fread_only_paths\x18\x14 \x03(\tR\rreadOnlyPaths\x12\x12\n" +
+	"\x04cpus\x18\x15 \x01(\tR\x04cpus\x128\n" +
+	"\x18memory_reservation_bytes\x18\x16 \x01(\x04R\x16memoryReservationBytes\x12\x1d\n" +
+	"\n" +
+	"swap_bytes\x18\x17 \x01(\x04R\tswapBytes\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x18 \x01(\x04R\tcpuWeight\x125\n" +
+	"\x06health\x18\x19 \x01(\v2\x1d.containervm.tether.v1.HealthR\x06health\"2\n" +
+	"\x06Sysctl\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xdc\x01\n" +
+	"\x06Health\x128\n" +
+	"\aprocess\x18\x01 \x01(\v2\x1e.containervm.tether.v1.ProcessR\aprocess\x12\x1a\n" +
+	"\binterval\x18\x02 \x01(\x03R\binterval\x12\x18\n" +
+	"\atimeout\x18\x03 \x01(\x03R\atimeout\x12!\n" +
+	"\fstart_period\x18\x04 \x01(\x03R\vstartPeriod\x12%\n" +
+	"\x0estart_interval\x18\x05 \x01(\x03R\rstartInterval\x12\x18\n" +
+	"\aretries\x18\x06 \x01(\rR\aretries\"\xe5\x01\n" +
 	"\x05Mount\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1b\n" +
 	"\tread_only\x18\x02 \x01(\bR\breadOnly\x127\n" +
@@ -2997,7 +4669,7 @@ const file_tether_proto_rawDesc = "" +
 	"\agateway\x18\x04 \x01(\tR\agateway\x12\x10\n" +
 	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x1a\n" +
 	"\bgateway6\x18\x06 \x01(\tR\bgateway6\x12\x12\n" +
-	"\x04slot\x18\a \x01(\rR\x04slot\"\x85\x02\n" +
+	"\x04slot\x18\a \x01(\rR\x04slot\"\xd2\x03\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
 	"\x03env\x18\x02 \x03(\tR\x03env\x12\x12\n" +
@@ -3007,21 +4679,44 @@ const file_tether_proto_rawDesc = "" +
 	"\x03tty\x18\x06 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\a \x01(\bR\x05stdin\x125\n" +
 	"\x06window\x18\b \x01(\v2\x1d.containervm.tether.v1.WindowR\x06window\x127\n" +
-	"\arlimits\x18\t \x03(\v2\x1d.containervm.tether.v1.RlimitR\arlimits\"6\n" +
+	"\arlimits\x18\t \x03(\v2\x1d.containervm.tether.v1.RlimitR\arlimits\x12G\n" +
+	"\fcapabilities\x18\n" +
+	" \x01(\v2#.containervm.tether.v1.CapabilitiesR\fcapabilities\x12*\n" +
+	"\x11no_new_privileges\x18\v \x01(\bR\x0fnoNewPrivileges\x12\"\n" +
+	"\room_score_adj\x18\f \x01(\x05R\voomScoreAdj\x122\n" +
+	"\x05umask\x18\r \x01(\v2\x1c.containervm.tether.v1.UmaskR\x05umask\"$\n" +
+	"\fCapabilities\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x1b\n" +
+	"\x05Umask\x12\x12\n" +
+	"\x04mask\x18\x01 \x01(\rR\x04mask\"6\n" +
 	"\x06Window\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x02 \x01(\rR\acolumns\"D\n" +
 	"\x06Rlimit\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04soft\x18\x02 \x01(\x04R\x04soft\x12\x12\n" +
-	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\x98\x02\n" +
+	"\x04hard\x18\x03 \x01(\x04R\x04hard\"\xb0\x02\n" +
 	"\x06Status\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.containervm.tether.v1.StateR\x05state\x12*\n" +
 	"\x11started_unix_nano\x18\x02 \x01(\x03R\x0fstartedUnixNano\x12/\n" +
 	"\x04exit\x18\x03 \x01(\v2\x1b.containervm.tether.v1.ExitR\x04exit\x128\n" +
 	"\afailure\x18\x04 \x01(\v2\x1e.containervm.tether.v1.FailureR\afailure\x12\x10\n" +
 	"\x03pid\x18\x05 \x01(\x05R\x03pid\x121\n" +
-	"\x05marks\x18\x06 \x03(\v2\x1b.containervm.tether.v1.MarkR\x05marks\"7\n" +
+	"\x05marks\x18\x06 \x03(\v2\x1b.containervm.tether.v1.MarkR\x05marks\x12\x16\n" +
+	"\x06paused\x18\a \x01(\bR\x06paused\"\xe8\x01\n" +
+	"\fHealthStatus\x12?\n" +
+	"\x05state\x18\x01 \x01(\x0e2).containervm.tether.v1.HealthStatus.StateR\x05state\x12%\n" +
+	"\x0efailing_streak\x18\x02 \x01(\rR\rfailingStreak\x12=\n" +
+	"\aresults\x18\x03 \x03(\v2#.containervm.tether.v1.HealthResultR\aresults\"1\n" +
+	"\x05State\x12\f\n" +
+	"\bSTARTING\x10\x00\x12\v\n" +
+	"\aHEALTHY\x10\x01\x12\r\n" +
+	"\tUNHEALTHY\x10\x02\"\x8f\x01\n" +
+	"\fHealthResult\x12&\n" +
+	"\x0fstart_unix_nano\x18\x01 \x01(\x03R\rstartUnixNano\x12\"\n" +
+	"\rend_unix_nano\x18\x02 \x01(\x03R\vendUnixNano\x12\x1b\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06output\x18\x04 \x01(\tR\x06output\"7\n" +
 	"\x04Mark\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\"T\n" +
@@ -3145,19 +4840,115 @@ const file_tether_proto_rawDesc = "" +
 	"\x11ConfigureResponse\x12@\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2 .containervm.tether.v1.InterfaceR\n" +
-	"interfaces*/\n" +
+	"interfaces\"&\n" +
+	"\fPauseRequest\x12\x16\n" +
+	"\x06resume\x18\x01 \x01(\bR\x06resume\"\x0f\n" +
+	"\rPauseResponse\"\x0e\n" +
+	"\fStatsRequest\"\xa9\a\n" +
+	"\rStatsResponse\x12\x1b\n" +
+	"\tunix_nano\x18\x01 \x01(\x03R\bunixNano\x12:\n" +
+	"\x03cpu\x18\x02 \x01(\v2(.containervm.tether.v1.StatsResponse.CpuR\x03cpu\x12C\n" +
+	"\x06memory\x18\x03 \x01(\v2+.containervm.tether.v1.StatsResponse.MemoryR\x06memory\x12?\n" +
+	"\bnetworks\x18\x04 \x03(\v2#.containervm.tether.v1.NetworkStatsR\bnetworks\x129\n" +
+	"\x06blocks\x18\x05 \x03(\v2!.containervm.tether.v1.BlockStatsR\x06blocks\x12\x12\n" +
+	"\x04pids\x18\x06 \x01(\x04R\x04pids\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\a \x01(\x04R\tpidsLimit\x1a\x8c\x02\n" +
+	"\x03Cpu\x12\x14\n" +
+	"\x05usage\x18\x01 \x01(\x04R\x05usage\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\x04R\x04user\x12\x16\n" +
+	"\x06system\x18\x03 \x01(\x04R\x06system\x12\x18\n" +
+	"\aperiods\x18\x04 \x01(\x04R\aperiods\x12+\n" +
+	"\x11throttled_periods\x18\x05 \x01(\x04R\x10throttledPeriods\x12\x1c\n" +
+	"\tthrottled\x18\x06 \x01(\x04R\tthrottled\x12\x16\n" +
+	"\x06online\x18\a \x01(\rR\x06online\x12!\n" +
+	"\fmachine_idle\x18\b \x01(\x04R\vmachineIdle\x12#\n" +
+	"\rmachine_total\x18\t \x01(\x04R\fmachineTotal\x1a\xbb\x02\n" +
+	"\x06Memory\x12\x14\n" +
+	"\x05usage\x18\x01 \x01(\x04R\x05usage\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12#\n" +
+	"\rmachine_total\x18\x03 \x01(\x04R\fmachineTotal\x12+\n" +
+	"\x11machine_available\x18\x04 \x01(\x04R\x10machineAvailable\x12I\n" +
+	"\x04stat\x18\x05 \x03(\v25.containervm.tether.v1.StatsResponse.Memory.StatEntryR\x04stat\x12\x1b\n" +
+	"\toom_kills\x18\x06 \x01(\x04R\boomKills\x12\x12\n" +
+	"\x04swap\x18\a \x01(\x04R\x04swap\x1a7\n" +
+	"\tStatEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x8e\x02\n" +
+	"\fNetworkStats\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\brx_bytes\x18\x02 \x01(\x04R\arxBytes\x12\x1d\n" +
+	"\n" +
+	"rx_packets\x18\x03 \x01(\x04R\trxPackets\x12\x1b\n" +
+	"\trx_errors\x18\x04 \x01(\x04R\brxErrors\x12\x1d\n" +
+	"\n" +
+	"rx_dropped\x18\x05 \x01(\x04R\trxDropped\x12\x19\n" +
+	"\btx_bytes\x18\x06 \x01(\x04R\atxBytes\x12\x1d\n" +
+	"\n" +
+	"tx_packets\x18\a \x01(\x04R\ttxPackets\x12\x1b\n" +
+	"\ttx_errors\x18\b \x01(\x04R\btxErrors\x12\x1d\n" +
+	"\n" +
+	"tx_dropped\x18\t \x01(\x04R\ttxDropped\"\xa6\x01\n" +
+	"\n" +
+	"BlockStats\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\rR\x05minor\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x03 \x01(\x04R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\x04 \x01(\x04R\n" +
+	"writeBytes\x12\x14\n" +
+	"\x05reads\x18\x05 \x01(\x04R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x06 \x01(\x04R\x06writes\"\x9b\x01\n" +
+	"\rUpdateRequest\x12\x1d\n" +
+	"\n" +
+	"pids_limit\x18\x01 \x01(\x03R\tpidsLimit\x12\x12\n" +
+	"\x04cpus\x18\x02 \x01(\tR\x04cpus\x128\n" +
+	"\x18memory_reservation_bytes\x18\x03 \x01(\x04R\x16memoryReservationBytes\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x04 \x01(\x04R\tcpuWeight\"\x10\n" +
+	"\x0eUpdateResponse\"%\n" +
+	"\x0fStatPathRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\x97\x01\n" +
+	"\x10StatPathResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12&\n" +
+	"\x0fmtime_unix_nano\x18\x04 \x01(\x03R\rmtimeUnixNano\x12\x1f\n" +
+	"\vlink_target\x18\x05 \x01(\tR\n" +
+	"linkTarget\"\xda\x01\n" +
+	"\rExportRequest\x12\x1a\n" +
+	"\bdownload\x18\x01 \x01(\tR\bdownload\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12F\n" +
+	"\acontent\x18\x03 \x01(\x0e2,.containervm.tether.v1.ExportRequest.ContentR\acontent\x12\x12\n" +
+	"\x04base\x18\x04 \x01(\tR\x04base\"=\n" +
+	"\aContent\x12\b\n" +
+	"\x04PATH\x10\x00\x12\b\n" +
+	"\x04ROOT\x10\x01\x12\v\n" +
+	"\aCHANGES\x10\x02\x12\x11\n" +
+	"\rCHANGED_NAMES\x10\x03\"*\n" +
+	"\x0eExportResponse\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries\"\x95\x01\n" +
+	"\rImportRequest\x12\x16\n" +
+	"\x06upload\x18\x01 \x01(\tR\x06upload\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x126\n" +
+	"\x18no_overwrite_dir_non_dir\x18\x03 \x01(\bR\x14noOverwriteDirNonDir\x12 \n" +
+	"\fcopy_uid_gid\x18\x04 \x01(\bR\n" +
+	"copyUidGid\"*\n" +
+	"\x0eImportResponse\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries*:\n" +
 	"\x04Mode\x12\r\n" +
 	"\tCONTAINER\x10\x00\x12\n" +
 	"\n" +
 	"\x06UNPACK\x10\x01\x12\f\n" +
-	"\bTEMPLATE\x10\x02*:\n" +
+	"\bTEMPLATE\x10\x02\x12\t\n" +
+	"\x05FILES\x10\x03*:\n" +
 	"\x05State\x12\f\n" +
 	"\bSTARTING\x10\x00\x12\v\n" +
 	"\aRUNNING\x10\x01\x12\n" +
 	"\n" +
 	"\x06EXITED\x10\x02\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x032\xbc\a\n" +
+	"\x06FAILED\x10\x032\xc6\v\n" +
 	"\x06Tether\x12O\n" +
 	"\x04Info\x12\".containervm.tether.v1.InfoRequest\x1a#.containervm.tether.v1.InfoResponse\x12O\n" +
 	"\x04Exec\x12\".containervm.tether.v1.ExecRequest\x1a#.containervm.tether.v1.ExecResponse\x12O\n" +
@@ -3169,7 +4960,13 @@ const file_tether_proto_rawDesc = "" +
 	"\x06Unpack\x12$.containervm.tether.v1.UnpackRequest\x1a%.containervm.tether.v1.UnpackResponse\x12O\n" +
 	"\x04Hold\x12\".containervm.tether.v1.HoldRequest\x1a#.containervm.tether.v1.HoldResponse\x12X\n" +
 	"\aRelease\x12%.containervm.tether.v1.ReleaseRequest\x1a&.containervm.tether.v1.ReleaseResponse\x12^\n" +
-	"\tConfigure\x12'.containervm.tether.v1.ConfigureRequest\x1a(.containervm.tether.v1.ConfigureResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
+	"\tConfigure\x12'.containervm.tether.v1.ConfigureRequest\x1a(.containervm.tether.v1.ConfigureResponse\x12R\n" +
+	"\x05Pause\x12#.containervm.tether.v1.PauseRequest\x1a$.containervm.tether.v1.PauseResponse\x12R\n" +
+	"\x05Stats\x12#.containervm.tether.v1.StatsRequest\x1a$.containervm.tether.v1.StatsResponse\x12U\n" +
+	"\x06Update\x12$.containervm.tether.v1.UpdateRequest\x1a%.containervm.tether.v1.UpdateResponse\x12[\n" +
+	"\bStatPath\x12&.containervm.tether.v1.StatPathRequest\x1a'.containervm.tether.v1.StatPathResponse\x12U\n" +
+	"\x06Export\x12$.containervm.tether.v1.ExportRequest\x1a%.containervm.tether.v1.ExportResponse\x12U\n" +
+	"\x06Import\x12$.containervm.tether.v1.ImportRequest\x1a%.containervm.tether.v1.ImportResponseB<Z:github.com/containervm/containervm/tether/link/v1;tetherv1b\x06proto3"
 
 var (
 	file_tether_proto_rawDescOnce sync.Once
@@ -3183,117 +4980,167 @@ func file_tether_proto_rawDescGZIP() []byte {
 	return file_tether_proto_rawDescData
 }
 
-var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
 var file_tether_proto_goTypes = []any{
-	(Mode)(0),                 // 0: containervm.tether.v1.Mode
-	(State)(0),                // 1: containervm.tether.v1.State
-	(ReceiptItem_Outcome)(0),  // 2: containervm.tether.v1.ReceiptItem.Outcome
-	(Failure_Reason)(0),       // 3: containervm.tether.v1.Failure.Reason
-	(*Spec)(nil),              // 4: containervm.tether.v1.Spec
-	(*Mount)(nil),             // 5: containervm.tether.v1.Mount
-	(*Volume)(nil),            // 6: containervm.tether.v1.Volume
-	(*Tmpfs)(nil),             // 7: containervm.tether.v1.Tmpfs
-	(*Nfs)(nil),               // 8: containervm.tether.v1.Nfs
-	(*File)(nil),              // 9: containervm.tether.v1.File
-	(*HostEntry)(nil),         // 10: containervm.tether.v1.HostEntry
-	(*Resolver)(nil),          // 11: containervm.tether.v1.Resolver
-	(*Interface)(nil),         // 12: containervm.tether.v1.Interface
-	(*Process)(nil),           // 13: containervm.tether.v1.Process
-	(*Window)(nil),            // 14: containervm.tether.v1.Window
-	(*Rlimit)(nil),            // 15: containervm.tether.v1.Rlimit
-	(*Status)(nil),            // 16: containervm.tether.v1.Status
-	(*Mark)(nil),              // 17: containervm.tether.v1.Mark
-	(*Fork)(nil),              // 18: containervm.tether.v1.Fork
-	(*Receipt)(nil),           // 19: containervm.tether.v1.Receipt
-	(*ReceiptItem)(nil),       // 20: containervm.tether.v1.ReceiptItem
-	(*Exit)(nil),              // 21: containervm.tether.v1.Exit
-	(*Failure)(nil),           // 22: containervm.tether.v1.Failure
-	(*InfoRequest)(nil),       // 23: containervm.tether.v1.InfoRequest
-	(*InfoResponse)(nil),      // 24: containervm.tether.v1.InfoResponse
-	(*SessionInfo)(nil),       // 25: containervm.tether.v1.SessionInfo
-	(*ExecRequest)(nil),       // 26: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),      // 27: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),       // 28: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),      // 29: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),     // 30: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),    // 31: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),     // 32: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),    // 33: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),  // 34: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),       // 35: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil), // 36: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),       // 37: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),      // 38: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),     // 39: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),    // 40: containervm.tether.v1.UnpackResponse
-	(*HoldRequest)(nil),       // 41: containervm.tether.v1.HoldRequest
-	(*HoldResponse)(nil),      // 42: containervm.tether.v1.HoldResponse
-	(*ReleaseRequest)(nil),    // 43: containervm.tether.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),   // 44: containervm.tether.v1.ReleaseResponse
-	(*ConfigureRequest)(nil),  // 45: containervm.tether.v1.ConfigureRequest
-	(*ConfigureResponse)(nil), // 46: containervm.tether.v1.ConfigureResponse
+	(Mode)(0),                    // 0: containervm.tether.v1.Mode
+	(State)(0),                   // 1: containervm.tether.v1.State
+	(HealthStatus_State)(0),      // 2: containervm.tether.v1.HealthStatus.State
+	(ReceiptItem_Outcome)(0),     // 3: containervm.tether.v1.ReceiptItem.Outcome
+	(Failure_Reason)(0),          // 4: containervm.tether.v1.Failure.Reason
+	(ExportRequest_Content)(0),   // 5: containervm.tether.v1.ExportRequest.Content
+	(*Spec)(nil),                 // 6: containervm.tether.v1.Spec
+	(*Sysctl)(nil),               // 7: containervm.tether.v1.Sysctl
+	(*Health)(nil),               // 8: containervm.tether.v1.Health
+	(*Mount)(nil),                // 9: containervm.tether.v1.Mount
+	(*Volume)(nil),               // 10: containervm.tether.v1.Volume
+	(*Tmpfs)(nil),                // 11: containervm.tether.v1.Tmpfs
+	(*Nfs)(nil),                  // 12: containervm.tether.v1.Nfs
+	(*File)(nil),                 // 13: containervm.tether.v1.File
+	(*HostEntry)(nil),            // 14: containervm.tether.v1.HostEntry
+	(*Resolver)(nil),             // 15: containervm.tether.v1.Resolver
+	(*Interface)(nil),            // 16: containervm.tether.v1.Interface
+	(*Process)(nil),              // 17: containervm.tether.v1.Process
+	(*Capabilities)(nil),         // 18: containervm.tether.v1.Capabilities
+	(*Umask)(nil),                // 19: containervm.tether.v1.Umask
+	(*Window)(nil),               // 20: containervm.tether.v1.Window
+	(*Rlimit)(nil),               // 21: containervm.tether.v1.Rlimit
+	(*Status)(nil),               // 22: containervm.tether.v1.Status
+	(*HealthStatus)(nil),         // 23: containervm.tether.v1.HealthStatus
+	(*HealthResult)(nil),         // 24: containervm.tether.v1.HealthResult
+	(*Mark)(nil),                 // 25: containervm.tether.v1.Mark
+	(*Fork)(nil),                 // 26: containervm.tether.v1.Fork
+	(*Receipt)(nil),              // 27: containervm.tether.v1.Receipt
+	(*ReceiptItem)(nil),          // 28: containervm.tether.v1.ReceiptItem
+	(*Exit)(nil),                 // 29: containervm.tether.v1.Exit
+	(*Failure)(nil),              // 30: containervm.tether.v1.Failure
+	(*InfoRequest)(nil),          // 31: containervm.tether.v1.InfoRequest
+	(*InfoResponse)(nil),         // 32: containervm.tether.v1.InfoResponse
+	(*SessionInfo)(nil),          // 33: containervm.tether.v1.SessionInfo
+	(*ExecRequest)(nil),          // 34: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),         // 35: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),          // 36: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),         // 37: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),        // 38: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),       // 39: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),        // 40: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),       // 41: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),     // 42: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),          // 43: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil),    // 44: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),          // 45: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),         // 46: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),        // 47: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),       // 48: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),          // 49: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),         // 50: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),       // 51: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 52: containervm.tether.v1.ReleaseResponse
+	(*ConfigureRequest)(nil),     // 53: containervm.tether.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),    // 54: containervm.tether.v1.ConfigureResponse
+	(*PauseRequest)(nil),         // 55: containervm.tether.v1.PauseRequest
+	(*PauseResponse)(nil),        // 56: containervm.tether.v1.PauseResponse
+	(*StatsRequest)(nil),         // 57: containervm.tether.v1.StatsRequest
+	(*StatsResponse)(nil),        // 58: containervm.tether.v1.StatsResponse
+	(*NetworkStats)(nil),         // 59: containervm.tether.v1.NetworkStats
+	(*BlockStats)(nil),           // 60: containervm.tether.v1.BlockStats
+	(*UpdateRequest)(nil),        // 61: containervm.tether.v1.UpdateRequest
+	(*UpdateResponse)(nil),       // 62: containervm.tether.v1.UpdateResponse
+	(*StatPathRequest)(nil),      // 63: containervm.tether.v1.StatPathRequest
+	(*StatPathResponse)(nil),     // 64: containervm.tether.v1.StatPathResponse
+	(*ExportRequest)(nil),        // 65: containervm.tether.v1.ExportRequest
+	(*ExportResponse)(nil),       // 66: containervm.tether.v1.ExportResponse
+	(*ImportRequest)(nil),        // 67: containervm.tether.v1.ImportRequest
+	(*ImportResponse)(nil),       // 68: containervm.tether.v1.ImportResponse
+	(*StatsResponse_Cpu)(nil),    // 69: containervm.tether.v1.StatsResponse.Cpu
+	(*StatsResponse_Memory)(nil), // 70: containervm.tether.v1.StatsResponse.Memory
+	nil,                          // 71: containervm.tether.v1.StatsResponse.Memory.StatEntry
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
-	10, // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
-	11, // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
-	12, // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
-	13, // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
-	5,  // 5: containervm.tether.v1.Spec.mounts:type_name -> containervm.tether.v1.Mount
-	9,  // 6: containervm.tether.v1.Spec.files:type_name -> containervm.tether.v1.File
-	6,  // 7: containervm.tether.v1.Mount.volume:type_name -> containervm.tether.v1.Volume
-	7,  // 8: containervm.tether.v1.Mount.tmpfs:type_name -> containervm.tether.v1.Tmpfs
-	8,  // 9: containervm.tether.v1.Mount.nfs:type_name -> containervm.tether.v1.Nfs
-	14, // 10: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
-	15, // 11: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
-	1,  // 12: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
-	21, // 13: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
-	22, // 14: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
-	17, // 15: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
-	20, // 16: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
-	2,  // 17: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
-	3,  // 18: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
-	16, // 19: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	25, // 20: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
-	21, // 21: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
-	13, // 22: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	22, // 23: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	21, // 24: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
-	14, // 25: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	35, // 26: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	18, // 27: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
-	12, // 28: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
-	10, // 29: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
-	11, // 30: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
-	12, // 31: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
-	23, // 32: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	26, // 33: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	28, // 34: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	30, // 35: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	32, // 36: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	34, // 37: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	37, // 38: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	39, // 39: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	41, // 40: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
-	43, // 41: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
-	45, // 42: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
-	24, // 43: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	27, // 44: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	29, // 45: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	31, // 46: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	33, // 47: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	36, // 48: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	38, // 49: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	40, // 50: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	42, // 51: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
-	44, // 52: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
-	46, // 53: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
-	43, // [43:54] is the sub-list for method output_type
-	32, // [32:43] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	14, // 1: containervm.tether.v1.Spec.hosts:type_name -> containervm.tether.v1.HostEntry
+	15, // 2: containervm.tether.v1.Spec.resolver:type_name -> containervm.tether.v1.Resolver
+	16, // 3: containervm.tether.v1.Spec.interfaces:type_name -> containervm.tether.v1.Interface
+	17, // 4: containervm.tether.v1.Spec.process:type_name -> containervm.tether.v1.Process
+	9,  // 5: containervm.tether.v1.Spec.mounts:type_name -> containervm.tether.v1.Mount
+	13, // 6: containervm.tether.v1.Spec.files:type_name -> containervm.tether.v1.File
+	7,  // 7: containervm.tether.v1.Spec.sysctls:type_name -> containervm.tether.v1.Sysctl
+	8,  // 8: containervm.tether.v1.Spec.health:type_name -> containervm.tether.v1.Health
+	17, // 9: containervm.tether.v1.Health.process:type_name -> containervm.tether.v1.Process
+	10, // 10: containervm.tether.v1.Mount.volume:type_name -> containervm.tether.v1.Volume
+	11, // 11: containervm.tether.v1.Mount.tmpfs:type_name -> containervm.tether.v1.Tmpfs
+	12, // 12: containervm.tether.v1.Mount.nfs:type_name -> containervm.tether.v1.Nfs
+	20, // 13: containervm.tether.v1.Process.window:type_name -> containervm.tether.v1.Window
+	21, // 14: containervm.tether.v1.Process.rlimits:type_name -> containervm.tether.v1.Rlimit
+	18, // 15: containervm.tether.v1.Process.capabilities:type_name -> containervm.tether.v1.Capabilities
+	19, // 16: containervm.tether.v1.Process.umask:type_name -> containervm.tether.v1.Umask
+	1,  // 17: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
+	29, // 18: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
+	30, // 19: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
+	25, // 20: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
+	2,  // 21: containervm.tether.v1.HealthStatus.state:type_name -> containervm.tether.v1.HealthStatus.State
+	24, // 22: containervm.tether.v1.HealthStatus.results:type_name -> containervm.tether.v1.HealthResult
+	28, // 23: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
+	3,  // 24: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
+	4,  // 25: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
+	22, // 26: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
+	33, // 27: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
+	29, // 28: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
+	17, // 29: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
+	30, // 30: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	29, // 31: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	20, // 32: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
+	43, // 33: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	26, // 34: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	16, // 35: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
+	14, // 36: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
+	15, // 37: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
+	16, // 38: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
+	69, // 39: containervm.tether.v1.StatsResponse.cpu:type_name -> containervm.tether.v1.StatsResponse.Cpu
+	70, // 40: containervm.tether.v1.StatsResponse.memory:type_name -> containervm.tether.v1.StatsResponse.Memory
+	59, // 41: containervm.tether.v1.StatsResponse.networks:type_name -> containervm.tether.v1.NetworkStats
+	60, // 42: containervm.tether.v1.StatsResponse.blocks:type_name -> containervm.tether.v1.BlockStats
+	5,  // 43: containervm.tether.v1.ExportRequest.content:type_name -> containervm.tether.v1.ExportRequest.Content
+	71, // 44: containervm.tether.v1.StatsResponse.Memory.stat:type_name -> containervm.tether.v1.StatsResponse.Memory.StatEntry
+	31, // 45: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	34, // 46: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	36, // 47: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	38, // 48: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	40, // 49: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	42, // 50: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	45, // 51: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	47, // 52: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	49, // 53: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	51, // 54: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	53, // 55: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
+	55, // 56: containervm.tether.v1.Tether.Pause:input_type -> containervm.tether.v1.PauseRequest
+	57, // 57: containervm.tether.v1.Tether.Stats:input_type -> containervm.tether.v1.StatsRequest
+	61, // 58: containervm.tether.v1.Tether.Update:input_type -> containervm.tether.v1.UpdateRequest
+	63, // 59: containervm.tether.v1.Tether.StatPath:input_type -> containervm.tether.v1.StatPathRequest
+	65, // 60: containervm.tether.v1.Tether.Export:input_type -> containervm.tether.v1.ExportRequest
+	67, // 61: containervm.tether.v1.Tether.Import:input_type -> containervm.tether.v1.ImportRequest
+	32, // 62: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	35, // 63: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	37, // 64: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	39, // 65: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	41, // 66: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	44, // 67: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	46, // 68: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	48, // 69: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	50, // 70: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	52, // 71: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	54, // 72: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
+	56, // 73: containervm.tether.v1.Tether.Pause:output_type -> containervm.tether.v1.PauseResponse
+	58, // 74: containervm.tether.v1.Tether.Stats:output_type -> containervm.tether.v1.StatsResponse
+	62, // 75: containervm.tether.v1.Tether.Update:output_type -> containervm.tether.v1.UpdateResponse
+	64, // 76: containervm.tether.v1.Tether.StatPath:output_type -> containervm.tether.v1.StatPathResponse
+	66, // 77: containervm.tether.v1.Tether.Export:output_type -> containervm.tether.v1.ExportResponse
+	68, // 78: containervm.tether.v1.Tether.Import:output_type -> containervm.tether.v1.ImportResponse
+	62, // [62:79] is the sub-list for method output_type
+	45, // [45:62] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_tether_proto_init() }
@@ -3301,7 +5148,7 @@ func file_tether_proto_init() {
 	if File_tether_proto != nil {
 		return
 	}
-	file_tether_proto_msgTypes[1].OneofWrappers = []any{
+	file_tether_proto_msgTypes[3].OneofWrappers = []any{
 		(*Mount_Volume)(nil),
 		(*Mount_Tmpfs)(nil),
 		(*Mount_Nfs)(nil),
@@ -3311,8 +5158,8 @@ func file_tether_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   43,
+			NumEnums:      6,
+			NumMessages:   66,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,6 +19,12 @@ type TetherService interface {
 	Hold(context.Context, *HoldRequest) (*HoldResponse, error)
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
+	Pause(context.Context, *PauseRequest) (*PauseResponse, error)
+	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
+	StatPath(context.Context, *StatPathRequest) (*StatPathResponse, error)
+	Export(context.Context, *ExportRequest) (*ExportResponse, error)
+	Import(context.Context, *ImportRequest) (*ImportResponse, error)
 }
 
 func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
@@ -100,6 +106,48 @@ func RegisterTetherService(srv *ttrpc.Server, svc TetherService) {
 					return nil, err
 				}
 				return svc.Configure(ctx, &req)
+			},
+			"Pause": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req PauseRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Pause(ctx, &req)
+			},
+			"Stats": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req StatsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Stats(ctx, &req)
+			},
+			"Update": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Update(ctx, &req)
+			},
+			"StatPath": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req StatPathRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.StatPath(ctx, &req)
+			},
+			"Export": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ExportRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Export(ctx, &req)
+			},
+			"Import": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ImportRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Import(ctx, &req)
 			},
 		},
 	})
@@ -198,6 +246,54 @@ func (c *tetherClient) Release(ctx context.Context, req *ReleaseRequest) (*Relea
 func (c *tetherClient) Configure(ctx context.Context, req *ConfigureRequest) (*ConfigureResponse, error) {
 	var resp ConfigureResponse
 	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Configure", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Pause(ctx context.Context, req *PauseRequest) (*PauseResponse, error) {
+	var resp PauseResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Pause", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
+	var resp StatsResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Update(ctx context.Context, req *UpdateRequest) (*UpdateResponse, error) {
+	var resp UpdateResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Update", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) StatPath(ctx context.Context, req *StatPathRequest) (*StatPathResponse, error) {
+	var resp StatPathResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "StatPath", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Export(ctx context.Context, req *ExportRequest) (*ExportResponse, error) {
+	var resp ExportResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Export", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *tetherClient) Import(ctx context.Context, req *ImportRequest) (*ImportResponse, error) {
+	var resp ImportResponse
+	if err := c.client.Call(ctx, "containervm.tether.v1.Tether", "Import", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
