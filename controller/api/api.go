@@ -7,6 +7,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/files"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/network"
@@ -20,6 +21,7 @@ import (
 type Deps struct {
 	Containers *container.Service
 	Execs      *exec.Service
+	Files      *files.Service
 	Streams    *stream.Service
 	Forks      *fork.Service
 	Images     *image.Store

@@ -21,6 +21,7 @@ import (
 	"github.com/containervm/containervm/controller/api"
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/files"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/network"
@@ -113,7 +114,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
+		Containers: containers, Execs: execs, Files: files.New(host, containers, c.Log), Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)
