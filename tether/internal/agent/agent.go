@@ -213,7 +213,12 @@ func (a *Agent) Processes(context.Context, *tetherv1.ProcessesRequest) (*tetherv
 	if err != nil {
 		return nil, link.Refuse(errdefs.ErrInternal, "cannot list processes: %v", err)
 	}
-	return &tetherv1.ProcessesResponse{Processes: list}, nil
+	r := &tetherv1.ProcessesResponse{Processes: list, UnixNano: time.Now().UnixNano()}
+	var machine unix.Sysinfo_t
+	if err := unix.Sysinfo(&machine); err == nil { // else shares of it cannot be told
+		r.MachineMemory = machine.Totalram * uint64(machine.Unit)
+	}
+	return r, nil
 }
 
 // Stop ends the machine in order.

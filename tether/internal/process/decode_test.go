@@ -69,6 +69,9 @@ func TestParseStat(t *testing.T) {
 	if p.Ppid != 1 || p.State != "S" || p.CpuTicks != 12 || p.Tty != "pts/0" || p.StartUnixNano != 3e9 || p.Command != "[a (b) c]" {
 		t.Errorf("%v", p)
 	}
+	if p.Name != "a (b) c" || p.Foreground != 42 || p.Priority != 20 || p.Nice != 0 || p.Threads != 1 || p.VirtualBytes != 4096 {
+		t.Errorf("%v", p)
+	}
 }
 
 func FuzzParseStat(f *testing.F) {

@@ -32,14 +32,24 @@ func (c *Container) List() ([]*tetherv1.ProcessInfo, error) {
 		}
 		inside[outer] = inner
 		p.Pid = inner
-		p.User = known.userName(parseID(firstField(statusLine(status, "Uid"))))
+		addStatus(p, status, known)
 		p.StartUnixNano += booted.UnixNano()
 		list = append(list, p)
 	})
 	for _, p := range list {
-		p.Ppid = inside[p.Ppid]
+		p.Ppid, p.Foreground = inside[p.Ppid], inside[p.Foreground]
 	}
 	return list, err
+}
+
+// addStatus adds what /proc/PID/status says of a process, proc_pid_status(5): a line of a process's own has its value in each PID
+// namespace, the container's being the second.
+func addStatus(p *tetherv1.ProcessInfo, status string, known accounts) {
+	const effective = 1
+	p.Uid, p.Gid = parseID(field(statusLine(status, "Uid"), effective)), parseID(field(statusLine(status, "Gid"), effective))
+	p.User, p.Group = known.userName(p.Uid), known.groupName(p.Gid)
+	p.ProcessGroup, p.Session = int32(parseID(field(statusLine(status, "NSpgid"), 1))), int32(parseID(field(statusLine(status, "NSsid"), 1)))
+	p.LockedBytes = uint64(parseID(field(statusLine(status, "VmLck"), 0))) << 10
 }
 
 // SignalAll sends sig to every process of the container.
@@ -94,9 +104,12 @@ func statusLine(status, key string) string {
 	return strings.TrimSpace(value)
 }
 
-func firstField(s string) string {
-	first, _, _ := strings.Cut(s, "\t")
-	return first
+// field is the n-th field of a line, empty when there are fewer.
+func field(s string, n int) string {
+	if f := strings.Fields(s); n < len(f) {
+		return f[n]
+	}
+	return ""
 }
 
 func readProcess(pid int32) (*tetherv1.ProcessInfo, error) {
@@ -116,7 +129,7 @@ func readProcess(pid int32) (*tetherv1.ProcessInfo, error) {
 	return p, nil
 }
 
-// parseStat decodes /proc/PID/stat, proc_pid_stat(5). Ppid is the parent's PID here; StartUnixNano counts from boot; Command is
+// parseStat decodes /proc/PID/stat, proc_pid_stat(5). Ppid and Foreground are PIDs here; StartUnixNano counts from boot; Command is
 // the name in brackets, as for a process that shows no arguments.
 func parseStat(text string) (*tetherv1.ProcessInfo, error) {
 	open, shut := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
@@ -128,7 +141,14 @@ func parseStat(text string) (*tetherv1.ProcessInfo, error) {
 		return nil, errors.New("short /proc/PID/stat")
 	}
 	number := func(i int) uint64 { n, _ := strconv.ParseUint(f[i-3], 10, 64); return n }
+	signed := func(i int) int32 { n, _ := strconv.ParseInt(f[i-3], 10, 32); return int32(n) }
 	return &tetherv1.ProcessInfo{
+		Name:          text[open+1 : shut],
+		Foreground:    signed(8),
+		Priority:      signed(18),
+		Nice:          signed(19),
+		Threads:       uint32(number(20)),
+		VirtualBytes:  number(23),
 		Ppid:          int32(number(4)),
 		State:         f[0],
 		Tty:           terminalName(number(7)),

@@ -191,3 +191,13 @@ func (a accounts) userName(uid uint32) string {
 	}
 	return strconv.FormatUint(uint64(uid), 10)
 }
+
+// groupName is the name of a group ID, or the number.
+func (a accounts) groupName(gid uint32) string {
+	for _, g := range a.groups {
+		if g.gid == gid {
+			return g.name
+		}
+	}
+	return strconv.FormatUint(uint64(gid), 10)
+}

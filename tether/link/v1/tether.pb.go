@@ -2901,7 +2901,19 @@ type ProcessInfo struct {
 	StartUnixNano int64                  `protobuf:"varint,6,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
 	ResidentBytes uint64                 `protobuf:"varint,7,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	Tty           string                 `protobuf:"bytes,8,opt,name=tty,proto3" json:"tty,omitempty"`
-	Command       string                 `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
+	Command       string                 `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"` // arguments, separated by spaces; of a process that shows none, its name in brackets
+	Name          string                 `protobuf:"bytes,10,opt,name=name,proto3" json:"name,omitempty"`      // of the program, at most 15 bytes (comm)
+	Uid           uint32                 `protobuf:"varint,11,opt,name=uid,proto3" json:"uid,omitempty"`       // effective
+	Group         string                 `protobuf:"bytes,12,opt,name=group,proto3" json:"group,omitempty"`    // name from the image's group file, else the number; effective
+	Gid           uint32                 `protobuf:"varint,13,opt,name=gid,proto3" json:"gid,omitempty"`
+	ProcessGroup  int32                  `protobuf:"varint,14,opt,name=process_group,json=processGroup,proto3" json:"process_group,omitempty"` // in the container's PID namespace, likewise the next two; 0: outside of it
+	Session       int32                  `protobuf:"varint,15,opt,name=session,proto3" json:"session,omitempty"`
+	Foreground    int32                  `protobuf:"varint,16,opt,name=foreground,proto3" json:"foreground,omitempty"` // process group in the foreground of its terminal; 0: none
+	Nice          int32                  `protobuf:"varint,17,opt,name=nice,proto3" json:"nice,omitempty"`
+	Priority      int32                  `protobuf:"varint,18,opt,name=priority,proto3" json:"priority,omitempty"` // as /proc/PID/stat has it
+	Threads       uint32                 `protobuf:"varint,19,opt,name=threads,proto3" json:"threads,omitempty"`
+	VirtualBytes  uint64                 `protobuf:"varint,20,opt,name=virtual_bytes,json=virtualBytes,proto3" json:"virtual_bytes,omitempty"`
+	LockedBytes   uint64                 `protobuf:"varint,21,opt,name=locked_bytes,json=lockedBytes,proto3" json:"locked_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2999,9 +3011,95 @@ func (x *ProcessInfo) GetCommand() string {
 	return ""
 }
 
+func (x *ProcessInfo) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProcessInfo) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ProcessInfo) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetProcessGroup() int32 {
+	if x != nil {
+		return x.ProcessGroup
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetSession() int32 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetForeground() int32 {
+	if x != nil {
+		return x.Foreground
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetNice() int32 {
+	if x != nil {
+		return x.Nice
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetVirtualBytes() uint64 {
+	if x != nil {
+		return x.VirtualBytes
+	}
+	return 0
+}
+
+func (x *ProcessInfo) GetLockedBytes() uint64 {
+	if x != nil {
+		return x.LockedBytes
+	}
+	return 0
+}
+
 type ProcessesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Processes     []*ProcessInfo         `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
+	UnixNano      int64                  `protobuf:"varint,2,opt,name=unix_nano,json=unixNano,proto3" json:"unix_nano,omitempty"`                // the guest's clock when they were read
+	MachineMemory uint64                 `protobuf:"varint,3,opt,name=machine_memory,json=machineMemory,proto3" json:"machine_memory,omitempty"` // bytes, MemTotal of /proc/meminfo
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3041,6 +3139,20 @@ func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
 		return x.Processes
 	}
 	return nil
+}
+
+func (x *ProcessesResponse) GetUnixNano() int64 {
+	if x != nil {
+		return x.UnixNano
+	}
+	return 0
+}
+
+func (x *ProcessesResponse) GetMachineMemory() uint64 {
+	if x != nil {
+		return x.MachineMemory
+	}
+	return 0
 }
 
 type StopRequest struct {
@@ -4798,7 +4910,7 @@ const file_tether_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\tR\asession\x125\n" +
 	"\x06window\x18\x02 \x01(\v2\x1d.containervm.tether.v1.WindowR\x06window\"\x10\n" +
 	"\x0eResizeResponse\"\x12\n" +
-	"\x10ProcessesRequest\"\xf5\x01\n" +
+	"\x10ProcessesRequest\"\xb4\x04\n" +
 	"\vProcessInfo\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x12\n" +
 	"\x04ppid\x18\x02 \x01(\x05R\x04ppid\x12\x12\n" +
@@ -4808,9 +4920,26 @@ const file_tether_proto_rawDesc = "" +
 	"\x0fstart_unix_nano\x18\x06 \x01(\x03R\rstartUnixNano\x12%\n" +
 	"\x0eresident_bytes\x18\a \x01(\x04R\rresidentBytes\x12\x10\n" +
 	"\x03tty\x18\b \x01(\tR\x03tty\x12\x18\n" +
-	"\acommand\x18\t \x01(\tR\acommand\"U\n" +
+	"\acommand\x18\t \x01(\tR\acommand\x12\x12\n" +
+	"\x04name\x18\n" +
+	" \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\v \x01(\rR\x03uid\x12\x14\n" +
+	"\x05group\x18\f \x01(\tR\x05group\x12\x10\n" +
+	"\x03gid\x18\r \x01(\rR\x03gid\x12#\n" +
+	"\rprocess_group\x18\x0e \x01(\x05R\fprocessGroup\x12\x18\n" +
+	"\asession\x18\x0f \x01(\x05R\asession\x12\x1e\n" +
+	"\n" +
+	"foreground\x18\x10 \x01(\x05R\n" +
+	"foreground\x12\x12\n" +
+	"\x04nice\x18\x11 \x01(\x05R\x04nice\x12\x1a\n" +
+	"\bpriority\x18\x12 \x01(\x05R\bpriority\x12\x18\n" +
+	"\athreads\x18\x13 \x01(\rR\athreads\x12#\n" +
+	"\rvirtual_bytes\x18\x14 \x01(\x04R\fvirtualBytes\x12!\n" +
+	"\flocked_bytes\x18\x15 \x01(\x04R\vlockedBytes\"\x99\x01\n" +
 	"\x11ProcessesResponse\x12@\n" +
-	"\tprocesses\x18\x01 \x03(\v2\".containervm.tether.v1.ProcessInfoR\tprocesses\"p\n" +
+	"\tprocesses\x18\x01 \x03(\v2\".containervm.tether.v1.ProcessInfoR\tprocesses\x12\x1b\n" +
+	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\x12%\n" +
+	"\x0emachine_memory\x18\x03 \x01(\x04R\rmachineMemory\"p\n" +
 	"\vStopRequest\x12\x16\n" +
 	"\x06signal\x18\x01 \x01(\x05R\x06signal\x12#\n" +
 	"\rgrace_seconds\x18\x02 \x01(\rR\fgraceSeconds\x12$\n" +
