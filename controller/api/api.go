@@ -7,6 +7,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/files"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
@@ -28,6 +29,7 @@ type Deps struct {
 	Networks   *network.Service
 	Volumes    *volume.Service
 	Templates  *template.Store
+	Feed       *feed.Feed
 	Host       Host
 	Metrics    http.Handler // serves GET /metrics
 	Version    string       // of this build
@@ -72,7 +74,8 @@ func routes(d Deps) *router {
 		return nil
 	})
 	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
-	(&streamAPI{containers: d.Containers, networks: d.Networks, volumes: d.Volumes, streams: d.Streams}).routes(r)
+	(&streamAPI{streams: d.Streams}).routes(r)
+	(&eventsAPI{feed: d.Feed}).routes(r)
 	(&volumeAPI{containers: d.Containers, volumes: d.Volumes}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)

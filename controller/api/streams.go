@@ -5,24 +5,17 @@ import (
 	"net/http"
 	"time"
 
-	ctr "github.com/containervm/containervm/controller/internal/container"
-	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/stream"
-	"github.com/containervm/containervm/controller/internal/volume"
 )
 
-// streamAPI carries the streams of containers' main processes, and events.
+// streamAPI carries the streams of containers' main processes.
 type streamAPI struct {
-	containers *ctr.Service
-	networks   *network.Service
-	volumes    *volume.Service
-	streams    *stream.Service
+	streams *stream.Service
 }
 
 func (a *streamAPI) routes(r *router) {
 	r.handle("POST /containers/{id}/attach", a.attach)
 	r.handle("GET /containers/{id}/logs", a.logs)
-	r.handle("GET /events", a.events)
 }
 
 func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {

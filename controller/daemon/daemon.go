@@ -21,6 +21,7 @@ import (
 	"github.com/containervm/containervm/controller/api"
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/files"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/image"
@@ -79,15 +80,16 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer closeHost(host, c.Log)
-	images, err := image.New(ctx, host, c.Log)
+	happenings := &feed.Feed{}
+	images, err := image.New(ctx, host, happenings, c.Log)
 	if err != nil {
 		return err
 	}
-	networks, err := network.New(ctx, host, network.Options{Bridge: c.Bridge, Resolvers: c.Resolvers}, c.Log)
+	networks, err := network.New(ctx, host, network.Options{Bridge: c.Bridge, Resolvers: c.Resolvers, Feed: happenings}, c.Log)
 	if err != nil {
 		return err
 	}
-	volumes, err := volume.New(ctx, host, c.Log)
+	volumes, err := volume.New(ctx, host, happenings, c.Log)
 	if err != nil {
 		return err
 	}
@@ -100,7 +102,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	}, c.Log)
 	registry := prometheus.NewRegistry()
 	times := c.Timeouts.WithDefaults()
-	containers := container.New(host, images, templates, volumes, networks, container.NewMetrics(registry), times, c.Log)
+	containers := container.New(host, images, templates, volumes, networks, happenings, container.NewMetrics(registry), times, c.Log)
 	execs := exec.New(host, containers, times)
 	forks := fork.New(host, containers, templates, registry, times, c.Log)
 	containers.Collect(registry)
@@ -114,7 +116,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Files: files.New(host, containers, c.Log), Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Host: host, Version: version.String(), Log: c.Log,
+		Containers: containers, Execs: execs, Files: files.New(host, containers, c.Log), Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Feed: happenings, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)

@@ -1,69 +1,112 @@
 package container
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/volume"
-	"github.com/containervm/containervm/controller/internal/vsphere"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// Events yields what happens to containers from now on, until ctx ends. It comes from the inventory alone, so it holds
-// also what other clients of the host do.
-func (s *Service) Events(ctx context.Context) <-chan events.Message {
-	changes := s.host.Subscribe(ctx)
-	out := make(chan events.Message)
-	go func() {
-		defer close(out)
-		for change := range changes {
-			for _, m := range eventsOf(change, time.Now()) {
-				select {
-				case out <- m:
-				case <-ctx.Done():
-				}
-			}
-		}
-	}()
-	return out
+// Tell tells that someone does something to a container which its VM does not show, with Docker's attributes beside its labels, image and
+// name; more may be nil. It is told after all that the inventory has shown until now: that a container was stopped, after its death.
+func (s *Service) Tell(c *Container, action events.Action, more map[string]string) {
+	s.teller.tell(s.host.Seq(), message(c, action, more, time.Now()))
 }
 
-// eventsOf says what a change of a VM means in Docker's terms. A start and a death belong to a run: each is told once for it, also
-// when the change holds the whole run.
-func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
-	before, had := containerOf(change.Before)
-	after, has := containerOf(change.After)
+// teller sends what is told to the feed, in order with what follows from changes of VMs.
+type teller struct {
+	feed *feed.Feed
+
+	mu   sync.Mutex
+	on   bool   // someone calls seen
+	told uint64 // number of the last change of which everything has been told
+	late []late // by number: what belongs behind changes that are still to be told
+}
+
+type late struct {
+	seq uint64
+	m   events.Message
+}
+
+// tell sends an event once all changes up to a number have been told.
+func (t *teller) tell(seq uint64, m events.Message) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.on && t.told < seq {
+		t.late = append(t.late, late{seq, m})
+		return
+	}
+	t.feed.Send(m)
+}
+
+// begin says that changes after a number will be told by seen.
+func (t *teller) begin(seq uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.on, t.told = true, seq
+}
+
+// seen sends what a change means, and what waited for it.
+func (t *teller) seen(seq uint64, happened []events.Message) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range happened {
+		t.feed.Send(m)
+	}
+	t.told = max(t.told, seq)
+	for len(t.late) > 0 && t.late[0].seq <= t.told {
+		t.feed.Send(t.late[0].m)
+		t.late = t.late[1:]
+	}
+}
+
+// end says that no more changes will be told.
+func (t *teller) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.on = false
+	for _, l := range t.late {
+		t.feed.Send(l.m)
+	}
+	t.late = nil
+}
+
+// eventsOf says what a change of a container means in Docker's terms; nil: it was not, or is no more. A start and a death belong to a run:
+// each is told once for it, also when the change holds the whole run.
+func eventsOf(before, after *Container, now time.Time) []events.Message {
 	var out []events.Message
-	add := func(c Container, action events.Action, more map[string]string) {
+	add := func(c *Container, action events.Action, more map[string]string) {
 		out = append(out, message(c, action, more, now))
 	}
 	switch {
-	case !had && !has:
-	case !had:
+	case before == nil && after == nil:
+	case before == nil:
 		add(after, events.ActionCreate, nil)
-	case !has:
+	case after == nil:
 		add(before, events.ActionDestroy, nil)
 	default:
 		if after.Name != before.Name {
 			add(after, events.ActionRename, map[string]string{"oldName": "/" + before.Name})
 		}
-		if after.BegunSince(&before) {
+		if after.BegunSince(before) {
 			out = append(out, networkEvents(after, nil, after.Endpoints(), now)...)
 			out = append(out, mountEvents(after, events.ActionMount, now)...)
 			add(after, events.ActionStart, nil)
 		}
-		if after.goneSince(&before) {
+		if after.goneSince(before) {
 			if after.OOMKilled() {
 				add(after, events.ActionOOM, nil)
 			}
-			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode())})
+			add(after, events.ActionDie, map[string]string{"exitCode": strconv.Itoa(after.ExitCode()), "execDuration": after.ranSeconds()})
 			out = append(out, networkEvents(after, before.Endpoints(), nil, now)...)
 			out = append(out, mountEvents(after, events.ActionUnmount, now)...)
 		}
@@ -75,7 +118,7 @@ func eventsOf(change vsphere.VMEvent, now time.Time) []events.Message {
 }
 
 // networkEvents tell that a container that runs is no more in networks, or is in them.
-func networkEvents(c Container, from, to []record.Endpoint, now time.Time) (out []events.Message) {
+func networkEvents(c *Container, from, to []record.Endpoint, now time.Time) (out []events.Message) {
 	add := func(action events.Action, all, but []record.Endpoint) {
 		for _, e := range all {
 			if !slices.ContainsFunc(but, func(other record.Endpoint) bool { return other.ID == e.ID }) {
@@ -89,7 +132,7 @@ func networkEvents(c Container, from, to []record.Endpoint, now time.Time) (out 
 }
 
 // mountEvents tell that the volumes of a container are mounted, or not any more.
-func mountEvents(c Container, action events.Action, now time.Time) (out []events.Message) {
+func mountEvents(c *Container, action events.Action, now time.Time) (out []events.Message) {
 	for _, m := range c.Mounts {
 		if m.Volume == "" {
 			continue
@@ -104,15 +147,15 @@ func mountEvents(c Container, action events.Action, now time.Time) (out []events
 	return out
 }
 
-func containerOf(vm *vsphere.VM) (Container, bool) {
-	if vm == nil || vm.Extra[record.KeyRole] != record.RoleContainer {
-		return Container{}, false
+// ranSeconds is how long the process of the last run ran, in whole seconds.
+func (c *Container) ranSeconds() string {
+	if c.StartedAt().IsZero() || c.FinishedAt().IsZero() {
+		return "0"
 	}
-	c, err := Parse(*vm)
-	return c, err == nil
+	return strconv.FormatInt(int64(max(0, c.FinishedAt().Sub(c.StartedAt()))/time.Second), 10)
 }
 
-func message(c Container, action events.Action, more map[string]string, now time.Time) events.Message {
+func message(c *Container, action events.Action, more map[string]string, now time.Time) events.Message {
 	attributes := map[string]string{}
 	maps.Copy(attributes, c.Config.Labels)
 	attributes["image"], attributes["name"] = c.Config.Image, c.Name

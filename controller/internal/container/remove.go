@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
-
-	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // RemoveOptions say how a container is removed.
@@ -109,42 +106,6 @@ const (
 	removeRetry = 2 * time.Second
 	removeTries = 5
 )
-
-// Run removes containers with AutoRemove when they have ended, also those that ended while no controller ran, and finishes changes of
-// networks that an earlier controller began. It returns when ctx ends and all that it began has.
-func (s *Service) Run(ctx context.Context) {
-	events := s.host.Subscribe(ctx)
-	r := &remover{s: s, busy: map[string]bool{}, done: make(chan removal)}
-	var left sync.WaitGroup
-	left.Go(func() { s.configureLeft(ctx) })
-	defer left.Wait()
-	for _, c := range s.All() {
-		r.consider(ctx, c)
-	}
-	for events != nil || len(r.busy) > 0 {
-		select {
-		case e, ok := <-events:
-			if !ok {
-				events = nil
-				continue
-			}
-			s.clock.observe(e)
-			if e.After == nil || e.After.Extra[record.KeyRole] != record.RoleContainer {
-				continue
-			}
-			if c, err := Parse(*e.After); err == nil {
-				r.consider(ctx, c)
-			}
-		case ended := <-r.done:
-			delete(r.busy, ended.id)
-			if vm, ok := s.host.Get(ended.id); ok && ended.err == nil { // it was started again, and may have ended since
-				if c, err := Parse(vm); err == nil {
-					r.consider(ctx, c)
-				}
-			}
-		}
-	}
-}
 
 // remover removes containers, each in a goroutine of its own.
 type remover struct {

@@ -60,7 +60,7 @@ func TestAutoRemoveAfterRestart(t *testing.T) {
 		t.Fatalf("%+v, %v", c.HostConfig, err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := New(h, noImages{}, template.New(h, template.Options{}, log), nil, nil, NewMetrics(prometheus.NewRegistry()), Timeouts{}.WithDefaults(), log)
+	s := New(h, noImages{}, template.New(h, template.Options{}, log), nil, nil, nil, NewMetrics(prometheus.NewRegistry()), Timeouts{}.WithDefaults(), log)
 	release, err := s.AcquireStart(t.Context(), first.Name)
 	if err != nil {
 		t.Fatal(err)

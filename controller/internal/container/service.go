@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/network"
@@ -34,6 +35,7 @@ type Inventory interface {
 	VMs() []vsphere.VM
 	Get(name string) (vsphere.VM, bool)
 	Subscribe(ctx context.Context) <-chan vsphere.VMEvent
+	Seq() uint64
 }
 
 // Machines makes, drives and removes VMs.
@@ -81,17 +83,19 @@ type Service struct {
 	calls     guest.Caller
 	starts    *starts
 	clock     *clock
+	teller    *teller
 
 	mu      sync.Mutex
 	claimed map[string]bool // names of containers that are being made or renamed
 }
 
-// New returns the containers of a host. times has no zero fields. Run must be called for those with AutoRemove to be removed.
-func New(host Host, images Images, templates *template.Store, volumes *volume.Service, networks *network.Service, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
+// New returns the containers of a host, of which it tells events. times has no zero fields. Run must be called, for events to be told and for
+// containers with AutoRemove to be removed.
+func New(host Host, images Images, templates *template.Store, volumes *volume.Service, networks *network.Service, events *feed.Feed, metrics *Metrics, times Timeouts, log *slog.Logger) *Service {
 	return &Service{
 		host: host, images: images, templates: templates, volumes: volumes, networks: networks, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		starts: newStarts(), clock: newClock(), claimed: map[string]bool{},
+		starts: newStarts(), clock: newClock(), teller: &teller{feed: events}, claimed: map[string]bool{},
 	}
 }
 

@@ -51,6 +51,8 @@ func (h *scripted) apply(c change) {
 	c(&h.vm)
 }
 
+func (h *scripted) Seq() uint64 { return 0 }
+
 func (h *scripted) VMs() []vsphere.VM { return []vsphere.VM{h.vm} }
 
 func (h *scripted) Get(name string) (vsphere.VM, bool) { return h.vm, name == h.vm.Name }
@@ -180,7 +182,7 @@ func TestStartByRunAndPhase(t *testing.T) {
 		h.apply(c.from)
 		log := slog.New(slog.DiscardHandler)
 		times := Timeouts{Start: 50 * time.Millisecond, Off: 10 * time.Millisecond}.WithDefaults()
-		s := New(h, nil, template.New(h, template.Options{}, log), nil, nil, NewMetrics(prometheus.NewRegistry()), times, log)
+		s := New(h, nil, template.New(h, template.Options{}, log), nil, nil, nil, NewMetrics(prometheus.NewRegistry()), times, log)
 		err := s.Start(t.Context(), h.vm.Name)
 		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.says)
@@ -222,7 +224,7 @@ func TestEventsBelongToRuns(t *testing.T) {
 			after := before
 			after.Extra = maps.Clone(before.Extra)
 			change(&after)
-			for _, m := range eventsOf(vsphere.VMEvent{Before: &before, After: &after}, time.Now()) {
+			for _, m := range eventsOf(pictures{}.of(&before), pictures{}.of(&after), time.Now()) {
 				got = append(got, string(m.Action)+m.Actor.Attributes["exitCode"])
 			}
 			before = after

@@ -56,7 +56,7 @@ func newFakeHost(t testing.TB) *fakeHost {
 
 func newStore(t testing.TB, h *fakeHost) *Store {
 	t.Helper()
-	s, err := New(t.Context(), h, slog.New(slog.DiscardHandler))
+	s, err := New(t.Context(), h, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/indexfile"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -31,6 +32,7 @@ const (
 type Store struct {
 	host Host
 	log  *slog.Logger
+	feed *feed.Feed
 
 	index *indexfile.File[index]
 	pins  *pins
@@ -39,11 +41,11 @@ type Store struct {
 	loads chan struct{} // one element for each archive that is being read
 }
 
-// New opens the store of a host's datastore, and removes what an earlier controller left half done: unpacker VMs,
+// New opens the store of a host's datastore, tells events of it, and removes what an earlier controller left half done: unpacker VMs,
 // disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
 // index it fails, as a new index would make it delete them.
-func New(ctx context.Context, host Host, log *slog.Logger) (*Store, error) {
-	s := &Store{host: host, log: log, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads)}
+func New(ctx context.Context, host Host, events *feed.Feed, log *slog.Logger) (*Store, error) {
+	s := &Store{host: host, log: log, feed: events, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads)}
 	if err := host.MakeDirectory(ctx, layerDir); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
 	}

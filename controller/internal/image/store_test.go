@@ -95,7 +95,7 @@ func TestStartRefusesToForgetLayers(t *testing.T) {
 			h := newFakeHost(t)
 			loadInto(t, newStore(t, h), demo("a:1", "a"))
 			spoil(h)
-			if _, err := New(t.Context(), h, slog.New(slog.DiscardHandler)); err == nil {
+			if _, err := New(t.Context(), h, nil, slog.New(slog.DiscardHandler)); err == nil {
 				t.Error("the store opened")
 			}
 			if n := len(h.layers()); n != 1 {

@@ -1,16 +1,11 @@
 package network
 
 import (
-	"context"
 	"maps"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
 )
-
-// Events yields what happens to networks from now on, until ctx ends; then the channel is closed. Who is connected and disconnected is
-// told with the containers' events.
-func (s *Service) Events(ctx context.Context) <-chan events.Message { return s.feed.Events(ctx) }
 
 // Message is an event of a network, with Docker's attributes; more may be nil.
 func Message(action events.Action, id, name string, more map[string]string, now time.Time) events.Message {
@@ -31,5 +26,5 @@ func pruned(now time.Time) events.Message {
 }
 
 func (s *Service) publish(n Network, action events.Action) {
-	s.feed.Send(Message(action, n.ID, n.Name, nil, time.Now()))
+	s.opt.Feed.Send(Message(action, n.ID, n.Name, nil, time.Now()))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -49,7 +50,7 @@ func noRoutes() (Routes, error) { return Routes{}, nil }
 
 func newService(t testing.TB, h *fakeHost) *Service {
 	t.Helper()
-	s, err := New(t.Context(), h, Options{Routes: noRoutes}, slog.New(slog.DiscardHandler))
+	s, err := New(t.Context(), h, Options{Routes: noRoutes, Feed: &feed.Feed{}}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,6 +185,6 @@ func (s *Service) Prune(ctx context.Context, fits func(Network) bool, containers
 		}
 		names = append(names, n.Name)
 	}
-	s.feed.Send(pruned(time.Now()))
+	s.opt.Feed.Send(pruned(time.Now()))
 	return names, nil
 }

@@ -40,6 +40,8 @@ type Options struct {
 	Resolvers []netip.Addr
 	// Routes tells which networks containers are to reach, so that no network of theirs hides one; nil: those of this machine.
 	Routes func() (Routes, error)
+	// Feed is told what happens; nil: nobody is.
+	Feed *feed.Feed
 }
 
 // Service is the networks of one host. It is the only writer of their index, and of the port groups in it. Its methods may be called
@@ -50,7 +52,6 @@ type Service struct {
 	log   *slog.Logger
 	index *indexfile.File[index]
 	uses  *uses
-	feed  feed.Feed
 }
 
 // New opens the networks of a host: it removes what an earlier controller left half made or half removed, makes port groups again

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -222,7 +223,6 @@ func FuzzIndex(f *testing.F) {
 func TestRemove(t *testing.T) {
 	h := newFakeHost()
 	s := newService(t, h)
-	happenings := s.Events(t.Context())
 	n := create(t, s, network.CreateRequest{Name: "a"})
 	e, release, err := s.Reserve(nil, Want{Network: n.ID[:12]})
 	if err != nil {
@@ -270,9 +270,11 @@ func TestRemove(t *testing.T) {
 	if names, err := s.Prune(t.Context(), func(Network) bool { return true }, h.users()); !slices.Equal(names, []string{"b"}) || err != nil {
 		t.Errorf("pruned: %v, %v", names, err)
 	}
-	for _, want := range []events.Action{"create", "prune", "destroy", "create", "destroy", "prune"} {
-		if m := <-happenings; m.Action != want || m.Type != events.NetworkEventType {
-			t.Errorf("event %+v, want %s", m, want)
+	happened, r := s.opt.Feed.Open(time.Time{}, time.Time{})
+	r.Close()
+	for i, want := range []events.Action{"create", "prune", "destroy", "create", "destroy", "prune"} {
+		if i >= len(happened) || happened[i].Action != want || happened[i].Type != events.NetworkEventType {
+			t.Fatalf("events %+v, want %s as number %d", happened, want, i)
 		}
 	}
 }

@@ -10,9 +10,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 
+	"github.com/containervm/containervm/controller/internal/feed"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 )
 
@@ -137,9 +140,28 @@ func (h *fakeHost) disks() map[string]string {
 
 func open(t *testing.T, h *fakeHost) *Service {
 	t.Helper()
-	s, err := New(t.Context(), h, testLog(t))
+	s, err := New(t.Context(), h, &feed.Feed{}, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// listen returns what yields the events of volumes one after the other.
+func listen(t *testing.T, s *Service) (next func() events.Message) {
+	_, r := s.feed.Open(time.Time{}, time.Time{})
+	t.Cleanup(r.Close)
+	var heard []events.Message
+	return func() events.Message {
+		t.Helper()
+		if len(heard) == 0 {
+			var err error
+			if heard, err = r.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m := heard[0]
+		heard = heard[1:]
+		return m
+	}
 }

@@ -1,15 +1,11 @@
 package volume
 
 import (
-	"context"
 	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
 )
-
-// Events yields what happens to volumes from now on, until ctx ends; then the channel is closed. Their mounts are told with the containers'.
-func (s *Service) Events(ctx context.Context) <-chan events.Message { return s.feed.Events(ctx) }
 
 // Message is an event of a volume.
 func Message(action events.Action, name string, attributes map[string]string, now time.Time) events.Message {

@@ -40,16 +40,16 @@ type Service struct {
 	host   Host
 	index  *indexfile.File[index]
 	log    *slog.Logger
-	feed   feed.Feed
+	feed   *feed.Feed
 	names  nameLocks
 	mu     sync.Mutex
 	held   map[string]int // by name: how many containers that have it are being made
 	pruned chan struct{}  // has an element while a prune goes on
 }
 
-// New opens the volumes of a host's datastore. When there are disks of volumes but no index it fails: a new one would not know what they are.
-func New(ctx context.Context, host Host, log *slog.Logger) (*Service, error) {
-	s := &Service{host: host, log: log, index: indexfile.New(host, format()), held: map[string]int{}, pruned: make(chan struct{}, 1)}
+// New opens the volumes of a host's datastore, and tells events of them. When there are disks of volumes but no index it fails: a new one would not know what they are.
+func New(ctx context.Context, host Host, events *feed.Feed, log *slog.Logger) (*Service, error) {
+	s := &Service{host: host, log: log, feed: events, index: indexfile.New(host, format()), held: map[string]int{}, pruned: make(chan struct{}, 1)}
 	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open the volumes: %w", err)
 	}

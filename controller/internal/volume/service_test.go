@@ -30,7 +30,7 @@ func names(all []Volume) []string {
 func TestCreateIsIdempotent(t *testing.T) {
 	h := newFakeHost()
 	s := open(t, h)
-	heard := s.Events(t.Context())
+	heard := listen(t, s)
 	first, err := s.Create(t.Context(), Request{Name: "data", Options: map[string]string{"size": "100m"}, Labels: map[string]string{"a": "b"}})
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +54,7 @@ func TestCreateIsIdempotent(t *testing.T) {
 		t.Errorf("volumes %v, disks %v", got, h.disks())
 	}
 	for _, want := range []string{"data", "other"} {
-		if m := <-heard; m.Action != events.ActionCreate || m.Actor.ID != want || m.Actor.Attributes["driver"] != Driver {
+		if m := heard(); m.Action != events.ActionCreate || m.Actor.ID != want || m.Actor.Attributes["driver"] != Driver {
 			t.Errorf("heard %+v", m)
 		}
 	}
@@ -123,11 +123,11 @@ func TestRemove(t *testing.T) {
 		t.Errorf("one that a container gets at the moment: %v", err)
 	}
 	hold.Release()
-	heard := s.Events(t.Context())
+	heard := listen(t, s)
 	if err := s.Remove(t.Context(), "data", nobody); err != nil || len(h.disks()) != 0 || len(s.List()) != 0 {
 		t.Errorf("%v: %v, %v", err, h.disks(), names(s.List()))
 	}
-	if m := <-heard; m.Action != events.ActionDestroy || m.Actor.ID != "data" {
+	if m := heard(); m.Action != events.ActionDestroy || m.Actor.ID != "data" {
 		t.Errorf("heard %+v", m)
 	}
 }
@@ -271,7 +271,7 @@ func TestLostIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(h.files, indexPath)
-	if _, err := New(t.Context(), h, testLog(t)); err == nil || !strings.Contains(err.Error(), indexPath) {
+	if _, err := New(t.Context(), h, nil, testLog(t)); err == nil || !strings.Contains(err.Error(), indexPath) {
 		t.Errorf("a lost index: %v", err)
 	}
 	h.files[indexPath] = `{"version":1}`

@@ -33,7 +33,10 @@ type VM struct {
 }
 
 // VMEvent is a change of one VM: Before is nil when it has appeared, After when it is gone.
-type VMEvent struct{ Before, After *VM }
+type VMEvent struct {
+	Before, After *VM
+	Seq           uint64 // its number, from 1
+}
 
 // inventory is the picture of the host's VMs, and of its latest tasks, that the watch keeps.
 type inventory struct {
@@ -42,6 +45,7 @@ type inventory struct {
 	tasks   map[Ref]taskInfo
 	changed chan struct{} // closed and replaced at each change
 	subs    map[*subscription]struct{}
+	seq     uint64 // of the last change of a VM
 }
 
 func newInventory() *inventory {
@@ -132,6 +136,13 @@ func (i *inventory) Subscribe(ctx context.Context) <-chan VMEvent {
 	return out
 }
 
+// Seq is the number of the last change of a VM: what has been seen of VMs until now is told to subscribers by events of at most this number.
+func (i *inventory) Seq() uint64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.seq
+}
+
 // publish applies one change and tells everyone. after nil removes the VM.
 func (i *inventory) publish(ref Ref, after *VM) {
 	i.mu.Lock()
@@ -145,9 +156,10 @@ func (i *inventory) publish(ref Ref, after *VM) {
 	if before == nil && after == nil {
 		return
 	}
+	i.seq++
 	i.wake()
 	for s := range i.subs {
-		s.push(VMEvent{Before: before, After: after})
+		s.push(VMEvent{Before: before, After: after, Seq: i.seq})
 	}
 }
 
