@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -8,6 +9,9 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
+
+	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
 )
 
 // TestLimits: what the host cannot give is refused with its numbers, and leaves no container.
@@ -113,5 +117,31 @@ func TestNotSupported(t *testing.T) {
 	res, err := create(container.HostConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyAlways}})
 	if err != nil || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "Restart policies are not supported") {
 		t.Errorf("restart policy: %v, %v", res.Warnings, err)
+	}
+}
+
+// TestFractionalCPUs: what a machine has no virtual CPUs for is the host's limit of its CPU time, however the machine is made.
+func TestFractionalCPUs(t *testing.T) {
+	for name, f := range map[string]forks{"booted": {}, "forked": {templates: 1}, "forked without its disk": {templates: 1, noDisk: true}, "warm": {templates: 1, warm: 1}} {
+		t.Run(name, func(t *testing.T) {
+			e := startForks(t, daemontest.TetherGuest(t, nil), ctr.Timeouts{}, f)
+			if f.templates > 0 {
+				e.awaitTemplates(1)
+			}
+			limit := func(id string, want float64) {
+				t.Helper()
+				if m := e.host.Hypervisor.Machine(e.vm(id).Ref.Value); m == nil || m.CPULimit() != want {
+					t.Errorf("the machine of %s has another limit of its CPU time than %v", id, want)
+				}
+			}
+			for cpus, want := range map[int64]float64{1e9: 0, 0.25e9: 0.25} {
+				if f.warm > 0 {
+					e.awaitWarm(f.warm)
+				}
+				id := e.create(fmt.Sprint("c", cpus), container.Config{Cmd: []string{"sleep"}}, container.HostConfig{Resources: container.Resources{NanoCPUs: cpus}})
+				e.begin(id)
+				limit(id, want)
+			}
+		})
 	}
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/daemon"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -84,6 +85,11 @@ func TestFaults(t *testing.T) {
 		"no memory":      {created(func(s *types.VirtualMachineConfigSpec) { s.MemoryMB = 0 }), &types.InvalidArgument{}},
 		"minus memory":   {created(func(s *types.VirtualMachineConfigSpec) { s.MemoryMB = -1 }), &types.InvalidArgument{}},
 		"host's memory":  {created(func(s *types.VirtualMachineConfigSpec) { s.MemoryMB = 1 << 30 }), &types.InsufficientMemoryResourcesFault{}},
+		"cpu limit":      {created(allocate(types.ResourceAllocationInfo{Limit: types.NewInt64(5)}, nil)), &types.InvalidArgument{}},
+		"cpu below none": {created(allocate(types.ResourceAllocationInfo{Limit: types.NewInt64(-2)}, nil)), &types.InvalidArgument{}},
+		"cpu reserved":   {created(allocate(types.ResourceAllocationInfo{Reservation: types.NewInt64(1)}, nil)), &types.NotSupported{}},
+		"cpu shares":     {created(allocate(types.ResourceAllocationInfo{Shares: &types.SharesInfo{Level: "high"}}, nil)), &types.NotSupported{}},
+		"memory limit":   {created(allocate(types.ResourceAllocationInfo{}, types.NewInt64(5))), &types.NotSupported{}},
 		"out of the ds":  {created(func(s *types.VirtualMachineConfigSpec) { s.Files.VmPathName = "[local] ../x" }), &types.InvalidDatastorePath{}},
 		"unknown ds":     {created(func(s *types.VirtualMachineConfigSpec) { s.Files.VmPathName = "[other]" }), &types.InvalidDatastorePath{}},
 		"unknown device": {created(addDevice(&types.VirtualUSB{})), &types.InvalidDeviceSpec{}},
@@ -100,6 +106,66 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%s: %v, want %T", what, tc.err, tc.want)
 		}
 	}
+}
+
+// allocate asks for an allocation of CPU time, and a limit of memory.
+func allocate(cpu types.ResourceAllocationInfo, memory *int64) func(*types.VirtualMachineConfigSpec) {
+	return func(s *types.VirtualMachineConfigSpec) {
+		s.CpuAllocation, s.MemoryAllocation = &cpu, &types.ResourceAllocationInfo{Limit: memory}
+	}
+}
+
+// TestCPULimit: the limit of a VM's CPU time is its machine's, at once, and its clones'.
+func TestCPULimit(t *testing.T) {
+	h := daemontest.Start(t, nil)
+	c := connect(t, h.Endpoint)
+	s := spec(t, h.Endpoint, "one")
+	s.CpuAllocation = &types.ResourceAllocationInfo{Limit: types.NewInt64(1000)}
+	ref, err := create(t, c, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := func(ref types.ManagedObjectReference, mhz int64, cpus float64) {
+		t.Helper()
+		var v mo.VirtualMachine
+		if err := property.DefaultCollector(c.Client).RetrieveOne(t.Context(), ref, []string{"config", "resourceConfig"}, &v); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := *v.Config.CpuAllocation.Limit, *v.ResourceConfig.CpuAllocation.Limit; a != mhz || b != mhz {
+			t.Errorf("the VM shows limits of %d and %d MHz, want %d", a, b, mhz)
+		}
+		if m := h.Hypervisor.Machine(ref.Value); m != nil && m.CPULimit() != cpus {
+			t.Errorf("the machine has a limit of %v CPUs, want %v", m.CPULimit(), cpus)
+		}
+	}
+	limited(ref, 1000, 0)
+	powerOn(t, c, ref)
+	limited(ref, 1000, 0.5)
+	machine := object.NewVirtualMachine(c.Client, ref)
+	change := func(mhz int64) (*object.Task, error) {
+		return machine.Reconfigure(t.Context(), types.VirtualMachineConfigSpec{CpuAllocation: &types.ResourceAllocationInfo{Limit: &mhz}})
+	}
+	done(t)(change(3000))
+	limited(ref, 3000, 1.5)
+	h.Hypervisor.On(vmtest.LimitCPUs, func() error { return errors.New("no control group") })
+	if task, err := change(500); err != nil || !strings.Contains(fmt.Sprint(task.Wait(t.Context())), "no control group") {
+		t.Errorf("a limit that the machine cannot have: %v", err)
+	}
+	limited(ref, 3000, 1.5)
+	h.Hypervisor.On(vmtest.LimitCPUs, nil)
+	done(t)(machine.Reconfigure(t.Context(), types.VirtualMachineConfigSpec{Annotation: "x"}))
+	limited(ref, 3000, 1.5)
+	task, err := machine.InstantClone(t.Context(), types.VirtualMachineInstantCloneSpec{Name: "two"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := task.WaitForResult(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited(info.Result.(types.ManagedObjectReference), 3000, 1.5)
+	done(t)(change(-1))
+	limited(ref, -1, 0)
 }
 
 // isFault says whether an error, of a call or of a task, is of the type of want.

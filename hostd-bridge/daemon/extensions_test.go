@@ -32,9 +32,9 @@ func body(t *testing.T, e daemon.Endpoint, c *govmomi.Client, path string) []byt
 func TestExtensions(t *testing.T) {
 	for _, without := range []bool{false, true} {
 		h := daemontest.Start(t, nil, func(c *daemon.Config) { c.NoDiskAtFork = without })
-		want := `{"extensions":["diskAtFork","log","networks","vsock"]}`
+		want := `{"extensions":["diskAtFork","log","networks","vsock","cpuLimit"]}`
 		if without {
-			want = `{"extensions":["log","networks","vsock"]}`
+			want = `{"extensions":["log","networks","vsock","cpuLimit"]}`
 		}
 		if got := string(body(t, h.Endpoint, connect(t, h.Endpoint), "/cvm/extensions")); got != want+"\n" {
 			t.Errorf("extensions %s", got)

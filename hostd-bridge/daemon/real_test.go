@@ -2,6 +2,9 @@ package daemon_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/cgroups/v3"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -86,6 +90,7 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	}
 	s := spec(t, e, "real")
 	s.MemoryMB = 128
+	s.CpuAllocation = &types.ResourceAllocationInfo{Limit: types.NewInt64(1800)} // of 2000
 	s.ExtraConfig = append(s.ExtraConfig, &types.OptionValue{Key: link.KeySpec, Value: text})
 	ref, err := create(t, c, s)
 	if err != nil {
@@ -98,6 +103,10 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	defer stop()
 	c = connect(t, e)
 	status := waitStatus(t, c, ref, tetherv1.State_RUNNING)
+	group := groupOf(config, ref)
+	if procs, err := os.ReadFile(group); err != nil || len(procs) == 0 {
+		t.Errorf("the control group of a machine with a limit of its CPU time: %q, %v", procs, err)
+	}
 	machine := object.NewVirtualMachine(c.Client, ref)
 	defer func() {
 		if t.Failed() { // nothing may go on running
@@ -123,10 +132,23 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	}
 	waitPower(t, c, ref, "poweredOff")
 	done(t)(machine.Destroy(t.Context()))
+	if _, err := os.Stat(group); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the control group of a machine that is gone: %v", err)
+	}
 	left, err := os.ReadDir(filepath.Join(config.RunDir, "vm"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left in the run directory: %v, %v", left, err)
 	}
+}
+
+// groupOf is the list of processes in the control group of a VM's machine.
+func groupOf(config daemon.Config, ref types.ManagedObjectReference) string {
+	root := "/sys/fs/cgroup"
+	if cgroups.Mode() != cgroups.Unified {
+		root += "/cpu"
+	}
+	sum := sha256.Sum256([]byte(filepath.Join(config.RunDir, "vm", ref.Value)))
+	return filepath.Join(root, "containervm", hex.EncodeToString(sum[:8]), "cgroup.procs")
 }
 
 // Volumes of real machines: at the boot, plugged in and taken out while they run, forked with them, and opened again as deltas of what was

@@ -74,6 +74,9 @@ func (h *host) server(ctx context.Context, api *vim.Server) *http.Server {
 // extensions names what clients find here beside the vSphere API.
 func (h *host) extensions() []string {
 	names := []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionNetworks, hostapi.ExtensionVsock}
+	if h.inventory.Capacity.NoCPULimit == nil {
+		names = append(names, hostapi.ExtensionCPULimit)
+	}
 	if h.NoDiskAtFork {
 		return names[1:]
 	}

@@ -42,6 +42,7 @@ const (
 	ExtensionLog        = "log"        // RouteLog
 	ExtensionVsock      = "vsock"      // RouteVsock
 	ExtensionNetworks   = "networks"   // RouteNetworks and KeyNet
+	ExtensionCPULimit   = "cpuLimit"   // the limit of a VM's cpuAllocation is kept to; without it one is refused
 )
 
 // Extensions is the answer to RouteExtensions.

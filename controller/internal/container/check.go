@@ -84,7 +84,6 @@ func warningsFor(h *container.HostConfig, c *container.Config) []string {
 	}
 	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
 	warn(c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "Health checks are not supported yet. The container's health is not checked.")
-	warn(h.NanoCPUs%nanoCPU != 0, "CPUs are rounded up to whole virtual CPUs.")
 	warn(h.LogConfig.Type != "" && h.LogConfig.Type != LogDriver, "The log driver "+h.LogConfig.Type+" is not supported. The log goes to the container's own file.")
 	return warnings
 }

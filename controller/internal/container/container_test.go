@@ -149,10 +149,10 @@ func TestSize(t *testing.T) {
 		in   container.Resources
 		want size
 	}{
-		{container.Resources{}, size{1, 512}},
-		{container.Resources{Memory: 100*mib + 1, NanoCPUs: 1.5e9}, size{2, 101}},
-		{container.Resources{CPUQuota: 250_000}, size{3, 512}},
-		{container.Resources{CPUQuota: -1, NanoCPUs: 1e7}, size{1, 512}},
+		{container.Resources{}, size{1, 512, 0}},
+		{container.Resources{Memory: 100*mib + 1, NanoCPUs: 1.5e9}, size{2, 101, 1.5}},
+		{container.Resources{CPUQuota: 250_000}, size{3, 512, 2.5}},
+		{container.Resources{CPUQuota: -1, NanoCPUs: 1e7}, size{1, 512, 0.01}},
 	} {
 		if got := sizeOf(&c.in); got != c.want {
 			t.Errorf("size of %+v = %+v, want %+v", c.in, got, c.want)

@@ -70,7 +70,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 		s.log.Error("the volumes of a container are not seen until the next start", "container", id, "err", err)
 	}
 	s.metrics.created(p.way, time.Since(begun))
-	return id, slices.Concat(warningsFor(req.HostConfig, req.Config), p.warnings(), s.networks.Warnings(p.endpoints)), nil
+	return id, slices.Concat(warningsFor(req.HostConfig, req.Config), s.sizeWarnings(p.size), p.warnings(), s.networks.Warnings(p.endpoints)), nil
 }
 
 // plan is a container that is to be made. Its ID is that of the machine it gets, which may have one already.
@@ -182,7 +182,7 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	}
 	boot := s.host.Boot()
 	_, err = s.host.CreateVM(ctx, vsphere.VMSpec{
-		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, MemoryMiB: p.size.memoryMiB,
+		Name: id, UUID: ident.UUID(id), CPUs: p.size.cpus, CPULimit: s.limit(p), MemoryMiB: p.size.memoryMiB,
 		Kernel: boot.Kernel, Initrd: boot.Initrd, RootParent: p.image.TopDisk, Disks: data, Cards: network.Cards(p.endpoints), ExtraConfig: extra,
 	})
 	if err == nil {

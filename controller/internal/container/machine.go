@@ -123,11 +123,34 @@ func (s *Service) clone(ctx context.Context, lease *template.Lease, p *plan) (id
 	}
 	asked := record.MarkAt("cloneRequested", time.Now())
 	extra[record.KeyStart] = p.startNote(asked)
-	if _, err := lease.Clone(ctx, id, extra, p.image.TopDisk, network.Cards(p.endpoints)); err != nil {
+	ref, err := lease.Clone(ctx, id, extra, p.image.TopDisk, network.Cards(p.endpoints))
+	if err != nil {
 		return "", err
+	}
+	if limit := s.limitChange(p); limit != nil {
+		if err := s.host.Change(ctx, ref, vsphere.Change{CPULimit: limit}); err != nil {
+			return "", errors.Join(err, s.discard(ctx, ref))
+		}
 	}
 	s.clock.set(id, []record.Mark{record.MarkAt("api", p.begun), asked, record.MarkAt("cloneDone", time.Now())})
 	return id, nil
+}
+
+// limitChange is the change to the host's limit of a planned machine's CPU time, which machines that are forked do not have; nil: none.
+func (s *Service) limitChange(p *plan) *float64 {
+	if limit := s.limit(p); limit != 0 {
+		return &limit
+	}
+	return nil
+}
+
+// discard removes a machine that did not become a container.
+func (s *Service) discard(ctx context.Context, ref vsphere.Ref) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := s.host.PowerOff(ctx, ref); err != nil {
+		return err
+	}
+	return s.host.Destroy(ctx, ref)
 }
 
 // assign gives a child of a template, which has no disk yet and the cards from, its disk, its cards and its identity as a container, in
@@ -141,7 +164,7 @@ func (s *Service) assign(ctx context.Context, lease *template.Lease, child templ
 	if err == nil {
 		extra[record.KeyStart] = p.startNote(asked)
 		err = s.host.Change(ctx, child.VM.Ref, vsphere.Change{
-			RootDir: id, RootParent: p.image.TopDisk, Extra: extra, Cards: vsphere.CardChange{From: from, To: network.Cards(p.endpoints)},
+			CPULimit: s.limitChange(p), RootDir: id, RootParent: p.image.TopDisk, Extra: extra, Cards: vsphere.CardChange{From: from, To: network.Cards(p.endpoints)},
 		})
 	}
 	if err != nil {

@@ -52,6 +52,7 @@ type Machines interface {
 	HostNetworks(ctx context.Context) (hostapi.Networks, error)
 	Boot() vsphere.BootFiles
 	CanClone() bool
+	LimitsCPUs() bool
 	Has(extension string) bool
 }
 

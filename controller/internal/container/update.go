@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
@@ -69,7 +70,11 @@ func (s *Service) Update(ctx context.Context, ref string, change container.Resou
 	if err != nil {
 		return err
 	}
-	return s.host.Resize(ctx, c.VM.Ref, size.cpus, size.memoryMiB, map[string]string{record.KeyContainer: text})
+	resize := vsphere.Change{CPUs: size.cpus, MemoryMiB: size.memoryMiB, Extra: map[string]string{record.KeyContainer: text}}
+	if s.host.LimitsCPUs() {
+		resize.CPULimit = &size.limit
+	}
+	return s.host.Change(ctx, c.VM.Ref, resize)
 }
 
 // unpark ends a machine that waits at its gate. The container boots when it is started.

@@ -14,6 +14,9 @@ import (
 // Has reports whether the host named an extension (hostapi.ExtensionDiskAtFork) when the session began.
 func (c *Client) Has(extension string) bool { return slices.Contains(c.extensions, extension) }
 
+// LimitsCPUs reports whether the host keeps to limits of CPU time: a vSphere does, a host with extensions says so.
+func (c *Client) LimitsCPUs() bool { return len(c.extensions) == 0 || c.Has(hostapi.ExtensionCPULimit) }
+
 // readExtensions learns the names of the host's extensions; a host that knows no such question has none.
 func (c *Client) readExtensions(ctx context.Context) (err error) {
 	c.extensions, err = c.host.Extensions(ctx)

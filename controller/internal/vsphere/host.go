@@ -19,6 +19,7 @@ type HostInfo struct {
 	Model        string
 	CPUModel     string
 	CPUs         int // threads
+	CPUMHz       int // of each
 	MemoryBytes  int64
 	Accelerator  string // what runs machines and why; empty: not said
 	Architecture string
@@ -42,7 +43,7 @@ func (c *Client) Host(ctx context.Context) (HostInfo, error) {
 	info.Name = host.Name
 	if hw := host.Summary.Hardware; hw != nil {
 		info.Model, info.CPUModel = hw.Vendor+" "+hw.Model, hw.CpuModel
-		info.CPUs, info.MemoryBytes = int(hw.NumCpuThreads), hw.MemorySize
+		info.CPUs, info.CPUMHz, info.MemoryBytes = int(hw.NumCpuThreads), int(hw.CpuMhz), hw.MemorySize
 		if hw.Vendor == hostapi.Vendor {
 			info.Accelerator = hw.Model
 		}

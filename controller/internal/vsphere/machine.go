@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -22,6 +23,7 @@ type VMSpec struct {
 	Name      string // unique on the host, also the VM's directory
 	UUID      string // BIOS UUID, RFC 9562 text
 	CPUs      int
+	CPULimit  float64 // of the host's CPU time, in CPUs; 0: none. LimitsCPUs says whether the host can
 	MemoryMiB int
 	Kernel    string // datastore paths of what it boots
 	Initrd    string
@@ -68,6 +70,11 @@ func (c *Client) configSpec(ctx context.Context, spec VMSpec) (types.VirtualMach
 	}
 	devices := object.VirtualDeviceList{newController()}
 	var err error
+	if spec.CPULimit != 0 {
+		if conf.CpuAllocation, err = c.cpuLimit(ctx, spec.CPULimit); err != nil {
+			return conf, err
+		}
+	}
 	if conf.DeviceChange, err = devices.ConfigSpec(types.VirtualDeviceConfigSpecOperationAdd); err != nil {
 		return conf, err
 	}
@@ -162,6 +169,7 @@ func (c *Client) Resize(ctx context.Context, vm Ref, cpus, memoryMiB int, extra 
 // Change is what one reconfiguration of a VM changes; what is zero stays as it is.
 type Change struct {
 	CPUs      int
+	CPULimit  *float64 // of the host's CPU time, in CPUs; 0: none
 	MemoryMiB int
 	Extra     map[string]string // keys of extraConfig; an empty value removes a key
 	// RootParent is the datastore path of the disk of which the VM, which must have no disk, gets a delta as its root disk, in the
@@ -179,6 +187,11 @@ func (c *Client) Change(ctx context.Context, vm Ref, change Change) error {
 		NumCPUs: int32(change.CPUs), MemoryMB: int64(change.MemoryMiB), ExtraConfig: optionValues(change.Extra),
 	}
 	var err error
+	if change.CPULimit != nil {
+		if spec.CpuAllocation, err = c.cpuLimit(ctx, *change.CPULimit); err != nil {
+			return failed(err, "reconfigure VM %s", vm.Value)
+		}
+	}
 	if spec.DeviceChange, err = c.cardSpecs(ctx, vm, change.Cards); err != nil {
 		return failed(err, "reconfigure VM %s", vm.Value)
 	}
@@ -193,6 +206,18 @@ func (c *Client) Change(ctx context.Context, vm Ref, change Change) error {
 		return now == nil || (change.CPUs == 0 || now.CPUs == change.CPUs) &&
 			(change.MemoryMiB == 0 || now.MemoryMiB == change.MemoryMiB) && holds(now.Extra, change.Extra)
 	})
+}
+
+// cpuLimit is a limit of CPU time, in CPUs, as vSphere has it: in MHz of the host's CPUs.
+func (c *Client) cpuLimit(ctx context.Context, cpus float64) (*types.ResourceAllocationInfo, error) {
+	if cpus == 0 {
+		return &types.ResourceAllocationInfo{Limit: types.NewInt64(-1)}, nil
+	}
+	host, err := c.Host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &types.ResourceAllocationInfo{Limit: types.NewInt64(max(1, int64(math.Round(cpus*float64(host.CPUMHz)))))}, nil
 }
 
 // holds reports whether all of part is in all; an empty value stands for none.

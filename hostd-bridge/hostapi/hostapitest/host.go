@@ -31,7 +31,7 @@ type Answers struct {
 // New returns a host without VMs that has all extensions.
 func New() *Host {
 	return &Host{vms: map[string]*VM{}, answers: Answers{
-		Extensions: []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionNetworks, hostapi.ExtensionVsock},
+		Extensions: []string{hostapi.ExtensionDiskAtFork, hostapi.ExtensionLog, hostapi.ExtensionNetworks, hostapi.ExtensionVsock, hostapi.ExtensionCPULimit},
 		Networks:   hostapi.Networks{Networks: []hostapi.NetworkState{{Name: hostapi.DefaultNetwork, Network: "network-10"}}},
 	}}
 }

@@ -4,6 +4,8 @@ package qemu
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -43,6 +46,8 @@ type Hypervisor struct {
 	config      Config
 	host        host
 	description string
+	groups      *cgroup.Host // nil: noGroups says why
+	noGroups    error
 }
 
 var (
@@ -68,6 +73,9 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	}
 	if err := h.chooseVsock(); err != nil {
 		return nil, err
+	}
+	if h.groups, h.noGroups = cgroup.New(); h.noGroups != nil {
+		c.Log.Warn("the CPU time of machines cannot be limited", "why", h.noGroups)
 	}
 	c.Log.Info("machines run under "+h.description, "qemu", c.QEMU)
 	return h, nil
@@ -118,6 +126,9 @@ func (h *Hypervisor) chooseVsock() error {
 	}
 	return nil
 }
+
+// LimitsCPUs implements vm.Hypervisor.
+func (h *Hypervisor) LimitsCPUs() error { return h.noGroups }
 
 // Describe implements vm.Hypervisor.
 func (h *Hypervisor) Describe() string { return h.description }
@@ -180,9 +191,17 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec v
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMachine(ctx, c, spec.RunDir, h.config.Log)
+	m, err := h.newMachine(ctx, c, spec.RunDir)
 	if err != nil { // nobody would know of a machine that goes on
 		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close())
+	}
+	if spec.CPULimit == 0 {
+		return m, nil
+	}
+	if err := m.LimitCPUs(ctx, spec.CPULimit); err != nil {
+		err = errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
+		h.ungroup(spec.RunDir)
+		return nil, err
 	}
 	return m, nil
 }
@@ -204,7 +223,7 @@ func check(s vm.MachineSpec) error {
 func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
 	c, err := supervisor.Connect(ctx, runDir)
 	if err == nil {
-		m, err := newMachine(ctx, c, runDir, h.config.Log)
+		m, err := h.newMachine(ctx, c, runDir)
 		if err == nil {
 			return m, nil, nil
 		}
@@ -213,18 +232,19 @@ func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.
 	if ctx.Err() != nil {
 		return nil, nil, context.Cause(ctx)
 	}
-	exit, err := lastExit(ctx, runDir)
+	exit, err := h.lastExit(ctx, runDir)
 	return nil, exit, err
 }
 
 // lastExit waits for the end of the processes in runDir and says how the machine ended.
-func lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
+func (h *Hypervisor) lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
 	if !supervisor.Existed(runDir) {
 		return &vm.Exit{At: time.Now().UTC(), Reason: "no machine was ever started in " + runDir}, nil
 	}
 	if err := supervisor.AwaitEnd(ctx, runDir); err != nil {
 		return nil, fmt.Errorf("cannot wait for the end of the machine in %s: %w", runDir, err)
 	}
+	h.ungroup(runDir)
 	x, err := supervisor.LastReport(runDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return &vm.Exit{At: time.Now().UTC(), Reason: "the machine's supervisor was killed or crashed, and QEMU ended with it"}, nil
@@ -233,6 +253,22 @@ func lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
 		return nil, err
 	}
 	return exitOf(x), nil
+}
+
+// groupOf names the control group of the machine in runDir: no other machine of this host has its name.
+func groupOf(runDir string) string {
+	sum := sha256.Sum256([]byte(runDir))
+	return hex.EncodeToString(sum[:8])
+}
+
+// ungroup removes the control group of a machine that has ended, if it had one.
+func (h *Hypervisor) ungroup(runDir string) {
+	if h.groups == nil {
+		return
+	}
+	if err := h.groups.Remove(groupOf(runDir)); err != nil {
+		h.config.Log.Warn("something is left of a machine that has ended", "runDir", runDir, "err", err)
+	}
 }
 
 func exitOf(x *supervisor.Exit) *vm.Exit {

@@ -17,6 +17,7 @@ import (
 // machine is a running machine, seen through its supervisor.
 type machine struct {
 	*supervisor.Client // SetGuestinfo, Pause, Resume, Reset, Memory, Kill
+	hypervisor         *Hypervisor
 	runDir             string
 	log                *slog.Logger
 
@@ -29,12 +30,12 @@ type machine struct {
 var _ vm.Machine = (*machine)(nil)
 
 // newMachine takes over the client, unless it fails.
-func newMachine(ctx context.Context, c *supervisor.Client, runDir string, log *slog.Logger) (*machine, error) {
+func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, runDir string) (*machine, error) {
 	stream, err := c.Subscribe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{Client: c, runDir: runDir, log: log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
+	m := &machine{Client: c, hypervisor: h, runDir: runDir, log: h.config.Log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
 	m.close = sync.OnceValue(m.release)
 	go m.follow()
 	return m, nil
@@ -49,6 +50,7 @@ func (m *machine) follow() {
 	exited := false
 	err := supervisor.Events(m.stream, func(e supervisor.Event) {
 		if e.Exit != nil {
+			m.hypervisor.ungroup(m.runDir)
 			exited = m.emit(vm.Event{Exit: exitOf(e.Exit)})
 			return
 		}
@@ -67,7 +69,7 @@ func (m *machine) follow() {
 		case <-ctx.Done():
 		}
 	}()
-	x, err := lastExit(ctx, m.runDir)
+	x, err := m.hypervisor.lastExit(ctx, m.runDir)
 	if err != nil {
 		m.log.Error("cannot find out how a machine ended", "runDir", m.runDir, "err", err)
 		return
@@ -141,6 +143,18 @@ func (m *machine) UnplugDisk(ctx context.Context, unit int) error {
 		return fmt.Errorf("%w: %w", vm.ErrNoDisk, err)
 	}
 	return err
+}
+
+// LimitCPUs implements vm.Machine. The limit is that of QEMU: the supervisor serves the guest all the same.
+func (m *machine) LimitCPUs(ctx context.Context, cpus float64) error {
+	if m.hypervisor.groups == nil {
+		return m.hypervisor.noGroups
+	}
+	pid, err := m.QEMU(ctx)
+	if err != nil {
+		return err
+	}
+	return m.hypervisor.groups.SetCPUs(groupOf(m.runDir), pid, cpus)
 }
 
 // SetNIC implements vm.Machine.

@@ -242,6 +242,19 @@ func (c *Client) Template(ctx context.Context, to NewDisks) (ForkPoint, error) {
 	return p, nil
 }
 
+// QEMU is the process ID of the machine's QEMU.
+func (c *Client) QEMU(ctx context.Context) (pid int, err error) {
+	conn, err := c.open(ctx, request{Op: opQEMU})
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if err := readFrame(conn, &pid); err != nil {
+		return 0, fmt.Errorf("cannot learn of the machine's QEMU: %w", err)
+	}
+	return pid, nil
+}
+
 // Memory measures what the machine takes now.
 func (c *Client) Memory(ctx context.Context) (hostapi.Memory, error) {
 	conn, err := c.open(ctx, request{Op: opMemory})

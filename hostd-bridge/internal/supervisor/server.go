@@ -65,6 +65,10 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 		s.log(ctx, c, r)
 	case opMemory:
 		s.memory(c)
+	case opQEMU:
+		if s.answer(c, reply{}) {
+			_ = writeFrame(c, s.m.qemu.cmd.Process.Pid) // who has left needs it no more
+		}
 	default:
 		s.answer(c, s.do(ctx, r))
 	}

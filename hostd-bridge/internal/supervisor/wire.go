@@ -29,6 +29,7 @@ const (
 	opReset  = "reset"
 	opKill   = "kill"   // the reply comes when QEMU is gone
 	opMemory = "memory" // a frame of Memory
+	opQEMU   = "qemu"   // a frame with QEMU's process ID
 	opPlug   = "plug"   // Disk
 	opUnplug = "unplug" // the disk with the unit number of Disk
 	opSetNIC = "setNIC" // what the card in Slot is from now on: Card

@@ -7,6 +7,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
 // apiVersion is the version of the vSphere API whose subset is served: that of vSphere 8.0 Update 3.
@@ -104,10 +105,7 @@ func (o *objects) compute() any {
 	}
 }
 
-// nominalMHz stands for the clock of a CPU: guests are given CPUs, not MHz, so it only fills what clients show.
-const nominalMHz = 2000
-
-func (o *objects) megahertz() int32 { return int32(o.server.Inventory.Capacity.CPUs) * nominalMHz }
+func (o *objects) megahertz() int32 { return int32(o.server.Inventory.Capacity.CPUs) * vm.NominalMHz }
 
 // host is the HostSystem; it names the VMs and the networks, so it changes with them.
 func (o *objects) host() any {
@@ -118,7 +116,7 @@ func (o *objects) host() any {
 		ConnectionState: types.HostSystemConnectionStateConnected, PowerState: types.HostSystemPowerStatePoweredOn,
 	}
 	hardware := types.HostHardwareSummary{
-		Vendor: hostapi.Vendor, Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: nominalMHz, NumCpuPkgs: 1,
+		Vendor: hostapi.Vendor, Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: vm.NominalMHz, NumCpuPkgs: 1,
 		NumCpuCores: int16(inv.Capacity.CPUs), NumCpuThreads: int16(inv.Capacity.CPUs), MemorySize: inv.Capacity.MemoryMiB << 20,
 	}
 	return &mo.HostSystem{

@@ -66,8 +66,15 @@ func newConfig(spec *types.VirtualMachineConfigSpec, pool types.ManagedObjectRef
 	return vm.Config{
 		Name: change.Name, Pool: pool.Value, UUID: change.UUID, InstanceUUID: spec.InstanceUuid, GuestID: change.GuestID,
 		Annotation: change.Annotation, Home: home, CPUs: max(change.CPUs, 1), MemoryMiB: change.MemoryMiB,
-		NICs: change.Cards.Add, Extra: change.Extra,
+		CPULimit: limitOf(change), NICs: change.Cards.Add, Extra: change.Extra,
 	}, err
+}
+
+func limitOf(change *vm.Change) int64 {
+	if change.CPULimit == nil {
+		return 0
+	}
+	return *change.CPULimit
 }
 
 // homeOf returns the directory that a new VM asks for: vmPathName names it, or the .vmx file in it, or only a datastore.
@@ -103,12 +110,43 @@ func vmChange(in networks, v *vm.VM, spec *types.VirtualMachineConfigSpec) (*vm.
 		return nil, invalidArgument("memoryMB", "memory %d MB, %d CPUs: out of range", spec.MemoryMB, spec.NumCPUs)
 	}
 	change.MemoryMiB = int(spec.MemoryMB)
+	if err := allocations(spec, change); err != nil {
+		return nil, err
+	}
 	change.Extra = map[string]string{}
 	for _, option := range spec.ExtraConfig {
 		o := option.GetOptionValue()
 		change.Extra[o.Key] = text(o.Value)
 	}
 	return change, deviceChanges(in, v, spec.DeviceChange, change)
+}
+
+// allocations takes over the limit of CPU time. Whatever else a VM may be guaranteed or denied by its allocations it is not here.
+func allocations(spec *types.VirtualMachineConfigSpec, change *vm.Change) error {
+	for _, of := range []struct {
+		what string
+		info *types.ResourceAllocationInfo
+	}{{"cpuAllocation", spec.CpuAllocation}, {"memoryAllocation", spec.MemoryAllocation}} {
+		switch what, a := of.what, of.info; {
+		case a == nil:
+		case a.Reservation != nil && *a.Reservation != 0:
+			return fault(&types.NotSupported{}, "%s: this host reserves nothing for single VMs.", what)
+		case a.Shares != nil && a.Shares.Level != types.SharesLevelNormal:
+			return fault(&types.NotSupported{}, "%s: all VMs of this host have the same shares.", what)
+		case a.Limit != nil && *a.Limit != vm.Unlimited && a != spec.CpuAllocation:
+			return fault(&types.NotSupported{}, "%s: a VM of this host has no limit of memory but its size.", what)
+		}
+	}
+	if a := spec.CpuAllocation; a != nil && a.Limit != nil {
+		limit := *a.Limit
+		if limit == vm.Unlimited {
+			limit = 0
+		} else if limit <= 0 {
+			return invalidArgument("cpuAllocation.limit", "%d MHz: out of range", limit)
+		}
+		change.CPULimit = &limit
+	}
+	return nil
 }
 
 // text returns an option's value, which clients send as any simple type.

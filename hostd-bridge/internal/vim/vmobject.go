@@ -29,8 +29,9 @@ func renderVM(v *vm.VM, find findNetwork) *mo.VirtualMachine {
 	return &mo.VirtualMachine{
 		ManagedEntity: entity(ref, vmFolderRef, v.Name),
 		Config:        config, Runtime: runtime, Guest: guest, ResourcePool: &pool, EnvironmentBrowser: environmentRef,
-		Summary:   renderSummary(v, config, guest, runtime),
-		Datastore: []types.ManagedObjectReference{datastoreRef}, Network: networks,
+		Summary:        renderSummary(v, config, guest, runtime),
+		ResourceConfig: &types.ResourceConfigSpec{Entity: &ref, CpuAllocation: *config.CpuAllocation, MemoryAllocation: allocation(vm.Limits{Limit: vm.Unlimited})},
+		Datastore:      []types.ManagedObjectReference{datastoreRef}, Network: networks,
 		RootSnapshot:         []types.ManagedObjectReference{},
 		GuestHeartbeatStatus: heartbeat(v),
 	}
@@ -50,8 +51,19 @@ func renderConfig(v *vm.VM, find findNetwork) *types.VirtualMachineConfigInfo {
 			NumCPU: int32(v.CPUs), NumCoresPerSocket: types.NewInt32(1), MemoryMB: int32(v.MemoryMiB), Device: devices(v, find),
 		},
 		ExtraConfig: extraConfig(v), Firmware: "bios",
-		DatastoreUrl: []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: datastore.Name, Url: "ds:///" + datastore.Name + "/"}},
+		CpuAllocation: cpuAllocation(v),
+		DatastoreUrl:  []types.VirtualMachineConfigInfoDatastoreUrlPair{{Name: datastore.Name, Url: "ds:///" + datastore.Name + "/"}},
 	}
+}
+
+// cpuAllocation is the limit of the VM's CPU time; there are no reservations, and all VMs' shares are equal.
+func cpuAllocation(v *vm.VM) *types.ResourceAllocationInfo {
+	limits := vm.Limits{Limit: vm.Unlimited}
+	if v.CPULimit != 0 {
+		limits.Limit = v.CPULimit
+	}
+	a := allocation(limits)
+	return &a
 }
 
 func guestID(v *vm.VM) string {
@@ -77,7 +89,7 @@ func renderRuntime(v *vm.VM) types.VirtualMachineRuntimeInfo {
 	info := types.VirtualMachineRuntimeInfo{
 		Host: &host, ConnectionState: types.VirtualMachineConnectionStateConnected,
 		PowerState:     types.VirtualMachinePowerState(v.Power),
-		MaxMemoryUsage: int32(v.MemoryMiB), MaxCpuUsage: int32(v.CPUs) * nominalMHz,
+		MaxMemoryUsage: int32(v.MemoryMiB), MaxCpuUsage: int32(v.CPUs) * vm.NominalMHz,
 		InstantCloneFrozen: types.NewBool(v.Frozen),
 	}
 	if v.Power == vm.PoweredOn {

@@ -17,6 +17,8 @@ const (
 	// minMemoryMiB and maxCPUs bound what a VM may have: less memory boots no kernel, more CPUs QEMU's machines refuse.
 	minMemoryMiB = 4
 	maxCPUs      = 255
+	// minCPULimit is the least limit of CPU time, in MHz: a hundredth of a CPU, of which a control group can have no less.
+	minCPULimit = NominalMHz / 100
 	// maxName is vSphere's limit of an object's name, in characters.
 	maxName = 80
 )
@@ -24,10 +26,15 @@ const (
 // validUUID is the textual form of RFC 9562, section 4.
 var validUUID = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
+// NominalMHz stands for the clock of the host's CPUs, whose number counts: vSphere gives limits of CPU time in MHz.
+const NominalMHz = 2000
+
 // Capacity is what a host has: no VM has more, as on ESXi.
 type Capacity struct {
 	CPUs      int
 	MemoryMiB int64
+	// NoCPULimit is why the host cannot limit the CPU time of a VM; nil: it can.
+	NoCPULimit error
 }
 
 // Complete completes the configuration of a new VM or says what is wrong with it.
@@ -59,12 +66,16 @@ func (c *Config) Complete(host Capacity) error {
 	return CheckExtraSize(c.Extra)
 }
 
-// CheckSize checks the CPUs and the memory.
+// CheckSize checks the CPUs, their limit, and the memory.
 func (c *Config) CheckSize(host Capacity) error {
 	cpus := min(maxCPUs, host.CPUs)
 	switch {
 	case c.CPUs < 1 || c.CPUs > cpus:
 		return &ArgumentError{Property: "numCPUs", Why: fmt.Sprintf("%d, must be 1 to %d: the host has %d CPUs", c.CPUs, cpus, host.CPUs)}
+	case c.CPULimit != 0 && c.CPULimit < minCPULimit:
+		return &ArgumentError{Property: "cpuAllocation.limit", Why: fmt.Sprintf("%d MHz, must be -1 (none) or at least %d", c.CPULimit, minCPULimit)}
+	case c.CPULimit != 0 && host.NoCPULimit != nil:
+		return &ArgumentError{Property: "cpuAllocation.limit", Why: host.NoCPULimit.Error()}
 	case c.MemoryMiB < minMemoryMiB:
 		return &ArgumentError{Property: "memoryMB", Why: fmt.Sprintf("%d, must be at least %d", c.MemoryMiB, minMemoryMiB)}
 	case int64(c.MemoryMiB) > host.MemoryMiB:

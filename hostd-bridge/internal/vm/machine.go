@@ -19,6 +19,8 @@ type Hypervisor interface {
 	// Prestart starts all of a machine that does not depend on which VM it will be: its QEMU waits for the state of the fork point. It
 	// ends with this process.
 	Prestart(ctx context.Context, at ForkPoint, spec PrestartSpec) (Prestarted, error)
+	// LimitsCPUs says why machines' CPU time cannot be limited; nil: it can.
+	LimitsCPUs() error
 	// Describe says what accelerates the machines and why, for people ("TCG: no vmx or svm flag").
 	Describe() string
 }
@@ -44,6 +46,8 @@ type Machine interface {
 	UnplugDisk(ctx context.Context, unit int) error
 	// SetNIC says what the card in a slot is from now on. A child's card passes no frame before the guest's receipt, whatever is set.
 	SetNIC(ctx context.Context, slot int, nic NIC) error
+	// LimitCPUs lets the machine use at most so much time of the host's CPUs from now on, in CPUs; 0: as much as there is.
+	LimitCPUs(ctx context.Context, cpus float64) error
 	// Pause stops the CPUs; Resume lets them go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
@@ -127,6 +131,7 @@ type MachineSpec struct {
 	RunDir    string // sockets and state of the running machine; made by the caller
 	HomeDir   string // the VM's directory on its datastore: console.log and stdio.log
 	CPUs      int
+	CPULimit  float64 // of the host's CPU time, in CPUs; 0: none
 	MemoryMiB int
 	Machine   string // hostapi.MachineMicroVM (also when empty) or hostapi.MachineQ35
 	Kernel    string // ELF vmlinux with a PVH entry, or bzImage

@@ -11,6 +11,7 @@ type Change struct {
 	Annotation string
 	CPUs       int               // needs the VM off
 	MemoryMiB  int               // needs the VM off
+	CPULimit   *int64            // as Config.CPULimit
 	Extra      map[string]string // an empty value deletes the key
 	Disk       *DiskChange
 	DataDisks  []DiskChange

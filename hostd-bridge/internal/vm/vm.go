@@ -57,12 +57,16 @@ type Config struct {
 	Home         string            `json:"home"`    // directory in the datastore
 	CPUs         int               `json:"cpus"`
 	MemoryMiB    int               `json:"memoryMiB"`
+	CPULimit     int64             `json:"cpuLimit,omitempty"` // MHz of NominalMHz for each CPU of the host; 0: none
 	CID          uint32            `json:"cid"`
 	Disk         *Disk             `json:"disk,omitempty"` // in the root slot
 	DataDisks    []UnitDisk        `json:"dataDisks,omitempty"`
 	NICs         []Card            `json:"nics,omitempty"`
 	Extra        map[string]string `json:"extra,omitempty"`
 }
+
+// CPUShare is the limit of CPU time in CPUs; 0: none.
+func (c *Config) CPUShare() float64 { return float64(c.CPULimit) / NominalMHz }
 
 // Disk is a disk in a VM's root slot. Paths are in the datastore.
 type Disk struct {

@@ -123,7 +123,7 @@ func orEnded(e *inventory.Entry, err error) error {
 func (c *Cloner) childConfig(src *vm.VM, spec *vm.CloneSpec) (vm.Config, error) {
 	config := vm.Config{
 		Name: spec.Name, Pool: cmp.Or(spec.Pool, src.Pool), UUID: spec.UUID, GuestID: src.GuestID, Annotation: src.Annotation,
-		Home: spec.Home, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, Extra: inherited(src.Extra),
+		Home: spec.Home, CPUs: src.CPUs, MemoryMiB: src.MemoryMiB, CPULimit: src.CPULimit, Extra: inherited(src.Extra),
 	}
 	if spec.Disk != nil && src.Disk != nil {
 		return config, &vm.DeviceError{Why: "the root slot holds a disk in VM " + src.Name + ": its clones have that"}

@@ -152,7 +152,7 @@ func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 	return vm.MachineSpec{
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
 		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home),
-		CPUs: v.CPUs, MemoryMiB: v.MemoryMiB,
+		CPUs: v.CPUs, CPULimit: v.CPUShare(), MemoryMiB: v.MemoryMiB,
 		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),
 		NICs: v.Slots(l.opt.Networks.Socket),

@@ -32,7 +32,10 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	}
 	defer net.End()
 	told, cards := false, l.changedSlots(v, next)
-	if err = cards.plug(ctx); err == nil {
+	if err = l.limitCPUs(ctx, v, next); err == nil {
+		err = cards.plug(ctx)
+	}
+	if err == nil {
 		err = l.opt.Disks.Change(ctx, e, c.Disks(), func() error {
 			told = true // if it fails the guest may have seen it all the same
 			if err := l.tellGuest(ctx, ref, c.Extra); err != nil {
@@ -53,12 +56,21 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	}
 	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
 	ctx = context.WithoutCancel(ctx)
-	err = errors.Join(err, cards.restore(ctx))
+	err = errors.Join(err, cards.restore(ctx), l.limitCPUs(ctx, next, v))
 	if told {
 		err = errors.Join(err, l.tellGuest(ctx, ref, former(v, c.Extra)))
 	}
 	net.Undo(ctx)
 	return err
+}
+
+// limitCPUs has a machine that runs keep to the limit of what its VM is to be.
+func (l *Lifecycle) limitCPUs(ctx context.Context, v, next *vm.VM) error {
+	m, err := l.opt.Inventory.Live(v.Ref)
+	if err != nil || v.CPULimit == next.CPULimit {
+		return nil // off: it has the limit from its start on
+	}
+	return m.LimitCPUs(ctx, next.CPUShare())
 }
 
 // rejoin prepares the networks for what a change makes of a VM that is on. Its ports are bound before its machine, and its guest, hear
@@ -119,6 +131,9 @@ func (l *Lifecycle) applied(e *inventory.Entry, c *vm.Change) (*vm.VM, error) {
 func edit(next *vm.Config, c *vm.Change) error {
 	if c.CPUs != 0 {
 		next.CPUs = c.CPUs
+	}
+	if c.CPULimit != nil {
+		next.CPULimit = *c.CPULimit
 	}
 	if c.MemoryMiB != 0 {
 		next.MemoryMiB = c.MemoryMiB

@@ -26,6 +26,10 @@ func (fileHypervisor) Describe() string { return "files, for tests" }
 // freezes is the guestinfo that makes a machine freeze as soon as it boots.
 const freezes = "guestinfo.freezes"
 
+func (fileHypervisor) LimitsCPUs() error { return nil }
+
+func (m *fileMachine) LimitCPUs(context.Context, float64) error { return nil }
+
 func (fileHypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine, error) {
 	m := newFileMachine(spec.RunDir)
 	if err := m.begin(spec); err != nil {

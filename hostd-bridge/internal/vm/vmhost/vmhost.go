@@ -89,7 +89,7 @@ func Open(ctx context.Context, opt Options) (*Host, error) {
 }
 
 func wire(opt Options, inv *inventory.Inventory) *Host {
-	h := &Host{Inventory: inv, Capacity: vm.Capacity{CPUs: opt.HostCPUs, MemoryMiB: opt.HostMemoryMiB}, Hypervisor: opt.Hypervisor}
+	h := &Host{Inventory: inv, Capacity: vm.Capacity{CPUs: opt.HostCPUs, MemoryMiB: opt.HostMemoryMiB, NoCPULimit: opt.Hypervisor.LimitsCPUs()}, Hypervisor: opt.Hypervisor}
 	memory := admission.New(inv, opt.HostMemoryMiB, opt.MemAvailable)
 	h.Disks = disks.New(disks.Options{Inventory: inv, Store: opt.Store, Files: opt.Disks, Blank: opt.Blank, Log: opt.Log})
 	h.Prestart = prestart.New(prestart.Options{

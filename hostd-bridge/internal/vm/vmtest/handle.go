@@ -192,6 +192,15 @@ func (h *handle) UnplugDisk(_ context.Context, unit int) (err error) {
 	return err
 }
 
+// LimitCPUs implements vm.Machine.
+func (h *handle) LimitCPUs(_ context.Context, cpus float64) error {
+	if err := h.m.hv.at(LimitCPUs); err != nil {
+		return err
+	}
+	h.m.edit(func() { h.m.limit = cpus })
+	return nil
+}
+
 // SetNIC implements vm.Machine.
 func (h *handle) SetNIC(_ context.Context, slot int, nic vm.NIC) error {
 	if err := h.m.hv.at(SetNIC); err != nil {

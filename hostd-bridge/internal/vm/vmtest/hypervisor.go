@@ -24,7 +24,7 @@ type Stage string
 
 // The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo, Machine.Memory,
 // Machine.PlugDisk and Machine.UnplugDisk; StartSwitch, Switch.Apply
-// and Machine.SetNIC.
+// Machine.SetNIC and Machine.LimitCPUs.
 const (
 	Start     Stage = "start"
 	ForkPoint Stage = "forkPoint"
@@ -37,6 +37,7 @@ const (
 	StartSwitch Stage = "startSwitch"
 	Apply       Stage = "apply"
 	SetNIC      Stage = "setNIC"
+	LimitCPUs   Stage = "limitCPUs"
 	Plug        Stage = "plug"
 	Unplug      Stage = "unplug"
 )
@@ -85,6 +86,9 @@ func (h *Hypervisor) FailStart(err error) {
 	}
 	h.On(Start, func() error { return err })
 }
+
+// LimitsCPUs implements vm.Hypervisor.
+func (h *Hypervisor) LimitsCPUs() error { return nil }
 
 // Describe implements vm.Hypervisor.
 func (h *Hypervisor) Describe() string { return "in memory, for tests" }

@@ -30,6 +30,7 @@ type Machine struct {
 	disk     string
 	data     map[int]vm.DataDisk // by unit
 	nics     map[int]vm.NIC      // by slot
+	limit    float64             // of CPU time
 	frozen   bool
 	memory   any // what the guest keeps in mind
 	resets   int
@@ -39,7 +40,7 @@ type Machine struct {
 func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
 	m := &Machine{
 		Spec: spec, hv: h, parent: parent, signal: &vm.Signal{},
-		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk,
+		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk, limit: spec.CPULimit,
 	}
 	m.data, m.nics = map[int]vm.DataDisk{}, map[int]vm.NIC{}
 	for _, d := range spec.DataDisks {
@@ -55,6 +56,13 @@ func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
 		m.memory = parent.Memory()
 	}
 	return m
+}
+
+// CPULimit is that of the machine's CPU time, in CPUs; 0: none.
+func (m *Machine) CPULimit() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.limit
 }
 
 // Set sets a guestinfo key, as the guest does by info-set.
