@@ -57,7 +57,7 @@ func FuzzArchive(f *testing.F) {
 				t.Errorf("an image whose configuration cannot be read: %v", err)
 			}
 			for _, l := range src.layers {
-				_, _ = l.copyTo(context.Background(), io.Discard, func(int64) {})
+				_, _ = l.copyTo(context.Background(), io.Discard, nil, func(int64) {})
 			}
 		}
 	})

@@ -22,7 +22,7 @@ func BenchmarkContent(b *testing.B) {
 			}}
 			b.SetBytes(int64(len(plain)))
 			for b.Loop() {
-				if _, err := c.copyTo(b.Context(), io.Discard, func(int64) {}); err != nil {
+				if _, err := c.copyTo(b.Context(), io.Discard, nil, func(int64) {}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -35,7 +35,7 @@ const readBuffer = 256 << 10
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	src := &input{r: r}
 	b := bufio.NewReaderSize(src, readBuffer)
-	head, err := b.Peek(6)
+	head, err := b.Peek(magicBytes)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
@@ -46,21 +46,50 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	return decoded{plain, src}, nil
 }
 
-// decoder returns what decodes r, which begins with head.
-func decoder(r io.Reader, head []byte) (io.ReadCloser, error) {
+// compression is how a stream is compressed.
+type compression int
+
+const (
+	uncompressed compression = iota
+	byGzip
+	byZstd
+	byXZ
+	byBzip2
+)
+
+// magicBytes is how many bytes compressionOf looks at.
+const magicBytes = 6
+
+// compressionOf tells how a stream is compressed that begins with head.
+func compressionOf(head []byte) compression {
 	switch {
 	case bytes.HasPrefix(head, magicGzip):
-		return gzip.NewReader(r)
+		return byGzip
 	case bytes.HasPrefix(head, magicZstd), isSkippable(head):
+		return byZstd
+	case bytes.HasPrefix(head, magicXZ):
+		return byXZ
+	case bytes.HasPrefix(head, magicBzip2):
+		return byBzip2
+	}
+	return uncompressed
+}
+
+// decoder returns what decodes r, which begins with head.
+func decoder(r io.Reader, head []byte) (io.ReadCloser, error) {
+	switch compressionOf(head) {
+	case byGzip:
+		return gzip.NewReader(r)
+	case byZstd:
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxZstdWindow), zstd.WithDecoderConcurrency(2))
 		if err != nil {
 			return nil, err
 		}
 		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(head, magicXZ):
+	case byXZ:
 		x, err := xz.NewReader(r, maxXZDictionary)
 		return io.NopCloser(x), err
-	case bytes.HasPrefix(head, magicBzip2):
+	case byBzip2:
 		return io.NopCloser(bzip2.NewReader(r)), nil
 	}
 	return io.NopCloser(r), nil

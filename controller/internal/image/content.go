@@ -1,12 +1,16 @@
 package image
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -16,6 +20,8 @@ type content struct {
 	digest digest.Digest // of the bytes that open returns; empty: not to be checked
 	size   int64         // of the bytes that open returns; 0: unknown
 	open   func(ctx context.Context) (io.ReadCloser, error)
+	// compress: it is made here, as a plain tar, and is to be kept compressed.
+	compress bool
 }
 
 // id is how progress calls the layer: by the digest that the registry knows, where there is one.
@@ -27,26 +33,53 @@ func (c content) id() string {
 }
 
 // copyTo writes the uncompressed tar to w and returns its digest. It fails when a digest is not the demanded one, but
-// w has had the bytes by then. read is told how many bytes of the source were read so far.
-func (c content) copyTo(ctx context.Context, w io.Writer, read func(int64)) (digest.Digest, error) {
+// w has had the bytes by then. read is told how many bytes of the source were read so far. keep, if not nil, gets the bytes as they are
+// in the source, or compressed by gzip if compress is set or the source is compressed in a way that images do not know.
+func (c content) copyTo(ctx context.Context, w io.Writer, keep *keeper, read func(int64)) (digest.Digest, error) {
 	src, err := c.open(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer src.Close()
-	raw := &meter{r: src, read: read}
-	if c.digest != "" && c.digest != c.diffID {
+	b := bufio.NewReaderSize(src, 512) // of the looks ahead the smallest that makes no reads small
+	head, err := b.Peek(magicBytes)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	how := compressionOf(head)
+	raw := &meter{r: b, read: read}
+	if how != uncompressed && keep != nil || c.digest != "" && c.digest != c.diffID {
 		raw.hash = sha256.New()
+	}
+	var packed *gzip.Writer
+	switch mediaType := mediaTypeOf(how); {
+	case keep == nil:
+	case mediaType == "" || c.compress:
+		keep.begin(ctx, mediaTypeOf(byGzip), sha256.New())
+		packed = gzip.NewWriter(keep)
+		w = io.MultiWriter(w, packed)
+	default:
+		keep.begin(ctx, mediaType, nil)
+		raw.tee = keep
 	}
 	diffID, err := inflate(w, raw)
 	if err != nil {
 		return "", err
 	}
-	if got := raw.sum(); c.digest != "" && got != "" && got != c.digest {
-		return "", invalid("its digest is %s, not %s", got, c.digest)
-	}
+	got := cmp.Or(raw.sum(), diffID)
 	if c.diffID != "" && diffID != c.diffID {
 		return "", invalid("the digest of its content is %s, not %s as the image's configuration demands", diffID, c.diffID)
+	}
+	if c.digest != "" && got != c.digest {
+		return "", invalid("its digest is %s, not %s", got, c.digest)
+	}
+	if packed != nil {
+		if err := packed.Close(); err != nil {
+			return "", err
+		}
+	}
+	if keep != nil {
+		return diffID, keep.finish(got, diffID)
 	}
 	return diffID, nil
 }
@@ -69,9 +102,10 @@ func inflate(w io.Writer, raw io.Reader) (digest.Digest, error) {
 	return digest.NewDigest(digest.SHA256, sum), nil
 }
 
-// meter counts, and hashes when it has a hash, what is read through it.
+// meter counts, and hashes when it has a hash, what is read through it; tee, if any, gets it too.
 type meter struct {
 	r    io.Reader
+	tee  io.Writer
 	n    int64
 	hash hash.Hash
 	read func(int64)
@@ -84,6 +118,11 @@ func (m *meter) Read(p []byte) (int, error) {
 	}
 	m.n += int64(n)
 	m.read(m.n)
+	if m.tee != nil && n > 0 {
+		if _, failed := m.tee.Write(p[:n]); failed != nil {
+			return n, failed
+		}
+	}
 	return n, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -256,7 +257,7 @@ func (h *fakeHost) Upload(_ context.Context, path string, r io.Reader) error {
 	if err == nil && readErr == nil {
 		h.files[path] = data
 	}
-	return err
+	return errors.Join(err, readErr)
 }
 
 func (h *fakeHost) Download(_ context.Context, path string) (io.ReadCloser, error) {
@@ -376,6 +377,24 @@ func (h *fakeHost) nothingLeft(s *Store) {
 	}
 	if got, want := len(h.layers()), len(s.index.Read().Layers); got != want {
 		h.t.Errorf("%d disks of layers, but %d layers in the index", got, want)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	blobs := s.index.Read().Blobs
+	for path, data := range h.files {
+		name, ok := strings.CutPrefix(path, blobDir+"/")
+		if !ok {
+			continue
+		}
+		d := digest.NewDigestFromEncoded(digest.SHA256, name)
+		if b, known := blobs[d]; !known || b.Size != int64(len(data)) || digest.FromBytes(data) != d {
+			h.t.Errorf("%s is left, or is not what the index says", path)
+		}
+	}
+	for d := range blobs {
+		if _, ok := h.files[blobPath(d)]; !ok {
+			h.t.Errorf("there is no blob %s, but it is in the index", d)
+		}
 	}
 }
 

@@ -23,9 +23,17 @@ type Image struct {
 	Docker dockerspec.DockerOCIImage
 	// Created is when the image was built, Loaded when it came into the store.
 	Created, Loaded time.Time
-	// Size is the file content of all layers in bytes; LayerSizes that of each, lowest first.
-	Size       int64
-	LayerSizes []int64
+	// Size is what it takes in bytes: the file content of all layers, and Content, their blobs. LayerSizes is the file content of each,
+	// lowest first.
+	Size, Content int64
+	LayerSizes    []int64
+	// Blobs are the digests of the layers' blobs, lowest first; Manifest leads to them, of type Type. An image that an earlier version
+	// made has none.
+	Blobs    []digest.Digest
+	Manifest []byte
+	Type     string
+	// Tagged is when it last got a name; zero: never.
+	Tagged time.Time
 	// ChainIDs are the chain IDs of the layers, lowest first.
 	ChainIDs []digest.Digest
 	// TopDisk is the datastore path of the disk that a container's disk is a delta of.
@@ -33,8 +41,9 @@ type Image struct {
 }
 
 // List returns all images, newest first.
-func (s *Store) List() []Image {
-	x := s.index.Read()
+func (s *Store) List() []Image { return s.list(s.index.Read()) }
+
+func (s *Store) list(x *index) []Image {
 	out := make([]Image, 0, len(x.Images))
 	for id, r := range x.Images {
 		if !r.Removed {
@@ -78,7 +87,8 @@ func (s *Store) SizeOf(id digest.Digest) int64 {
 	if _, ok := x.Images[id]; !ok {
 		return 0
 	}
-	return s.image(x, id).Size
+	img := s.image(x, id)
+	return img.Size - img.Content
 }
 
 func (s *Store) image(x *index, id digest.Digest) Image {
@@ -90,6 +100,7 @@ func (s *Store) image(x *index, id digest.Digest) Image {
 		RepoTags:    familiar(names(x.Tags, id)),
 		RepoDigests: familiar(names(x.Digests, id)),
 		TopDisk:     s.diskOf(chains),
+		Blobs:       r.Blobs, Manifest: r.Manifest, Type: r.Type, Tagged: r.Tagged,
 	}
 	img.Config.Config = c.Config.ImageConfig
 	if c.Created != nil {
@@ -100,6 +111,12 @@ func (s *Store) image(x *index, id digest.Digest) Image {
 		img.LayerSizes = append(img.LayerSizes, size)
 		img.Size += size
 	}
+	for i, d := range r.Blobs {
+		if !slices.Contains(r.Blobs[:i], d) {
+			img.Content += x.Blobs[d].Size
+		}
+	}
+	img.Size += img.Content
 	return img
 }
 

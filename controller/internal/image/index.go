@@ -22,6 +22,7 @@ type index struct {
 	Tags    map[string]digest.Digest `json:"tags"`    // "docker.io/library/busybox:demo" -> image ID
 	Digests map[string]digest.Digest `json:"digests"` // "docker.io/library/busybox@sha256:..." -> image ID
 	Layers  map[digest.Digest]layer  `json:"layers"`  // by chain ID
+	Blobs   map[digest.Digest]blob   `json:"blobs"`   // by their own digests
 }
 
 // entry is an image; its key, the image ID, is the digest of Config.
@@ -30,12 +31,20 @@ type entry struct {
 	Loaded time.Time `json:"loaded"`
 	// Removed: no image to users any more, kept since disks of containers build on its layers.
 	Removed bool `json:"removed,omitempty"`
+	// Manifest is what the image came with, exactly, or what was made for it; Type is its media type. Blobs are its layers', lowest
+	// first. An image of an earlier version has none of them.
+	Manifest []byte          `json:"manifest,omitempty"`
+	Type     string          `json:"type,omitempty"`
+	Blobs    []digest.Digest `json:"blobs,omitempty"`
+	// Tagged is when a name was last given to it; zero: never.
+	Tagged time.Time `json:"tagged,omitzero"`
 }
 
 // layer is a complete disk, which nothing writes to.
 type layer struct {
 	Parent digest.Digest `json:"parent,omitempty"` // chain ID; empty: the blank disk
 	Size   int64         `json:"size"`             // bytes of file content
+	Blob   digest.Digest `json:"blob,omitempty"`   // what it was unpacked from; it may be gone
 }
 
 // indexFormat is how the index lies on the datastore.
@@ -53,6 +62,7 @@ func newIndex() *index {
 		Tags:    map[string]digest.Digest{},
 		Digests: map[string]digest.Digest{},
 		Layers:  map[digest.Digest]layer{},
+		Blobs:   map[digest.Digest]blob{},
 	}
 }
 
@@ -63,6 +73,7 @@ func (x *index) clone() *index {
 		Tags:    maps.Clone(x.Tags),
 		Digests: maps.Clone(x.Digests),
 		Layers:  maps.Clone(x.Layers),
+		Blobs:   maps.Clone(x.Blobs),
 	}
 }
 
@@ -88,6 +99,9 @@ func decodeIndex(data []byte) (*index, error) {
 	if x.Layers == nil {
 		x.Layers = map[digest.Digest]layer{}
 	}
+	if x.Blobs == nil {
+		x.Blobs = map[digest.Digest]blob{}
+	}
 	return x, x.check()
 }
 
@@ -106,6 +120,9 @@ func (x *index) check() error {
 				return fmt.Errorf("image %s: no layer %s", id, c)
 			}
 		}
+		if err := x.checkBlobs(r, len(chains)); err != nil {
+			return fmt.Errorf("image %s: %w", id, err)
+		}
 	}
 	for _, names := range []map[string]digest.Digest{x.Tags, x.Digests} {
 		for name, id := range names {
@@ -117,7 +134,35 @@ func (x *index) check() error {
 	return x.checkLayers()
 }
 
+// checkBlobs holds an image's manifest and its blobs against each other.
+func (x *index) checkBlobs(r entry, layers int) error {
+	if len(r.Manifest) == 0 {
+		return nil
+	}
+	m, err := decodeManifest(r.Manifest)
+	if err != nil {
+		return err
+	}
+	if len(m.Layers) != layers || len(r.Blobs) != layers {
+		return fmt.Errorf("its manifest has %d layers and %d blobs, not %d", len(m.Layers), len(r.Blobs), layers)
+	}
+	for i, l := range m.Layers {
+		if l.Digest != r.Blobs[i] {
+			return fmt.Errorf("its manifest and its blobs are not the same")
+		}
+		if _, ok := x.Blobs[l.Digest]; !ok {
+			return fmt.Errorf("no blob %s", l.Digest)
+		}
+	}
+	return nil
+}
+
 func (x *index) checkLayers() error {
+	for d := range x.Blobs {
+		if err := checkDigest(d); err != nil {
+			return fmt.Errorf("blob: %w", err)
+		}
+	}
 	for c, l := range x.Layers {
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("chain ID %q: %w", c, err)

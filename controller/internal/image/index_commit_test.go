@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containervm/containervm/internal/testimage"
 )
@@ -22,19 +23,21 @@ func put(t *testing.T, h *fakeHost, s *Store, img testimage.Image) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var blobs []digest.Digest
 	err = s.index.Commit(t.Context(), func(x *index) error {
 		var parent digest.Digest
-		for _, c := range chains {
-			x.Layers[c] = layer{Parent: parent, Size: 1}
-			parent = c
+		for i, c := range chains {
+			d := digest.FromBytes(img.Layers[i])
+			x.Layers[c], x.Blobs[d] = layer{Parent: parent, Size: 1, Blob: d}, blob{Size: int64(len(img.Layers[i])), DiffID: d, Type: ocispec.MediaTypeImageLayer}
+			parent, blobs = c, append(blobs, d)
 		}
 		return nil
 	})
-	for _, c := range chains {
-		h.files[diskPath(c)] = nil
+	for i, c := range chains {
+		h.files[diskPath(c)], h.files[blobPath(blobs[i])] = nil, img.Layers[i]
 	}
 	src := source{id: img.ID(), config: img.RawConfig(), tags: familiarToCanonical(t, img.Tags)}
-	if err := errors.Join(err, s.addImage(t.Context(), src, chains)); err != nil {
+	if err := errors.Join(err, s.addImage(t.Context(), src, chains, blobs)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,7 +1,10 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // source is an image that is to come into the store.
@@ -18,9 +23,23 @@ type source struct {
 	layers []content // one for each diff ID of config, lowest first
 	tags   []string  // canonical
 	digest string    // canonical name by digest; empty: none
+	// manifest is what it came with, and mediaType its type; empty: it came with none.
+	manifest  []byte
+	mediaType string
 }
 
-// install unpacks the layers of src that are not there and makes it an image.
+// installation is a source on its way into the store.
+type installation struct {
+	s       *Store
+	src     source
+	chains  []digest.Digest
+	say     wording
+	tell    Progress
+	u       *unpacker // nil: every layer is unpacked
+	release []func()  // of the blobs that are pinned
+}
+
+// install unpacks the layers of src that are not there, keeps their blobs, and makes it an image.
 func (s *Store) install(ctx context.Context, src source, say wording, p Progress) error {
 	chains, err := chainIDs(src.config)
 	if err != nil {
@@ -31,20 +50,57 @@ func (s *Store) install(ctx context.Context, src source, say wording, p Progress
 		return err
 	}
 	defer unlock()
-	defer s.pins.pin(chains)()
+	defer s.pins.pin(append(slices.Clone(chains), src.id))()
 	return s.installLocked(ctx, src, chains, say, p)
 }
 
-// installLocked is install by one who holds the image's lock and has pinned its chains.
+// installLocked is install by one who holds the image's lock and has pinned it and its chains.
 func (s *Store) installLocked(ctx context.Context, src source, chains []digest.Digest, say wording, p Progress) error {
-	if err := s.ensure(ctx, src.layers, chains, say, p); err != nil {
-		return err
+	if s.complete(src.id) {
+		return s.addImage(ctx, src, chains, nil)
 	}
-	return s.addImage(ctx, src, chains)
+	n := &installation{s: s, src: src, chains: chains, say: say, tell: p}
+	defer n.close()
+	if slices.ContainsFunc(chains, s.lacks) {
+		u, err := s.startUnpacker(ctx)
+		if err != nil {
+			return err
+		}
+		n.u = u
+	}
+	blobs := make([]digest.Digest, len(chains))
+	for i, c := range src.layers {
+		var err error
+		if blobs[i], err = n.layer(ctx, c, chains[:i+1]); err != nil {
+			return fmt.Errorf("cannot unpack layer %s: %w", c.diffID, err)
+		}
+	}
+	return s.addImage(ctx, src, chains, blobs)
 }
 
-// addImage makes src an image; its layers are there and pinned.
-func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest) error {
+// complete reports whether an image is there with all its blobs.
+func (s *Store) complete(id digest.Digest) bool { return len(s.index.Read().Images[id].Manifest) > 0 }
+
+func (n *installation) close() {
+	if n.u != nil {
+		n.u.close()
+	}
+	for _, release := range n.release {
+		release()
+	}
+}
+
+// hold pins a blob, and reports whether the store has it.
+func (n *installation) hold(d, diffID digest.Digest) bool {
+	if d == "" {
+		return false
+	}
+	n.release = append(n.release, n.s.pins.pin([]digest.Digest{blobKey(d)}))
+	return n.s.hasBlob(d, diffID)
+}
+
+// addImage makes src an image; its layers and blobs are there and pinned. blobs may be nil for an image that is complete.
+func (s *Store) addImage(ctx context.Context, src source, chains, blobs []digest.Digest) error {
 	return s.index.Commit(ctx, func(x *index) error {
 		for _, c := range chains {
 			if _, ok := x.Layers[c]; !ok {
@@ -55,7 +111,15 @@ func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest
 		if !known {
 			r = entry{Config: src.config, Loaded: time.Now().UTC()}
 		}
+		if len(r.Manifest) == 0 {
+			if err := x.describe(&r, src, blobs); err != nil {
+				return err
+			}
+		}
 		r.Removed = false
+		if len(src.tags) > 0 {
+			r.Tagged = time.Now().UTC()
+		}
 		x.Images[src.id] = r
 		for _, tag := range src.tags {
 			x.Tags[tag] = src.id
@@ -67,22 +131,44 @@ func (s *Store) addImage(ctx context.Context, src source, chains []digest.Digest
 	})
 }
 
-// ensure unpacks those of the layers, lowest first, whose chain IDs the store does not have.
-func (s *Store) ensure(ctx context.Context, layers []content, chains []digest.Digest, say wording, p Progress) error {
-	if !slices.ContainsFunc(chains, s.lacks) {
+// describe gives an image its manifest: the one that it came with, if that says what there is.
+func (x *index) describe(r *entry, src source, blobs []digest.Digest) error {
+	if c, err := decodeConfig(r.Config); err != nil || len(c.RootFS.DiffIDs) != len(blobs) {
+		return errors.Join(err, errNoLayer)
+	}
+	layers := make([]ocispec.Descriptor, len(blobs))
+	for i, d := range blobs {
+		b, ok := x.Blobs[d]
+		if !ok {
+			return errNoLayer
+		}
+		layers[i] = ocispec.Descriptor{MediaType: b.Type, Digest: d, Size: b.Size}
+	}
+	r.Blobs = blobs
+	if r.Manifest, r.Type = src.manifest, src.mediaType; fits(src.manifest, r.Config, layers) {
 		return nil
 	}
-	u, err := s.startUnpacker(ctx)
+	made := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: layers,
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: src.id, Size: int64(len(r.Config))},
+	}
+	text, err := json.Marshal(made)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot encode the image's manifest: %w", err)
 	}
-	defer u.close()
-	for i, c := range layers {
-		if err := s.ensureLayer(ctx, u, c, chains[:i+1], say, p); err != nil {
-			return fmt.Errorf("cannot unpack layer %s: %w", c.diffID, err)
-		}
-	}
+	r.Manifest, r.Type = text, made.MediaType
 	return nil
+}
+
+// fits reports whether a manifest leads to a configuration and layers.
+func fits(manifest, config []byte, layers []ocispec.Descriptor) bool {
+	if len(manifest) == 0 {
+		return false
+	}
+	m, err := decodeManifest(manifest)
+	return err == nil && m.Config.Size == int64(len(config)) && slices.EqualFunc(m.Layers, layers, func(a, b ocispec.Descriptor) bool {
+		return a.Digest == b.Digest && a.Size == b.Size
+	})
 }
 
 func (s *Store) lacks(chain digest.Digest) bool {
@@ -90,32 +176,58 @@ func (s *Store) lacks(chain digest.Digest) bool {
 	return !ok
 }
 
-// ensureLayer unpacks the layer that completes chains, unless someone did so before or does it now.
-func (s *Store) ensureLayer(ctx context.Context, u *unpacker, c content, chains []digest.Digest, say wording, p Progress) error {
-	chain := chains[len(chains)-1]
+// layer unpacks the layer that completes chains, unless someone did so before or does it now, and keeps its blob. It returns the
+// blob's digest; the blob is pinned.
+func (n *installation) layer(ctx context.Context, c content, chains []digest.Digest) (digest.Digest, error) {
+	s, chain := n.s, chains[len(chains)-1]
 	unlock, err := s.locks.lock(ctx, chain)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer unlock()
-	if !s.lacks(chain) {
-		return nil
+	there := s.index.Read().Layers[chain]
+	known := cmp.Or(c.digest, there.Blob) // what is not promised may be what it was before
+	kept, unpacked := n.hold(known, c.diffID), !s.lacks(chain)
+	if kept && unpacked {
+		return known, nil
 	}
-	partial, size, err := s.unpack(ctx, u, chains[:len(chains)-1], func(w io.Writer) error {
-		_, err := c.copyTo(ctx, w, func(n int64) { p.bytes(c.id(), say.unpacking, n, c.size) })
+	k := &keeper{s: s}
+	defer k.drop(ctx)
+	if unpacked {
+		_, err := c.copyTo(ctx, io.Discard, k, n.progress(c))
+		if err != nil {
+			return "", err
+		}
+		n.hold(k.digest, c.diffID)
+		return k.digest, s.addBlob(ctx, k)
+	}
+	into := k
+	if kept {
+		into = nil
+	}
+	partial, size, err := s.unpack(ctx, n.u, chains[:len(chains)-1], func(w io.Writer) error {
+		_, err := c.copyTo(ctx, w, into, n.progress(c))
 		return err
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := s.addLayer(ctx, partial, chains, size); err != nil {
+	if !kept {
+		known = k.digest
+		n.hold(known, c.diffID)
+	}
+	if err := s.addLayer(ctx, partial, chains, layer{Size: size, Blob: known}, into); err != nil {
 		s.drop(ctx, partial)
-		return err
+		return "", err
 	}
-	if say.unpacked != "" {
-		p.status(c.id(), say.unpacked)
+	if n.say.unpacked != "" {
+		n.tell.status(c.id(), n.say.unpacked)
 	}
-	return nil
+	return known, nil
+}
+
+func (n *installation) progress(c content) func(int64) {
+	return func(done int64) { n.tell.bytes(c.id(), n.say.unpacking, done, c.size) }
 }
 
 // unpack extracts the tar that feed writes to a new disk above parents. When it fails there is no disk.
@@ -133,26 +245,45 @@ func (s *Store) unpack(ctx context.Context, u *unpacker, parents []digest.Digest
 	return partial, int64(res.Bytes), nil
 }
 
-// addLayer gives a complete disk its final name and makes it a layer. The caller holds the lock of the chain.
-func (s *Store) addLayer(ctx context.Context, partial string, chains []digest.Digest, size int64) error {
-	chain, l := chains[len(chains)-1], layer{Size: size}
+// addLayer gives a complete disk its final name and makes it a layer, and so with what k kept, unless that is nil. The caller holds the
+// lock of the chain.
+func (s *Store) addLayer(ctx context.Context, partial string, chains []digest.Digest, l layer, k *keeper) error {
+	chain := chains[len(chains)-1]
 	if len(chains) > 1 {
 		l.Parent = chains[len(chains)-2]
 	}
-	if err := s.host.MoveFile(ctx, partial, diskPath(chain)); err != nil {
-		return fmt.Errorf("cannot give the disk its final name: %w", err)
+	if k != nil {
+		unlock, err := s.locks.lock(ctx, blobKey(k.digest))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := k.name(ctx); err != nil {
+			return err
+		}
 	}
-	err := s.index.Commit(ctx, func(x *index) error {
-		x.Layers[chain] = l
-		return nil
-	})
+	err := s.host.MoveFile(ctx, partial, diskPath(chain))
 	if err != nil {
-		s.drop(ctx, diskPath(chain))
+		err = fmt.Errorf("cannot give the disk its final name: %w", err)
+	} else {
+		err = s.index.Commit(ctx, func(x *index) error {
+			x.Layers[chain] = l
+			if k != nil {
+				x.Blobs[k.digest] = k.blob
+			}
+			return nil
+		})
+		if err != nil {
+			s.drop(ctx, diskPath(chain))
+		}
+	}
+	if err != nil && k != nil && !s.hasBlob(k.digest, k.blob.DiffID) {
+		s.drop(ctx, blobPath(k.digest))
 	}
 	return err
 }
 
-// drop deletes a disk that will not become a layer, also when ctx has ended. It may have been
+// drop deletes a file that will become no layer or blob, also when ctx has ended. A disk may have been
 // destroyed with the unpacker that it was attached to.
 func (s *Store) drop(ctx context.Context, partial string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)

@@ -61,7 +61,7 @@ func (a *archive) ociEntry(d ocispec.Descriptor, tags []string, depth int) ([]so
 		return a.ociIndex(data, tags, depth-1)
 	}
 	src, err := a.ociImage(data)
-	src.tags = tags
+	src.tags, src.manifest, src.mediaType = tags, data, d.MediaType
 	return []source{src}, err
 }
 

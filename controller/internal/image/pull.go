@@ -3,6 +3,8 @@ package image
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -69,17 +71,24 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 		}
 	}
 	defer unlock()
-	defer s.pins.pin(chains)()
+	defer s.pins.pin(append(slices.Clone(chains), src.id))()
 	d := newDownloads(ctx, r.layer, p)
 	defer d.wait()
 	defer cancel(nil)
+	complete := s.complete(src.id)
 	for i, c := range src.layers {
-		if !s.lacks(chains[i]) {
+		defer s.pins.pin([]digest.Digest{blobKey(c.digest)})()
+		kept := s.hasBlob(c.digest, c.diffID)
+		if complete || kept && !s.lacks(chains[i]) {
 			p.status(c.id(), "Already exists")
 			continue
 		}
 		p.status(c.id(), "Pulling fs layer")
-		src.layers[i].open = d.start(c)
+		if kept {
+			src.layers[i].open = func(ctx context.Context) (io.ReadCloser, error) { return s.openBlob(ctx, c.digest) }
+		} else {
+			src.layers[i].open = d.start(c)
+		}
 	}
 	return s.installLocked(ctx, src, chains, wordsOfPull, p)
 }
@@ -110,6 +119,7 @@ func (r *remoteImage) source(ctx context.Context) (source, error) {
 		return source{}, invalid("its index has more than %d levels", maxIndexDepth)
 	}
 	src, err := r.image(ctx, desc.Manifest)
+	src.manifest, src.mediaType = desc.Manifest, string(desc.MediaType)
 	src.digest = canonicalDigest(r.named, top.Digest.String())
 	if _, byTag := r.named.(reference.Tagged); byTag && err == nil {
 		var tag string

@@ -175,10 +175,11 @@ func (s *Store) Prune(ctx context.Context, all bool, match func(Image) bool, inU
 	return out, freed, err
 }
 
-// Collect deletes the layers that neither an image nor a container nor anything in progress needs, topmost first, and
-// returns their chain IDs and the bytes of their file content.
+// Collect deletes the layers that neither an image nor a container nor anything in progress needs, topmost first, and the blobs, and
+// returns the layers' chain IDs and the bytes of their file content and of the blobs.
 func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Digest, freed int64, err error) {
 	var unlock []func()
+	var blobs []digest.Digest
 	defer func() {
 		for _, f := range unlock {
 			f()
@@ -199,11 +200,27 @@ func (s *Store) Collect(ctx context.Context, inUse InUse) (deleted []digest.Dige
 		for _, chain := range deleted {
 			freed += was.Layers[chain].Size
 		}
+		blobs = x.dropBlobs(func(blob digest.Digest) bool {
+			free, busy := s.locks.tryLock(blobKey(blob))
+			if busy != nil {
+				return true
+			}
+			unlock = append(unlock, free)
+			return !d.choose(blobKey(blob))
+		})
+		for _, blob := range blobs {
+			freed += was.Blobs[blob].Size
+		}
 		return nil
 	})
 	d.end() // before the files go: their chains are locked still
 	if err != nil {
 		return nil, 0, err
+	}
+	for _, blob := range blobs {
+		if err := s.host.DeleteFile(ctx, blobPath(blob)); err != nil {
+			return deleted, freed, err
+		}
 	}
 	for _, chain := range deleted {
 		if err := s.host.DeleteFile(ctx, diskPath(chain)); err != nil {
@@ -271,6 +288,25 @@ func (x *index) dropUnreferenced(keep func(digest.Digest) bool) []digest.Digest 
 	}
 	for _, c := range gone {
 		delete(x.Layers, c)
+	}
+	return gone
+}
+
+// dropBlobs removes the blobs that no image has, and that keep does not ask for.
+func (x *index) dropBlobs(keep func(digest.Digest) bool) (gone []digest.Digest) {
+	needed := map[digest.Digest]bool{}
+	for _, r := range x.Images {
+		for _, b := range r.Blobs {
+			needed[b] = true
+		}
+	}
+	for b := range x.Blobs {
+		if !needed[b] && !keep(b) {
+			gone = append(gone, b)
+		}
+	}
+	for _, b := range gone {
+		delete(x.Blobs, b)
 	}
 	return gone
 }

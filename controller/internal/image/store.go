@@ -46,8 +46,10 @@ type Store struct {
 // index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, events *feed.Feed, log *slog.Logger) (*Store, error) {
 	s := &Store{host: host, log: log, feed: events, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads)}
-	if err := host.MakeDirectory(ctx, layerDir); err != nil {
-		return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
+	for _, dir := range []string{layerDir, blobDir} {
+		if err := host.MakeDirectory(ctx, dir); err != nil {
+			return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
+		}
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("cannot open the image store: %w", err)
@@ -105,10 +107,36 @@ func (s *Store) sweep(ctx context.Context) error {
 	if err := s.dropLost(ctx); err != nil {
 		return err
 	}
+	if err := s.dropLostBlobs(ctx); err != nil {
+		return err
+	}
 	return s.index.Commit(ctx, func(x *index) error {
-		x.dropUnreferenced(func(digest.Digest) bool { return false })
+		x.dropUnreferenced(none)
+		x.dropBlobs(none)
 		return nil
 	})
+}
+
+func none(digest.Digest) bool { return false }
+
+// dropLostBlobs deletes the blobs that are not in the index, or will not be, and those that were never finished.
+func (s *Store) dropLostBlobs(ctx context.Context) error {
+	files, err := s.host.ListFiles(ctx, blobDir)
+	if err != nil {
+		return err
+	}
+	keep := s.index.Read().clone()
+	keep.dropBlobs(none)
+	for _, f := range files {
+		if _, ok := keep.Blobs[blobOf(f)]; ok || blobOf(f).Validate() != nil && !strings.HasSuffix(f.Name, unfinished) {
+			continue
+		}
+		s.log.Info("removing the blob of no image", "file", f.Name)
+		if err := s.host.DeleteFile(ctx, blobDir+"/"+f.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropLost deletes the disks that are not in the index, or will not be: partial ones, and layers of no image. Those that the
@@ -120,7 +148,7 @@ func (s *Store) dropLost(ctx context.Context) error {
 	}
 	keep := s.index.Read().clone()
 	turn := map[digest.Digest]int{}
-	for i, chain := range keep.dropUnreferenced(func(digest.Digest) bool { return false }) {
+	for i, chain := range keep.dropUnreferenced(none) {
 		turn[chain] = i + 1
 	}
 	slices.SortFunc(files, func(a, b vsphere.FileInfo) int { return cmp.Compare(turn[chainOf(a)], turn[chainOf(b)]) })

@@ -268,7 +268,7 @@ func TestPrune(t *testing.T) {
 	loadInto(t, s, tagged, dangling, used)
 	inUse := users(used.ID(), User{Container: "c"})
 	gone, freed, err := s.Prune(t.Context(), false, nil, inUse)
-	if err != nil || len(gone) != 2 || gone[0].Deleted != dangling.ID().String() || freed != int64(len("content of b")) {
+	if err != nil || len(gone) != 2 || gone[0].Deleted != dangling.ID().String() || freed != int64(len("content of b")+len(dangling.Layers[0])) {
 		t.Errorf("Prune = %v, %d, %v", gone, freed, err)
 	}
 	gone, _, err = s.Prune(t.Context(), true, func(img Image) bool { return img.ID == tagged.ID() }, inUse)
