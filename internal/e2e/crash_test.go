@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,15 +26,23 @@ func testDaemonKilled(names ...string) func(*testing.T, *vmtest.Host) {
 	return func(t *testing.T, h *vmtest.Host) {
 		id := h.MustDocker(t, "run", "-d", "--name", "count", "-e", "A=b", image, "sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done`)
 		waitLog(t, h, "count", "10")
+		port := freePort(t)
+		h.MustDocker(t, "run", "-d", "--name", "feed", "-p", "127.0.0.1:"+port+":9000", image,
+			"sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); usleep 2000; done | nc -l -p 9000`)
+		numbers := listen(t, "127.0.0.1:"+port)
+		t.Cleanup(func() { h.RemoveAll(t) })
+		numbers.goOn(t)
 		qemu, supervisor := h.MachineOf(t, id)
 		for _, name := range names {
 			h.Kill(name)
+			numbers.goOn(t) // also while nobody is there
 		}
 		for _, name := range names {
 			h.Restart(name)
 		}
 		vmtest.Eventually(t, time.Minute, "the API answers again", func() bool { return h.Docker(t, "ps").Code == 0 })
 
+		numbers.goOn(t)
 		equal(t, "state", inspect(t, h, "count", ".Id}} {{.State.Running}} {{index .Config.Env 0"), id+" true A=b")
 		if q, s := h.MachineOf(t, id); q != qemu || s != supervisor {
 			t.Errorf("processes %d and %d became %d and %d", qemu, supervisor, q, s)
@@ -42,6 +52,43 @@ func testDaemonKilled(names ...string) func(*testing.T, *vmtest.Host) {
 		equal(t, "exec", h.MustDocker(t, "exec", "count", "echo", "alive"), "alive")
 		h.MustDocker(t, "kill", "count")
 		equal(t, "docker wait", h.MustDocker(t, "wait", "count"), "137")
+	}
+}
+
+// numbers are those that a container counts over one connection with a port that it publishes.
+type numbers struct {
+	lines *bufio.Scanner
+	last  int
+}
+
+// listen connects with a container that is about to count.
+func listen(t *testing.T, address string) *numbers {
+	t.Helper()
+	var n *numbers
+	vmtest.Eventually(t, time.Minute, "the container counts", func() bool {
+		conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+		if err != nil {
+			return false
+		}
+		n = &numbers{lines: bufio.NewScanner(conn)}
+		if !n.lines.Scan() { // it does not listen yet
+			conn.Close()
+			return false
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Minute)) // a connection that stands still has failed
+		return true
+	})
+	return n
+}
+
+// goOn reads for a while, longer than anything that was sent before is on its way: each number is one more than the last.
+func (n *numbers) goOn(t *testing.T) {
+	t.Helper()
+	for began := time.Now(); time.Since(began) < time.Second; n.last++ {
+		if !n.lines.Scan() || n.lines.Text() != strconv.Itoa(n.last+1) {
+			t.Fatalf("after %d the connection has %q, %v", n.last, n.lines.Text(), n.lines.Err())
+		}
 	}
 }
 
