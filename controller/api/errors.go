@@ -42,14 +42,15 @@ func statusOf(err error) int {
 	}
 }
 
-// fail answers an error in Docker's form. When the answer has begun it can only be logged.
+// fail answers an error in Docker's form. When the answer has begun, the connection is broken off: a client is not to take what it has for
+// all of it.
 func (r *router) fail(w *answer, req *http.Request, err error) {
 	if errors.Is(err, context.Canceled) && req.Context().Err() != nil {
 		return // the client has left
 	}
 	if w.begun {
 		r.log.Warn("an answer ended early", "method", req.Method, "path", req.URL.Path, "err", err)
-		return
+		panic(http.ErrAbortHandler)
 	}
 	status := statusOf(err)
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented {

@@ -30,12 +30,12 @@ func (a *imageAPI) routes(r *router) {
 	r.handle("POST /images/create", a.create)
 	r.handle("POST /images/load", a.load)
 	r.handle("POST /images/prune", a.prune)
-	r.handle("GET /images/get", unsupported("docker save: layers are kept as disks, not as tars"))
+	r.handle("GET /images/get", a.save)
 	r.handle("GET /images/search", unsupported("docker search"))
 	r.handle("POST /build", unsupported("docker build: build the image elsewhere, then docker load or docker pull it"))
 	r.handle("GET /images/{path...}", byName(map[string]imageHandler{
 		"json": a.inspect, "history": a.history,
-		"get": refuse("docker save: layers are kept as disks, not as tars"),
+		"get": a.saveOne,
 	}))
 	r.handle("POST /images/{path...}", byName(map[string]imageHandler{
 		"tag": a.tag, "push": refuse("docker push: layers are kept as disks, not as tars"),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -46,6 +47,8 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions, p Prog
 	if err != nil {
 		return "", err
 	}
+	s.tellTagged(id, tags...)
+	s.tellOf(events.ActionImport, id)
 	p.status("", id.String())
 	return id, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/moby/moby/api/types/events"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
@@ -68,6 +69,7 @@ func (s *Store) installAll(ctx context.Context, sources []source, p Progress) ([
 				return err
 			}
 			names[i] = announce(src, p)
+			s.tellOf(events.ActionLoad, src.id)
 			return nil
 		})
 	}

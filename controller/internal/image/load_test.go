@@ -32,20 +32,20 @@ func demo(tag string, files ...string) testimage.Image {
 	return img
 }
 
-// events records progress.
-type events struct {
+// progressLog records progress.
+type progressLog struct {
 	mu  sync.Mutex
 	all []Event
 }
 
-func (e *events) add(ev Event) {
+func (e *progressLog) add(ev Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.all = append(e.all, ev)
 }
 
 // lines are the streams and the statuses without bytes.
-func (e *events) lines() []string {
+func (e *progressLog) lines() []string {
 	var out []string
 	for _, ev := range e.all {
 		if ev.Current == 0 {
@@ -123,7 +123,7 @@ func TestLoadFormats(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newFakeHost(t)
 			s := newStore(t, h)
-			var e events
+			var e progressLog
 			got, err := s.Load(t.Context(), bytes.NewReader(archive), e.add)
 			if err != nil {
 				t.Fatal(err)

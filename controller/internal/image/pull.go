@@ -9,6 +9,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -42,6 +43,9 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.A
 	before, _ := s.index.Read().byReference(named)
 	if err := s.fetch(ctx, r, src, p); err != nil {
 		return err
+	}
+	if img, err := s.Resolve(src.id.String()); err == nil {
+		s.tell(events.ActionPull, img, reference.FamiliarString(named), reference.FamiliarName(named))
 	}
 	p.status("", "Digest: "+digestOf(src.digest))
 	what := "Downloaded newer image for "

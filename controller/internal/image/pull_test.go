@@ -91,7 +91,7 @@ func TestPull(t *testing.T) {
 	desc := r.push("team/app", "v1", img)
 	ref := r.host + "/team/app:v1"
 
-	var e events
+	var e progressLog
 	if err := s.Pull(t.Context(), ref, dockerregistry.AuthConfig{}, e.add); err != nil {
 		t.Fatal(err)
 	}

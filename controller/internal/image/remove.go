@@ -28,13 +28,20 @@ type InUse func(id digest.Digest) []User
 // Collect finds the container gone.
 func (s *Store) Remove(ctx context.Context, ref string, force bool, inUse InUse) ([]image.DeleteResponse, error) {
 	var out []image.DeleteResponse
-	err := s.index.Commit(ctx, func(x *index) (err error) {
+	var img Image
+	err := s.index.Commit(ctx, func(x *index) error {
+		id, err := x.resolve(ref)
+		if err != nil {
+			return err
+		}
+		img = s.image(x, id)
 		out, err = x.remove(ref, force, inUse)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	s.tellRemoved(img, out)
 	deleted, _, err := s.Collect(ctx, inUse)
 	for _, chain := range deleted {
 		out = append(out, image.DeleteResponse{Deleted: chain.String()})
@@ -159,16 +166,25 @@ func (s *Store) Prune(ctx context.Context, all bool, match func(Image) bool, inU
 		if (!all && len(img.RepoTags) > 0) || (match != nil && !match(img)) || len(inUse(img.ID)) > 0 {
 			continue
 		}
+		var gone []image.DeleteResponse
 		err := s.index.Commit(ctx, func(x *index) error {
-			gone, err := x.drop(img.ID, append(names(x.Tags, img.ID), names(x.Digests, img.ID)...), false, inUse)
-			out = append(out, gone...)
+			var err error
+			gone, err = x.drop(img.ID, append(names(x.Tags, img.ID), names(x.Digests, img.ID)...), false, inUse)
 			return err
 		})
-		if err != nil && !errdefs.IsConflict(err) {
+		if errdefs.IsConflict(err) {
+			continue
+		}
+		if err != nil {
 			return out, 0, err
 		}
+		out = append(out, gone...)
+		s.tellRemoved(img, gone)
 	}
 	deleted, freed, err := s.Collect(ctx, inUse)
+	if err == nil {
+		s.tellPruned(freed)
+	}
 	for _, chain := range deleted {
 		out = append(out, image.DeleteResponse{Deleted: chain.String()})
 	}

@@ -2,8 +2,10 @@ package image
 
 import (
 	"context"
+	"time"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 )
 
 // Tag gives the image that ref names a further name, and takes it from the image that had it.
@@ -17,12 +19,18 @@ func (s *Store) Tag(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.index.Commit(ctx, func(x *index) error {
-		id, err := x.resolve(ref)
-		if err != nil {
+	var id digest.Digest
+	err = s.index.Commit(ctx, func(x *index) (err error) {
+		if id, err = x.resolve(ref); err != nil {
 			return err
 		}
-		x.Tags[tag] = id
+		e := x.Images[id]
+		e.Tagged = time.Now().UTC()
+		x.Images[id], x.Tags[tag] = e, id
 		return nil
 	})
+	if err == nil {
+		s.tellTagged(id, tag)
+	}
+	return err
 }
