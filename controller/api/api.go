@@ -46,27 +46,11 @@ type Host interface {
 // handler serves one endpoint. An error is answered by the router, unless the handler has begun an answer.
 type handler func(w http.ResponseWriter, r *http.Request) error
 
-// router maps methods and paths, without the version prefix, to handlers.
-type router struct {
-	mux *http.ServeMux
-	log *slog.Logger
-}
-
-// handle registers h for a pattern of http.ServeMux ("GET /containers/{id}/json").
-func (r *router) handle(pattern string, h handler) {
-	r.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
-		tracked := &answer{ResponseWriter: w}
-		if err := h(tracked, req); err != nil {
-			r.fail(tracked, req, err)
-		}
-	})
-}
-
 // New returns the API's handler.
 func New(d Deps) http.Handler { return versioned(routes(d).mux, d.Log) }
 
 func routes(d Deps) *router {
-	r := &router{mux: http.NewServeMux(), log: d.Log}
+	r := newRouter(d.Log)
 	(&systemAPI{containers: d.Containers, images: d.Images, templates: d.Templates, host: d.Host, version: d.Version}).routes(r)
 	(&forkAPI{containers: d.Containers, forks: d.Forks, templates: d.Templates, host: d.Host}).routes(r)
 	r.handle("GET /metrics", func(w http.ResponseWriter, req *http.Request) error {
@@ -80,7 +64,7 @@ func routes(d Deps) *router {
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)
-	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
+	r.refuseRest()
 	return r
 }
 

@@ -12,6 +12,7 @@ import (
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/stream"
 )
 
@@ -146,7 +147,7 @@ func (a *containerAPI) rename(w http.ResponseWriter, r *http.Request) error {
 
 func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
 	var req container.UpdateConfig
-	if err := readJSON(w, r, &req); err != nil {
+	if _, err := readRequest(w, r, fields.Update(), &req); err != nil {
 		return err
 	}
 	if err := a.containers.Update(r.Context(), r.PathValue("id"), req.Resources); err != nil {

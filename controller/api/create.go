@@ -11,13 +11,18 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fields"
 )
 
 // createRequest is a request for a container, with what older versions of the API have beside.
 type createRequest struct {
-	container.CreateRequest
+	*container.Config
+	HostConfig       *container.HostConfig
+	NetworkingConfig *network.NetworkingConfig
 	// MacAddress is the container's where a version knew only one (before 1.44), and of the network of its mode until 1.52.
 	MacAddress network.HardwareAddr
+	// Runtime is HostConfig's, where docker-py has it.
+	Runtime string
 }
 
 func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
@@ -25,10 +30,11 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 		return invalid("platform %s is not supported: containerVMs are linux/amd64", p)
 	}
 	var req createRequest
-	if err := readJSON(w, r, &req); err != nil {
+	warnings, err := readRequest(w, r, fields.Create(), &req)
+	if err != nil {
 		return err
 	}
-	warnings, err := req.adapt(r)
+	obsolete, err := req.adapt(r)
 	if err != nil {
 		return err
 	}
@@ -38,13 +44,16 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: append(more, warnings...)})
+	return writeJSON(w, http.StatusCreated, container.CreateResponse{ID: id, Warnings: slices.Concat(more, warnings, obsolete)})
 }
 
 // adapt makes of a request in an older version of the API one in the newest, by the rules of that version, and says what is obsolete.
 func (req *createRequest) adapt(r *http.Request) (warnings []string, err error) {
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
+	}
+	if req.HostConfig.Runtime == "" {
+		req.HostConfig.Runtime = req.Runtime
 	}
 	if req.NetworkingConfig == nil {
 		req.NetworkingConfig = &network.NetworkingConfig{}

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/exec"
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -27,7 +28,7 @@ func (a *execAPI) routes(r *router) {
 
 func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var req container.ExecCreateRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if _, err := readRequest(w, r, fields.Exec(), &req); err != nil {
 		return err
 	}
 	keys, err := stream.DetachKeys(req.DetachKeys)
@@ -43,7 +44,7 @@ func (a *execAPI) create(w http.ResponseWriter, r *http.Request) error {
 
 func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 	var req container.ExecStartRequest
-	if err := readOptionalJSON(w, r, &req); err != nil {
+	if err := readOptionalRequest(w, r, fields.ExecStart(), &req); err != nil {
 		return err
 	}
 	id := r.PathValue("id")

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fields"
 	net "github.com/containervm/containervm/controller/internal/network"
 )
 
@@ -35,7 +36,7 @@ func (a *networkAPI) routes(r *router) {
 
 func (a *networkAPI) connect(w http.ResponseWriter, r *http.Request) error {
 	var req network.ConnectRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if _, err := readRequest(w, r, fields.Connect(), &req); err != nil {
 		return err
 	}
 	if e := req.EndpointConfig; e != nil { // as in Docker, what a version did not know is not looked at in it
@@ -52,7 +53,7 @@ func (a *networkAPI) connect(w http.ResponseWriter, r *http.Request) error {
 // disconnect takes Force and needs no force: a container is in a network as its VM's record says, and nowhere else.
 func (a *networkAPI) disconnect(w http.ResponseWriter, r *http.Request) error {
 	var req network.DisconnectRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if _, err := readRequest(w, r, fields.Disconnect(), &req); err != nil {
 		return err
 	}
 	return a.containers.Disconnect(r.Context(), req.Container, r.PathValue("id"))
@@ -156,7 +157,7 @@ func (a *networkAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 
 func (a *networkAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var req network.CreateRequest
-	if err := readJSON(w, r, &req); err != nil {
+	if _, err := readRequest(w, r, fields.NetworkCreate(), &req); err != nil {
 		return err
 	}
 	if !atLeast(r.Context(), "1.48") {

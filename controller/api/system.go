@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/system"
 
@@ -31,6 +32,18 @@ func (a *systemAPI) routes(r *router) {
 	r.handle("GET /version", a.getVersion)
 	r.handle("GET /info", a.info)
 	r.handle("POST /auth", a.auth)
+	r.handle("GET /plugins", a.plugins)
+	r.handle("POST /build/prune", a.pruneBuilds)
+}
+
+// plugins: there are none.
+func (a *systemAPI) plugins(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, []struct{}{})
+}
+
+// pruneBuilds is asked by `docker system prune`; there is no cache of builds.
+func (a *systemAPI) pruneBuilds(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, http.StatusOK, build.CachePruneReport{})
 }
 
 func (a *systemAPI) ping(w http.ResponseWriter, _ *http.Request) error {

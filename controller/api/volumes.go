@@ -12,6 +12,7 @@ import (
 	volumetypes "github.com/moby/moby/api/types/volume"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/volume"
 )
 
@@ -26,7 +27,6 @@ func (a *volumeAPI) routes(r *router) {
 	r.handle("GET /volumes/{name}", a.inspect)
 	r.handle("POST /volumes/create", a.create)
 	r.handle("POST /volumes/prune", a.prune)
-	r.handle("PUT /volumes/{name}", a.update)
 	r.handle("DELETE /volumes/{name}", a.remove)
 }
 
@@ -87,21 +87,14 @@ func (a *volumeAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 
 func (a *volumeAPI) create(w http.ResponseWriter, r *http.Request) error {
 	var req volumetypes.CreateRequest
-	if err := readOptionalJSON(w, r, &req); err != nil {
+	if err := readOptionalRequest(w, r, fields.VolumeCreate(), &req); err != nil {
 		return err
-	}
-	if req.ClusterVolumeSpec != nil {
-		return notImplemented("cluster volumes are not supported: there is no swarm")
 	}
 	v, err := a.volumes.Create(r.Context(), volume.Request{Name: req.Name, Driver: req.Driver, Options: req.DriverOpts, Labels: req.Labels})
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusCreated, describeVolume(v))
-}
-
-func (a *volumeAPI) update(http.ResponseWriter, *http.Request) error {
-	return errdefs.ErrUnavailable.WithMessage("volume update only valid for cluster volumes, but swarm is unavailable")
 }
 
 func (a *volumeAPI) remove(w http.ResponseWriter, r *http.Request) error {

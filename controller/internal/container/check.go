@@ -62,12 +62,8 @@ func check(c *container.Config, h *container.HostConfig) error {
 // container than one that lacks a volume or listens nowhere.
 func checkHost(h *container.HostConfig) error {
 	switch {
-	case len(h.Devices)+len(h.DeviceRequests) > 0:
-		return notImplemented("devices of the host cannot be given to a containerVM")
 	case h.PidMode.IsHost() || h.PidMode.IsContainer() || h.IpcMode.IsHost() || h.IpcMode.IsContainer() || h.UTSMode.IsHost():
 		return notImplemented("a containerVM has its own kernel: it cannot share namespaces with its host or another container")
-	case len(h.Links) > 0:
-		return errLinks
 	case len(h.Sysctls) > 0:
 		return notImplemented("sysctls are not supported yet: a containerVM may set its own")
 	}

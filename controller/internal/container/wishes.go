@@ -99,10 +99,6 @@ func checkEndpoint(name string, e *network.EndpointSettings) error {
 		return refuse("invalid IPv4 address: %s", four)
 	case six.IsValid() && (!six.Is6() || six.Is4In6() || six.IsUnspecified() || six.Zone() != ""):
 		return refuse("invalid IPv6 address: %s", six)
-	case len(ipam.LinkLocalIPs) > 0:
-		return refuse("link-local addresses are not supported: an IPv6 network gives one to each interface by itself")
-	case len(e.Links) > 0:
-		return errLinks
 	}
 	for _, key := range slices.Sorted(maps.Keys(e.DriverOpts)) {
 		if key != optionInterface {
@@ -119,9 +115,6 @@ func checkEndpoint(name string, e *network.EndpointSettings) error {
 }
 
 var errNone = invalid("container cannot be connected to multiple networks with one of the networks in private (none) mode")
-
-// errLinks refuses --link.
-var errLinks = notImplemented("links are not supported: containers of one network find each other by name, and --network-alias gives one more names")
 
 // optionInterface is the driver option of an endpoint that names the container's interface.
 const optionInterface = "com.docker.network.endpoint.ifname"

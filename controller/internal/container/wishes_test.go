@@ -85,8 +85,6 @@ func TestWishesRefused(t *testing.T) {
 		{"alias on bridge", "bridge", with("bridge", network.EndpointSettings{Aliases: []string{"x"}}), errdefs.IsInvalidArgument, "network-scoped aliases are only supported"},
 		{"IPv6 as IPv4", "a", with("a", network.EndpointSettings{IPAMConfig: at("fd00::1", "")}), errdefs.IsInvalidArgument, "invalid IPv4 address"},
 		{"IPv4 as IPv6", "a", with("a", network.EndpointSettings{IPAMConfig: at("", "10.0.0.1")}), errdefs.IsInvalidArgument, "invalid IPv6 address"},
-		{"link-local", "a", with("a", network.EndpointSettings{IPAMConfig: &network.EndpointIPAMConfig{LinkLocalIPs: []netip.Addr{netip.MustParseAddr("169.254.1.1")}}}), errdefs.IsInvalidArgument, "link-local"},
-		{"link", "a", with("a", network.EndpointSettings{Links: []string{"x:y"}}), errdefs.IsNotImplemented, "--network-alias"},
 		{"MAC of a group", "a", with("a", network.EndpointSettings{MacAddress: network.HardwareAddr{1, 0, 0, 0, 0, 1}}), errdefs.IsInvalidArgument, "not one of a group"},
 		{"MAC of eight bytes", "a", with("a", network.EndpointSettings{MacAddress: network.HardwareAddr{2, 0, 0, 0, 0, 1, 2, 3}}), errdefs.IsInvalidArgument, "must be six bytes"},
 		{"unknown option", "a", with("a", network.EndpointSettings{DriverOpts: map[string]string{"com.docker.network.endpoint.sysctls": "x"}}), errdefs.IsNotImplemented, "com.docker.network.endpoint.sysctls"},

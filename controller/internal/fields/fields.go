@@ -187,13 +187,14 @@ func jsonName(f reflect.StructField) string {
 	return f.Name
 }
 
-// isZero reports whether a value says nothing: an empty collection does not, nor a pointer to what says nothing. Clients send all of them.
+// isZero reports whether a value says nothing: an empty collection does not, nor a pointer to a number, text or
+// boolean that is zero. Clients send all of them.
 func isZero(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map:
 		return v.Len() == 0
-	case reflect.Pointer, reflect.Interface:
-		return v.IsNil() || isZero(v.Elem())
+	case reflect.Pointer:
+		return v.IsNil() || v.Elem().Kind() != reflect.Struct && isZero(v.Elem())
 	case reflect.Invalid:
 		return true
 	default:

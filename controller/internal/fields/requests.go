@@ -33,7 +33,7 @@ func NetworkCreate() Table {
 		done("", "Name Driver Scope EnableIPv4 EnableIPv6 Internal Attachable Options Labels"),
 		done("IPAM.", "Driver Options Config.Subnet Config.IPRange Config.Gateway Config.AuxAddress"),
 		refused("", "Ingress", "an ingress network is not supported: there is no swarm"),
-		refused("", "ConfigOnly ConfigFrom", "configuration networks (config-only, config-from) are not supported: give each network its own configuration"),
+		refused("", "ConfigOnly ConfigFrom.Network", "configuration networks (config-only, config-from) are not supported: give each network its own configuration"),
 		keys(nothing("", "CheckDuplicate", "a network's name is always its own")),
 	)
 }

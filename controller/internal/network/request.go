@@ -72,10 +72,6 @@ func ask(r network.CreateRequest, now time.Time) (a asked, err error) {
 		return a, refused("network driver %q is not supported: the one that there is is %q, a port group of the host", r.Driver, DriverBridge)
 	case r.Scope != "" && r.Scope != ScopeLocal:
 		return a, refused("network scope %q is not supported: a network is of one host (scope %q)", r.Scope, ScopeLocal)
-	case r.Ingress:
-		return a, refused("an ingress network is not supported: there is no swarm")
-	case r.ConfigOnly, r.ConfigFrom != nil && r.ConfigFrom.Network != "":
-		return a, refused("configuration networks (config-only, config-from) are not supported: give each network its own configuration")
 	case r.EnableIPv4 != nil && !*r.EnableIPv4:
 		return a, refused("a network without IPv4 is not supported: leave out --ipv4=false")
 	}
