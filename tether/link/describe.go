@@ -33,6 +33,7 @@ func describeSpec(c *codec, s *tetherv1.Spec) {
 	number(c, "swapBytes", &s.SwapBytes)
 	number(c, "cpuWeight", &s.CpuWeight)
 	message(c, "health", &s.Health, describeHealth)
+	c.flag("allDevices", &s.AllDevices)
 }
 
 func describeSysctl(c *codec, s *tetherv1.Sysctl) {

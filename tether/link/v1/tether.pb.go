@@ -384,6 +384,7 @@ type Spec struct {
 	SwapBytes              uint64    `protobuf:"varint,23,opt,name=swap_bytes,json=swapBytes,proto3" json:"swap_bytes,omitempty"`                                          // swap of the machine, on its root disk; 0: none
 	CpuWeight              uint64    `protobuf:"varint,24,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`                                          // cpu.weight of the container's cgroup, 1 to 10000; 0: leave
 	Health                 *Health   `protobuf:"bytes,25,opt,name=health,proto3" json:"health,omitempty"`                                                                  // none: not checked
+	AllDevices             bool      `protobuf:"varint,26,opt,name=all_devices,json=allDevices,proto3" json:"all_devices,omitempty"`                                       // each device of the machine is in /dev, as for docker run --privileged
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -591,6 +592,13 @@ func (x *Spec) GetHealth() *Health {
 		return x.Health
 	}
 	return nil
+}
+
+func (x *Spec) GetAllDevices() bool {
+	if x != nil {
+		return x.AllDevices
+	}
+	return false
 }
 
 // Sysctl is a parameter of the kernel.
@@ -1326,7 +1334,7 @@ type Process struct {
 	Env             []string               `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"`       // "NAME=value"
 	User            string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`     // "", "user", "uid", "user:group", "uid:gid": as in an image's config
 	Groups          []string               `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // further groups, names or numbers
-	Cwd             string                 `protobuf:"bytes,5,opt,name=cwd,proto3" json:"cwd,omitempty"`       // made when missing; empty: /
+	Cwd             string                 `protobuf:"bytes,5,opt,name=cwd,proto3" json:"cwd,omitempty"`       // absolute; of the main process made when missing; empty: /
 	Tty             bool                   `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
 	Stdin           bool                   `protobuf:"varint,7,opt,name=stdin,proto3" json:"stdin,omitempty"`  // false: stdin is /dev/null
 	Window          *Window                `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"` // first size of the terminal
@@ -4694,7 +4702,7 @@ var File_tether_proto protoreflect.FileDescriptor
 
 const file_tether_proto_rawDesc = "" +
 	"\n" +
-	"\ftether.proto\x12\x15containervm.tether.v1\"\x88\b\n" +
+	"\ftether.proto\x12\x15containervm.tether.v1\"\xa9\b\n" +
 	"\x04Spec\x12/\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x1b.containervm.tether.v1.ModeR\x04mode\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -4730,7 +4738,9 @@ const file_tether_proto_rawDesc = "" +
 	"swap_bytes\x18\x17 \x01(\x04R\tswapBytes\x12\x1d\n" +
 	"\n" +
 	"cpu_weight\x18\x18 \x01(\x04R\tcpuWeight\x125\n" +
-	"\x06health\x18\x19 \x01(\v2\x1d.containervm.tether.v1.HealthR\x06health\"2\n" +
+	"\x06health\x18\x19 \x01(\v2\x1d.containervm.tether.v1.HealthR\x06health\x12\x1f\n" +
+	"\vall_devices\x18\x1a \x01(\bR\n" +
+	"allDevices\"2\n" +
 	"\x06Sysctl\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xdc\x01\n" +
