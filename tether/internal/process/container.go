@@ -41,6 +41,11 @@ type Container struct {
 	pts      *os.File // directory of the container's devpts
 	cgroup   *os.File // directory of the processes' cgroup; nil: they stay in the tether's
 	oom      *oomWatch
+	covers   Covers // set before PID 1 is started
+	init     bool   // PID 1 is an init
+
+	limits  sync.Mutex // guards the cgroup's limits
+	ownPids string     // pids.max as the tether made it; empty: not read yet
 
 	mu       sync.Mutex
 	first    string              // session of PID 1
@@ -147,17 +152,26 @@ func (c *Container) ending() bool {
 
 func (c *Container) launch(id string, p *tetherv1.Process) (*Session, error) {
 	var session *Session
-	err := c.space.Do(func() (err error) {
+	do := c.space.Do
+	if restricted(p) {
+		do = c.space.DoOnce
+	}
+	err := do(func() (err error) {
 		session, err = c.start(id, p)
 		return err
 	})
+	if err != nil && session != nil { // nothing could be started after it
+		_ = session.Signal(unix.SIGKILL)
+		go session.watch() // until its end, which is near
+	}
 	return session, err
 }
 
 // start runs in the Space.
 func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 	defer unix.Chdir("/")
-	l, err := prepare(p, c.hostname)
+	first := id == c.first
+	l, err := prepare(p, c.hostname, first)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +179,12 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := id == c.first
-	l.cgroup = c.cgroup
-	l.traced = first || len(l.limits) > 0
+	l.cgroup, l.init = c.cgroup, first && c.init
+	l.traced = first || len(l.limits) > 0 || l.oom != 0
 	child, err := c.reaper.start(func() (int, error) { return l.fork(streams.child) })
 	streams.closeChild()
 	if err == nil {
-		err = l.release(child, func() error {
+		err = l.release(child, c.space.proc, func() error {
 			if !first {
 				return nil
 			}
@@ -185,16 +198,25 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 	return newSession(id, child, c.reaper, streams, c.oom, first), nil
 }
 
-// complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, and
-// its terminal as the console.
+// complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, what covers paths
+// of it, and its terminal as the console.
 func (c *Container) complete(tty bool, streams *stdio) error {
 	if err := mountProc(c.reaper); err != nil {
+		return err
+	}
+	if err := c.covers.mount(); err != nil {
 		return err
 	}
 	if !tty {
 		return nil
 	}
 	return mountConsole(streams.output)
+}
+
+// Configure says what the container's PID 1 finds that is not of its own description. It is called before PID 1 is started.
+// init: PID 1 is an init that reaps, at InitProgram, and the process its child.
+func (c *Container) Configure(covers Covers, init bool) {
+	c.covers, c.init = covers, init
 }
 
 func (c *Container) open(p *tetherv1.Process, owner account) (*stdio, error) {

@@ -216,7 +216,7 @@ func TestFailures(t *testing.T) {
 		{&tetherv1.Process{Args: []string{"/opt/bad"}}, tetherv1.Failure_NOT_FOUND, `exec /opt/bad: no such file or directory`},
 		{&tetherv1.Process{Args: []string{"true"}, User: "eve"}, tetherv1.Failure_NO_USER, `unable to find user eve: no matching entries in passwd file`},
 		{&tetherv1.Process{Args: []string{"true"}, User: "0:eves"}, tetherv1.Failure_NO_USER, `unable to find group eves: no matching entries in group file`},
-		{&tetherv1.Process{Args: []string{"true"}, Cwd: "/etc/passwd"}, tetherv1.Failure_BAD_CWD, `chdir to cwd ("/etc/passwd") failed: not a directory`},
+		{&tetherv1.Process{Args: []string{"true"}, Cwd: "/etc/passwd"}, tetherv1.Failure_BAD_CWD, `chdir to cwd ("/etc/passwd") set in config.json failed: not a directory`},
 		{&tetherv1.Process{}, tetherv1.Failure_NOT_FOUND, `no command specified`},
 	} {
 		_, err := c.Start("x", test.p, Options{})
