@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // sysctl is a value below /proc/sys.
@@ -30,4 +32,14 @@ func setSysctls(root string, all []sysctl) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// SetSysctl sets a parameter of the kernel, by its path below /proc/sys. It makes no file.
+func SetSysctl(path, value string) error {
+	file, err := os.OpenFile(filepath.Join("/proc/sys", path), os.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(value)
+	return errors.Join(err, file.Close())
 }

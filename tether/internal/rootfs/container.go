@@ -26,6 +26,8 @@ type Root struct {
 	// names given. Those are in /dev, too.
 	Dev      []string
 	Programs map[string]string
+	// ShmBytes is the size of /dev/shm; 0: DefaultShm.
+	ShmBytes uint64
 	// MaxProcesses limits the processes and threads of Cgroup, which is made; 0: there is none.
 	MaxProcesses int
 }
@@ -34,6 +36,9 @@ type Root struct {
 // kernel's threads as one, and leave them processes to make: so a container that forks without end does not bring down
 // the machine, and can be stopped.
 const Cgroup = "/sys/fs/cgroup/container"
+
+// DefaultShm is the size of /dev/shm when nothing else was asked for, in bytes: Docker's.
+const DefaultShm = 64 << 20
 
 // mount is a file system of the container.
 type mount struct {
@@ -143,6 +148,9 @@ func (r Root) Enter() error {
 			return fmt.Errorf("cannot mount %s of the container: %w", name, err)
 		}
 	}
+	if err := r.resizeShm(); err != nil {
+		return err
+	}
 	if err := r.writeFiles(); err != nil {
 		return err
 	}
@@ -150,6 +158,17 @@ func (r Root) Enter() error {
 		return nil
 	}
 	return remount(unix.MS_RDONLY)
+}
+
+// resizeShm gives /dev/shm, which Stage mounted before anyone knew, the size that was asked for.
+func (r Root) resizeShm() error {
+	if r.ShmBytes == 0 || r.ShmBytes == DefaultShm {
+		return nil
+	}
+	if err := unix.Mount("", "/dev/shm", "", unix.MS_REMOUNT|noDev, "size="+strconv.FormatUint(r.ShmBytes, 10)); err != nil {
+		return fmt.Errorf("cannot make /dev/shm %d bytes large: %w", r.ShmBytes, err)
+	}
+	return nil
 }
 
 // Rewrite writes Files anew in the root of the calling thread, which Enter has made.
