@@ -20,6 +20,7 @@ type instance struct {
 	spec      *tetherv1.Spec
 	disk      rootfs.Disk
 	mounted   bool
+	swap      rootfs.Swap
 	container *process.Container // nil without a root
 	mounts    *mounts.Set        // nil: there are none
 	hold      *hold              // nil until the process is to run
@@ -47,6 +48,9 @@ func (i *instance) mountDisk(ctx context.Context, reread bool) (err error) {
 func (i *instance) unmountDisk() error {
 	if !i.mounted {
 		return nil
+	}
+	if err := i.swap.Off(); err != nil {
+		return err
 	}
 	if err := unix.Unmount(diskDir, 0); err != nil {
 		return fmt.Errorf("cannot unmount the root disk: %w", err)
@@ -114,7 +118,7 @@ func (i *instance) leaveRoot() {
 
 // rootOf is base with what is the container's own.
 func rootOf(base rootfs.Root, spec *tetherv1.Spec) rootfs.Root {
-	base.ReadOnly = spec.ReadOnlyRoot
+	base.ReadOnly, base.ShmBytes = spec.ReadOnlyRoot, spec.ShmBytes
 	base.Files = []rootfs.File{
 		{Path: "/etc/hostname", Text: identity.Hostname(spec)},
 		{Path: "/etc/hosts", Text: identity.Hosts(spec)},

@@ -9,7 +9,7 @@
 //	fork.go      a template and its children   copy.go      forks of a running container
 //	receipt.go   what a fork does to become someone else    rehearse.go  a start of a container for practice
 //	hold.go      processes that stand for a fork            progress.go  phase, status and timeline, as others see them
-//	network.go   the network of a running container
+//	network.go   the network of a running container         limits.go    limits, sysctls, swap, devices, init
 //
 // It logs to the machine's console. The word cvm.log of the kernel's command line chooses the least level, debug, info, warn or error;
 // without it that is info. hostd-bridge adds words from the VM's key cvm.boot.cmdline.
@@ -22,12 +22,16 @@ import (
 
 	"github.com/containervm/containervm/internal/version"
 	"github.com/containervm/containervm/tether/internal/forkpoint"
+	"github.com/containervm/containervm/tether/internal/process"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 func main() {
 	if forkpoint.IsProgram() { // a process of the container's
 		os.Exit(forkpoint.Main(os.Stdout, os.Stderr))
+	}
+	if process.IsInit() { // the container's PID 1
+		os.Exit(process.Init(os.Stderr))
 	}
 	t := newTether(version.String())
 	defer func() { // a panic of the boot itself: a machine that ends and says why, not a kernel panic

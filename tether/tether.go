@@ -223,16 +223,21 @@ func (t *tether) startProcess(ctx context.Context) error {
 	if err := t.cards.Settle(); err != nil { // it sees its own cards alone
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}
-	if spec := t.instance.spec; len(spec.Mounts)+len(spec.Files) > 0 {
+	spec := t.instance.spec
+	base, err := t.rootBase()
+	if err != nil {
+		return err
+	}
+	root := rootOf(base, spec)
+	if len(spec.Mounts)+len(spec.Files) > 0 {
 		t.progress.enter("volumes", t.console)
-		base, err := t.rootBase()
-		if err == nil {
-			err = t.instance.mountAll(ctx, rootOf(base, spec))
-		}
-		if err != nil {
+		if err := t.instance.mountAll(ctx, root); err != nil {
 			return err
 		}
 		t.progress.mark("mounted")
+	}
+	if err := t.instance.confine(root, t.child == nil); err != nil {
+		return err
 	}
 	return t.instance.start(t.instance.spec.Process, t.console)
 }
