@@ -26,6 +26,8 @@ const (
 	// KeyNet holds what the VM is in its networks, as JSON: Net. A power-on, and a change of it while the VM is on, fail with
 	// ResourceInUse when a port that it publishes is taken.
 	KeyNet = "cvm.net"
+	// KeyLog holds how much of the VM's output the host keeps, as JSON: Log. A change of it while the VM is on holds from then on.
+	KeyLog = "cvm.log"
 )
 
 // Values of KeyMachine: QEMU's names of its machine types.
@@ -80,11 +82,31 @@ const VolumesDir = "cvm-volumes"
 const (
 	// RootDisk is the disk in a VM's root slot, where the VM has made it itself.
 	RootDisk = "root.vmdk"
-	// LogFile holds the output of the main process of all runs as records of package tether/link.
+	// LogFile holds the output of the main process of all runs as records of package tether/link; LogFileAt names the files after it.
 	LogFile = "stdio.log"
 	// ConsoleFile holds the end of the output of the guest's console.
 	ConsoleFile = "console.log"
 )
+
+// logFile is the form of the names of a log's files but for the first.
+const logFile = "stdio-%020d.log"
+
+// LogFileAt is the name of the file of a log that begins with an offset of it, 0 or more.
+func LogFileAt(offset int64) string {
+	if offset == 0 {
+		return LogFile
+	}
+	return fmt.Sprintf(logFile, offset)
+}
+
+// LogOffset is the offset with which a file of a log begins, by its name; false: it is another file.
+func LogOffset(name string) (offset int64, ok bool) {
+	if name == LogFile {
+		return 0, true
+	}
+	_, err := fmt.Sscanf(name, logFile, &offset)
+	return offset, err == nil && offset > 0 && LogFileAt(offset) == name
+}
 
 // VolumeDisk is the name of the file, in a VM's directory, of the data disk with a unit number, where the VM has made it itself.
 func VolumeDisk(unit int) string { return fmt.Sprintf("volume-%d.vmdk", unit) }

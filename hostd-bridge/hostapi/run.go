@@ -72,11 +72,16 @@ func DecodeTimeline(text string) ([]Mark, error) {
 }
 
 // Marker is the payload of a run marker in a log (link.StreamRun): "run N", or of a fork "run N fork GENERATION INDEX". What was
-// written before runs were numbered is empty, or "fork GENERATION INDEX".
+// written before runs were numbered is empty, or "fork GENERATION INDEX". With "continued" behind that the run goes on: the marker stands at
+// the beginning of a file of the log, so that one is found after the file with the run's first one is gone.
 type Marker struct {
-	Run  Run
-	Fork *ForkMarker // nil: the machine was booted, or is a template's child
+	Run       Run
+	Fork      *ForkMarker // nil: the machine was booted, or is a template's child
+	Continued bool
 }
+
+// continued is the last word of the marker of a run that goes on.
+const continued = "continued"
 
 // ForkMarker says where a fork stands among its kind; tether/link's message Fork has the same numbers.
 type ForkMarker struct{ Generation, Index uint32 }
@@ -86,6 +91,9 @@ func (m Marker) String() string {
 	if m.Fork != nil {
 		text += fmt.Sprintf(" fork %d %d", m.Fork.Generation, m.Fork.Index)
 	}
+	if m.Continued {
+		text += " " + continued
+	}
 	return text
 }
 
@@ -93,6 +101,9 @@ func (m Marker) String() string {
 func ParseMarker(text string) (Marker, error) {
 	var m Marker
 	words := strings.Fields(text)
+	if n := len(words); n >= 2 && words[0] == "run" && words[n-1] == continued {
+		m.Continued, words = true, words[:n-1]
+	}
 	if len(words) >= 2 && words[0] == "run" {
 		n, err := strconv.ParseUint(words[1], 10, 63)
 		if err != nil {
@@ -104,7 +115,7 @@ func ParseMarker(text string) (Marker, error) {
 		return m, nil
 	}
 	if len(words) != 3 || words[0] != "fork" {
-		return m, fmt.Errorf("cannot read run marker %.64q: want \"run N\" or \"run N fork GENERATION INDEX\"", text)
+		return m, fmt.Errorf("cannot read run marker %.64q: want \"run N\" or \"run N fork GENERATION INDEX\", and \"continued\" or nothing", text)
 	}
 	generation, err1 := strconv.ParseUint(words[1], 10, 32)
 	index, err2 := strconv.ParseUint(words[2], 10, 32)

@@ -20,6 +20,8 @@ const (
 	// StreamRun marks a start of the machine. The host writes it; its payload, at most 64 bytes, is the host's own (for hostd-bridge,
 	// hostapi.Marker).
 	StreamRun RecordStream = 3
+	// StreamGap stands in an answer of a host where bytes of the log are missing, and in no file: Record.Gap.
+	StreamGap RecordStream = 4
 )
 
 func (s RecordStream) String() string {
@@ -30,6 +32,8 @@ func (s RecordStream) String() string {
 		return "stderr"
 	case StreamRun:
 		return "run"
+	case StreamGap:
+		return "gap"
 	default:
 		return fmt.Sprintf("stream %d", uint8(s))
 	}
@@ -42,6 +46,8 @@ const (
 	RecordHeader = 16
 	// maxRunMarker bounds the payload of a run marker, in bytes.
 	maxRunMarker = 64
+	// gapLength is the length of the payload of a gap, in bytes.
+	gapLength = 8
 )
 
 // Record is a piece of log. A guest leaves Time zero: its host stamps records as they arrive.
@@ -72,6 +78,27 @@ func unixNano(t time.Time) uint64 {
 		return 0
 	}
 	return uint64(t.UnixNano())
+}
+
+// Gap is a record that says that n bytes of a log, whole records, are missing at its place. The record itself is none of the log's.
+func Gap(n int64) Record {
+	return Record{Stream: StreamGap, Payload: binary.BigEndian.AppendUint64(nil, uint64(n))}
+}
+
+// Gap is how many bytes of the log are missing at the record's place, headers counted; 0 of any other record.
+func (r Record) Gap() int64 {
+	if r.Stream != StreamGap || len(r.Payload) != gapLength {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(r.Payload) & (1<<63 - 1))
+}
+
+// Length is how many bytes of the log a record stands for: its own, or those that are missing.
+func (r Record) Length() int64 {
+	if r.Stream == StreamGap {
+		return r.Gap()
+	}
+	return RecordHeader + int64(len(r.Payload))
 }
 
 // RecordReader decodes records.
@@ -115,7 +142,7 @@ func parseRecordHeader(head [RecordHeader]byte) (rec Record, length int, err err
 	n := binary.BigEndian.Uint32(head[4:])
 	nanos := binary.BigEndian.Uint64(head[8:])
 	switch {
-	case rec.Stream < StreamStdout || rec.Stream > StreamRun:
+	case rec.Stream < StreamStdout || rec.Stream > StreamGap:
 		return rec, 0, fmt.Errorf("cannot decode log record: unknown stream %d", head[0])
 	case head[1]|head[2]|head[3] != 0:
 		return rec, 0, errors.New("cannot decode log record: reserved bytes are not zero")
@@ -123,6 +150,8 @@ func parseRecordHeader(head [RecordHeader]byte) (rec Record, length int, err err
 		return rec, 0, fmt.Errorf("cannot decode log record: its payload has %d bytes, the limit is %d", n, MaxRecord)
 	case rec.Stream == StreamRun && n > maxRunMarker:
 		return rec, 0, fmt.Errorf("cannot decode log record: a run marker with a payload of %d bytes, the limit is %d", n, maxRunMarker)
+	case rec.Stream == StreamGap && n != gapLength:
+		return rec, 0, fmt.Errorf("cannot decode log record: a gap with a payload of %d bytes, want %d", n, gapLength)
 	case nanos > 1<<63-1:
 		return rec, 0, errors.New("cannot decode log record: its time is out of range")
 	}
@@ -132,7 +161,7 @@ func parseRecordHeader(head [RecordHeader]byte) (rec Record, length int, err err
 	return rec, int(n), nil
 }
 
-// ScanRecords reads to the end of r and returns the offset behind the last whole record, which is where a torn or
+// ScanRecords reads to the end of r, a file, and returns the offset behind the last whole record, which is where a torn or
 // damaged tail is cut off. The error is nil when r ended there, else it says what is wrong behind that offset.
 func ScanRecords(r io.Reader) (good int64, err error) {
 	records := NewRecordReader(r)

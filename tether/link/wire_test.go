@@ -42,6 +42,7 @@ func TestWireNumbers(t *testing.T) {
 		{"error frame", appendErrorFrame(nil, status.Error(codes.Internal, "x")), "03 000002 0d 78"},
 		{"skip frame", appendSkipFrame(nil, 258), "04 000008 0000000000000102"},
 		{"record", AppendRecord(nil, Record{StreamStderr, time.Unix(1, 2), []byte("hi")}), "02 000000 00000002 000000003b9aca02 6869"},
+		{"gap", AppendRecord(nil, Gap(258)), "04 000000 00000008 0000000000000000 0000000000000102"},
 		{"run marker", AppendRecord(nil, Record{Stream: StreamRun}), "03 000000 00000000 0000000000000000"},
 		{"guestinfo message", message.Bytes(), "00000015 696e666f2d676574206775657374696e666f2e6970"},
 	} {
@@ -67,6 +68,7 @@ func TestNames(t *testing.T) {
 		{"stdout", StreamStdout, RecordStream(1)},
 		{"stderr", StreamStderr, RecordStream(2)},
 		{"run", StreamRun, RecordStream(3)},
+		{"gap", StreamGap, RecordStream(4)},
 		{"message limit", MaxMessage, 1048576},
 		{"key limit", MaxKey, 256},
 		{"record limit", MaxRecord, 65536},
