@@ -1,8 +1,8 @@
 package stream
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -20,8 +20,9 @@ type LogOptions struct {
 	Stdout, Stderr bool
 	Follow         bool
 	Timestamps     bool      // each line begins with its time
-	Since, Until   time.Time // zero: no bound
-	Tail           int       // the last lines; negative: all
+	Details        string    // what each line begins with, behind the time; empty: nothing
+	Since, Until   time.Time // zero: no bound; of the ends of lines
+	Tail           int       // the last lines of both streams, of which the wanted ones are written; negative: all
 }
 
 // Logs opens a container's log and returns a function that writes it. Its end, and with it the last lines, is that of
@@ -34,15 +35,17 @@ func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c conta
 		return c, nil, err
 	}
 	w := &logWriter{opt: opt, want: selection{opt.Stdout, opt.Stderr}, end: math.MaxInt64}
+	w.opt.Follow = opt.Follow && c.Running() && (opt.Until.IsZero() || opt.Until.After(time.Now()))
+	// Lines of one stream cannot get mixed, so that a part of one can be shown before its end comes.
+	w.lines.immediate = !opt.Timestamps && opt.Details == "" && (c.Config.Tty || !opt.Stdout || !opt.Stderr)
 	from := int64(0)
-	if opt.Tail >= 0 {
-		tail, err := s.findTail(ctx, c, opt)
+	if opt.Tail >= 0 && opt.Tail <= maxTail {
+		t, err := s.findTail(ctx, c, opt.Tail, w.opt.Follow)
 		if err != nil {
 			return c, nil, err
 		}
-		from, w.skip, w.end = tail.start(), tail.begin, tail.end
+		from, w.skip, w.end = t.start()
 	}
-	w.opt.Follow = opt.Follow && c.Running() && (opt.Until.IsZero() || opt.Until.After(time.Now()))
 	if w.opt.Follow {
 		w.end = math.MaxInt64
 	}
@@ -76,73 +79,87 @@ func (w *logWriter) run(c *container.Container, r io.ReadCloser) error {
 
 // logWriter writes the wanted part of a log.
 type logWriter struct {
-	out  Sink
-	opt  LogOptions
-	want selection
-	at   int64                       // offset of the next record in the file
-	end  int64                       // the records from this offset on came too late to be among the last lines
-	skip map[link.RecordStream]int64 // for each stream, the position of its first wanted byte
-	open map[link.RecordStream]bool  // streams that are within a line
+	out   Sink
+	opt   LogOptions
+	want  selection
+	at    int64    // offset of the next record in the file
+	end   int64    // the records from this offset on came too late to be among the last lines
+	skip  [2]int64 // for each of streams, how many ends of lines come before the first of the last lines
+	lines lines
 }
 
+// errUntil ends the reading of a log at a line that is too late.
+var errUntil = errors.New("a line is later than what is wanted")
+
 func (w *logWriter) copy(r io.Reader) error {
-	w.open = map[link.RecordStream]bool{}
+	w.lines.emit = w.write
 	records := link.NewRecordReader(r)
 	for w.at < w.end {
 		rec, err := records.Next()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
 			return err
 		}
-		at := w.at
-		w.at += int64(link.RecordHeader + len(rec.Payload))
-		if !w.opt.Until.IsZero() && rec.Time.After(w.opt.Until) {
-			return nil
-		}
-		if !w.want.has(rec.Stream) || rec.Time.Before(w.opt.Since) {
-			continue
-		}
-		if err := w.write(rec, w.cut(rec, at)); err != nil {
-			return err
+		w.at += rec.Length()
+		if err := w.take(rec); err != nil {
+			return ignore(err, errUntil)
 		}
 	}
-	return nil
+	return ignore(w.lines.flush(), errUntil)
 }
 
-// cut returns what of a record lies behind its stream's first wanted byte.
-func (w *logWriter) cut(rec link.Record, at int64) []byte {
-	if w.skip == nil {
-		return rec.Payload
-	}
-	drop := w.skip[rec.Stream] - at
-	return rec.Payload[min(max(drop, 0), int64(len(rec.Payload))):]
-}
-
-func (w *logWriter) write(rec link.Record, p []byte) error {
-	if len(p) == 0 {
+func ignore(err, which error) error {
+	if errors.Is(err, which) {
 		return nil
 	}
-	if w.opt.Timestamps {
-		p = w.stamp(rec, p)
+	return err
+}
+
+func (w *logWriter) take(rec link.Record) error {
+	if err := w.lines.add(rec); err != nil || rec.Stream != link.StreamGap {
+		return err
 	}
-	return w.out.Write(rec.Stream, p)
+	return w.out.Write(link.StreamStderr, missing(rec))
+}
+
+// missing says that a part of a log is gone.
+func missing(rec link.Record) []byte {
+	return fmt.Appendf(nil, "[%d bytes of the log are missing here: they were rotated away before they were read]\n", rec.Gap())
+}
+
+// write writes a piece of a line, if it is wanted.
+func (w *logWriter) write(p piece) error {
+	if n, _ := index(p.stream); w.skip[n] > 0 {
+		if p.last {
+			w.skip[n]--
+		}
+		return nil
+	}
+	if !w.opt.Until.IsZero() && p.time.After(w.opt.Until) {
+		return errUntil
+	}
+	if !w.want.has(p.stream) || p.time.Before(w.opt.Since) {
+		return nil
+	}
+	if !p.first || !w.opt.Timestamps && w.opt.Details == "" {
+		return w.out.Write(p.stream, p.data)
+	}
+	return w.out.Write(p.stream, append(w.head(p.time), p.data...))
 }
 
 // timestamp is Docker's layout: RFC 3339 with nine digits of fraction, so that lines sort.
 const timestamp = "2006-01-02T15:04:05.000000000Z07:00"
 
-// stamp puts the record's time before each line that begins in p.
-func (w *logWriter) stamp(rec link.Record, p []byte) []byte {
-	prefix := append(rec.Time.UTC().AppendFormat(nil, timestamp), ' ')
-	var out bytes.Buffer
-	for line := range bytes.Lines(p) {
-		if !w.open[rec.Stream] {
-			out.Write(prefix)
-		}
-		out.Write(line)
-		w.open[rec.Stream] = line[len(line)-1] != '\n'
+// head is what stands before a line.
+func (w *logWriter) head(at time.Time) []byte {
+	var head []byte
+	if w.opt.Timestamps {
+		head = append(at.UTC().AppendFormat(head, timestamp), ' ')
 	}
-	return out.Bytes()
+	if w.opt.Details != "" {
+		head = append(append(head, w.opt.Details...), ' ')
+	}
+	return head
 }

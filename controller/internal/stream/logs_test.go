@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,18 +62,22 @@ func TestLogs(t *testing.T) {
 		opt  LogOptions
 		want string
 	}{
-		{"all", all, "one\nerr\ntwo\nthrwarnee\nfouring\n"},
+		{"all", all, "one\nerr\ntwo\nthree\nwarning\nfour"},
 		{"stdout", with(func(o *LogOptions) { o.Stderr = false }), "one\ntwo\nthree\nfour"},
-		{"since", with(func(o *LogOptions) { o.Since = time.Unix(5, 0) }), "ee\nfouring\n"},
+		{"since", with(func(o *LogOptions) { o.Since = time.Unix(5, 0) }), "three\nwarning\nfour"},
 		{"until", with(func(o *LogOptions) { o.Until = time.Unix(2, 0) }), "one\nerr\n"},
 		{"none of the lines", with(func(o *LogOptions) { o.Tail = 0 }), ""},
 		{"last line, without its end", with(func(o *LogOptions) { o.Tail = 1 }), "four"},
-		{"last lines of two streams", with(func(o *LogOptions) { o.Tail = 2 }), "warnfouring\n"},
-		{"last three", with(func(o *LogOptions) { o.Tail = 3 }), "thrwarnee\nfouring\n"},
-		{"more lines than there are", with(func(o *LogOptions) { o.Tail = 99 }), "one\nerr\ntwo\nthrwarnee\nfouring\n"},
-		{"last two of stdout", with(func(o *LogOptions) { o.Tail, o.Stderr = 2, false }), "three\nfour"},
-		{"times", with(func(o *LogOptions) { o.Timestamps, o.Stderr, o.Tail = true, false, 2 }),
-			"1970-01-01T00:00:03.000000000Z three\n1970-01-01T00:00:05.000000000Z four"},
+		{"last lines of two streams", with(func(o *LogOptions) { o.Tail = 2 }), "warning\nfour"},
+		{"last three", with(func(o *LogOptions) { o.Tail = 3 }), "three\nwarning\nfour"},
+		{"last four", with(func(o *LogOptions) { o.Tail = 4 }), "two\nthree\nwarning\nfour"},
+		{"more lines than there are", with(func(o *LogOptions) { o.Tail = 99 }), "one\nerr\ntwo\nthree\nwarning\nfour"},
+		{"stdout of the last three", with(func(o *LogOptions) { o.Tail, o.Stderr = 3, false }), "three\nfour"},
+		{"stderr of the last two", with(func(o *LogOptions) { o.Tail, o.Stdout = 2, false }), "warning\n"},
+		{"of the last three those until", with(func(o *LogOptions) { o.Tail, o.Until = 3, time.Unix(5, 0) }), "three\n"},
+		{"times", with(func(o *LogOptions) { o.Timestamps, o.Tail = true, 3 }),
+			"1970-01-01T00:00:05.000000000Z three\n1970-01-01T00:00:06.000000000Z warning\n1970-01-01T00:00:05.000000000Z four"},
+		{"details", with(func(o *LogOptions) { o.Timestamps, o.Details, o.Tail = true, "a=1,b=2", 1 }), "1970-01-01T00:00:05.000000000Z a=1,b=2 four"},
 	} {
 		s := New(&logHost{data: logOf(lines...)}, found{}, container.Timeouts{})
 		_, write, err := s.Logs(context.Background(), "x", c.opt)
@@ -101,4 +106,88 @@ func TestLogTailOfAWriter(t *testing.T) {
 			t.Errorf("the last %d lines: %q, %v; want %q", n, out.String(), err, want)
 		}
 	}
+}
+
+// TestLogOfSeveralRuns: a line without an end ends with its run, but not where a file of the log ends.
+func TestLogOfSeveralRuns(t *testing.T) {
+	marker := func(data []byte, text string) []byte {
+		return link.AppendRecord(data, link.Record{Stream: link.StreamRun, Payload: []byte(text)})
+	}
+	data := logOf("1a")
+	data = append(marker(data, "run 1 continued"), logOf("1b")[link.RecordHeader:]...)
+	data = append(marker(data, "run 2"), logOf("1c\n", "2d\n")[link.RecordHeader:]...)
+	for tail, want := range map[int]string{-1: "T abT c\nT d\n", 1: "T d\n", 2: "T c\nT d\n", 3: "T abT c\nT d\n"} {
+		s := New(&logHost{data: data}, found{}, container.Timeouts{})
+		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: tail, Details: "T"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out textSink
+		if err := write(&out); err != nil || out.String() != want {
+			t.Errorf("tail %d: %q, %v; want %q", tail, out.String(), err, want)
+		}
+	}
+}
+
+// TestLogGap: what is missing of a log is told, and is no part of a line.
+func TestLogGap(t *testing.T) {
+	data := link.AppendRecord(logOf("1one\ntw"), link.Gap(1000))
+	data = append(data, logOf("1ree\n")...)
+	s := New(&logHost{data: data}, found{}, container.Timeouts{})
+	_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out textSink
+	want := "one\ntw[1000 bytes of the log are missing here: they were rotated away before they were read]\nree\n"
+	if err := write(&out); err != nil || out.String() != want {
+		t.Errorf("%q, %v; want %q", out.String(), err, want)
+	}
+}
+
+// FuzzTail: the last lines are the end of all lines, whatever records they came in, and whichever streams are wanted.
+func FuzzTail(f *testing.F) {
+	f.Add([]byte("\x01a\nb\x02c\x01d\n\x03\x02e\n\x01f"), 3)
+	f.Add([]byte("\x01a\x02\n\n\x01\n\x04\x02"), 2)
+	f.Fuzz(func(t *testing.T, text []byte, n int) {
+		if n < 0 || n > 100 {
+			return
+		}
+		var data []byte
+		for _, b := range text {
+			if b <= 4 || len(data) == 0 {
+				data = link.AppendRecord(data, [...]link.Record{
+					{Stream: link.StreamStdout}, {Stream: link.StreamStdout}, {Stream: link.StreamStderr}, {Stream: link.StreamRun, Payload: []byte("run 2")},
+					{Stream: link.StreamRun, Payload: []byte("run 2 continued")},
+				}[min(b, 4)])
+				continue
+			}
+			data = link.AppendRecord(data, link.Record{Stream: link.RecordStream(1 + b%2), Payload: []byte{b}})
+		}
+		read := func(opt LogOptions) (all []string) {
+			_, write, err := New(&logHost{data: data}, found{}, container.Timeouts{}).Logs(context.Background(), "x", opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sink := pieceSink{}
+			if err := write(&sink); err != nil {
+				t.Fatal(err)
+			}
+			return sink
+		}
+		opt := LogOptions{Stdout: true, Stderr: true, Tail: -1, Details: "T"}
+		all := read(opt)
+		opt.Tail = n
+		if got, want := read(opt), all[max(0, len(all)-n):]; !slices.Equal(got, want) {
+			t.Errorf("%q: the last %d of %q are %q", text, n, all, got)
+		}
+	})
+}
+
+// pieceSink keeps what is written, write by write.
+type pieceSink []string
+
+func (s *pieceSink) Write(which link.RecordStream, p []byte) error {
+	*s = append(*s, which.String()+string(p))
+	return nil
 }

@@ -5,115 +5,141 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/tether/link"
 )
 
-// tail finds where the last lines of a log begin. Positions count a byte of a payload as the offset of its record plus
-// its index in the payload, so they order bytes as the file does.
+// tail finds where the last lines of a log begin. Which lines are the last is decided by their ends.
 type tail struct {
-	lines []lineStart // ring of the last ones
+	last  []lineStart // ring of the last ones
 	next  int
 	full  bool
-	begin map[link.RecordStream]int64
-	end   int64 // behind the last record that was read
+	open  [2]*lineStart // lines of both streams that have not ended
+	ended [2]int64      // how many lines of each have
+	end   int64         // behind the last record that was read
 }
 
+// lineStart is where a line begins, or where to begin reading for it.
 type lineStart struct {
-	pos, record int64
-	which       link.RecordStream
+	record int64    // offset of a record
+	ended  [2]int64 // how many lines had ended before that record
+	stream int      // place in streams
+	order  int64    // lines begin in this order
 }
 
 // maxTail bounds the memory that finding the last lines takes; more lines are all lines.
 const maxTail = 1 << 20
 
-// findTail reads the log once.
-func (s *Service) findTail(ctx context.Context, c container.Container, opt LogOptions) (*tail, error) {
-	t := &tail{begin: map[link.RecordStream]int64{link.StreamStdout: math.MaxInt64, link.StreamStderr: math.MaxInt64}}
-	if opt.Tail > maxTail {
-		t.begin, t.end = nil, math.MaxInt64
-		return t, nil
-	}
-	t.lines = make([]lineStart, opt.Tail)
+// findTail reads the log once. A line that has no end yet counts, unless the log is followed, which writes it later.
+func (s *Service) findTail(ctx context.Context, c container.Container, lines int, follow bool) (*tail, error) {
+	t := &tail{last: make([]lineStart, lines)}
 	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, 0, false, false)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	if at, err = t.scan(r, at, opt); err != nil {
+	t.end = at
+	if err := t.scan(r); err != nil {
 		return nil, fmt.Errorf("cannot read the log of %s: %w", &c, err)
 	}
-	t.finish(at)
+	if !follow {
+		t.flush()
+	}
 	return t, nil
 }
 
-func (t *tail) scan(r io.Reader, at int64, opt LogOptions) (end int64, err error) {
-	want := selection{opt.Stdout, opt.Stderr}
-	open := map[link.RecordStream]bool{}
+func (t *tail) scan(r io.Reader) error {
 	records := link.NewRecordReader(r)
 	for {
 		rec, err := records.Next()
 		if err == io.EOF {
-			return at, nil
+			return nil
 		}
 		if err != nil {
-			return at, err
+			return err
 		}
-		late := !opt.Until.IsZero() && rec.Time.After(opt.Until)
-		if want.has(rec.Stream) && !rec.Time.Before(opt.Since) && !late {
-			pos := at
-			for line := range bytes.Lines(rec.Payload) {
-				if !open[rec.Stream] {
-					t.push(lineStart{pos: pos, record: at, which: rec.Stream})
-				}
-				pos += int64(len(line))
-				open[rec.Stream] = line[len(line)-1] != '\n'
-			}
-		}
-		at += int64(link.RecordHeader + len(rec.Payload))
+		t.add(rec)
+		t.end += rec.Length()
 	}
 }
 
-func (t *tail) push(l lineStart) {
-	if len(t.lines) == 0 {
+func (t *tail) add(rec link.Record) {
+	if endsLines(rec) {
+		t.flush()
 		return
 	}
-	t.lines[t.next] = l
-	t.next = (t.next + 1) % len(t.lines)
+	n, ok := index(rec.Stream)
+	if !ok {
+		return
+	}
+	before := t.ended
+	for line := range bytes.Lines(rec.Payload) {
+		if t.open[n] == nil {
+			t.open[n] = t.begin(n, before)
+		}
+		if line[len(line)-1] == '\n' {
+			t.push(n)
+		}
+	}
+}
+
+// begin is where a line of a stream begins: no later than a line of the other one that is open, so that the end of that is seen, too, if it
+// is the end of its run.
+func (t *tail) begin(n int, ended [2]int64) *lineStart {
+	if other := t.open[1-n]; other != nil {
+		return &lineStart{record: other.record, ended: other.ended, stream: n, order: t.end}
+	}
+	return &lineStart{record: t.end, ended: ended, stream: n, order: t.end}
+}
+
+// push ends the line of a stream.
+func (t *tail) push(n int) {
+	l := *t.open[n]
+	t.open[n] = nil
+	t.ended[n]++
+	if len(t.last) == 0 {
+		return
+	}
+	t.last[t.next] = l
+	t.next = (t.next + 1) % len(t.last)
 	t.full = t.full || t.next == 0
 }
 
-// finish sets where each stream begins: at its first line among the last ones, else behind all that was read.
-func (t *tail) finish(end int64) {
-	t.end = end
-	for s := range t.begin {
-		t.begin[s] = end
+// flush ends the lines without an end, in the order in which they began: as lines does.
+func (t *tail) flush() {
+	order := []int{0, 1}
+	if a, b := t.open[0], t.open[1]; a != nil && b != nil && b.order < a.order {
+		order = []int{1, 0}
 	}
-	for _, l := range t.kept() {
-		t.begin[l.which] = min(t.begin[l.which], l.pos)
+	for _, n := range order {
+		if t.open[n] != nil {
+			t.push(n)
+		}
 	}
 }
 
-func (t *tail) kept() []lineStart {
+// start says at which record to begin, how many ends of lines of each stream to skip from there, and where the log ended.
+func (t *tail) start() (from int64, skip [2]int64, end int64) {
+	kept := t.last[:t.next]
 	if t.full {
-		return t.lines
+		kept = t.last
 	}
-	return t.lines[:t.next]
-}
-
-// start is the offset of the record to begin with.
-func (t *tail) start() int64 {
-	if t.begin == nil {
-		return 0
+	first := lineStart{record: t.end, ended: t.ended}
+	skip = t.ended
+	for _, l := range kept {
+		if l.record < first.record {
+			first = l
+		}
+		skip[l.stream]--
 	}
-	least := int64(math.MaxInt64)
-	for _, l := range t.kept() {
-		least = min(least, l.record)
+	for _, l := range t.open {
+		if l != nil && l.record < first.record {
+			first = *l
+		}
 	}
-	if least < math.MaxInt64 {
-		return least
+	for n := range skip {
+		skip[n] -= first.ended[n]
 	}
-	return t.begin[link.StreamStdout] // no line is wanted: the end
+	return first.record, skip, t.end
 }
