@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"github.com/containerd/errdefs"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/exec"
 	"github.com/containervm/containervm/controller/internal/fields"
+	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/stream"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -52,6 +52,9 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if !session.Config.Tty || !atLeast(r.Context(), "1.42") {
+		req.ConsoleSize = nil // as Docker: there is no console, or the client does not know of its size
+	}
 	if req.Detach {
 		if _, err := a.execs.Start(r.Context(), id, false, req.ConsoleSize); err != nil {
 			return err
@@ -62,26 +65,27 @@ func (a *execAPI) start(w http.ResponseWriter, r *http.Request) error {
 	return a.attach(w, r, session, req.ConsoleSize)
 }
 
-// attach starts a session and carries its streams. A command that cannot be started is told of in the stream, as Docker
-// does: the client then asks for the exit code.
+// attach starts a session and carries its streams. The answer comes before the start: what a process writes at once must not arrive with
+// it. So a command that cannot be started is told of in the stream, as Docker does: the client then asks for the exit code.
 func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session exec.State, consoleSize *[2]uint) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	x, startErr := a.execs.Start(ctx, session.ID, true, consoleSize)
-	if startErr != nil && !errdefs.IsInvalidArgument(startErr) {
-		return startErr
+	if err := a.execs.Startable(ctx, session.ID); err != nil {
+		return err
 	}
 	conn, err := hijack(w, r, session.Config.Tty)
 	if err != nil {
-		if x != nil {
-			x.Close()
-		}
 		return err
 	}
-	defer conn.Close()
+	defer conn.finish()
 	out := stream.NewSink(conn, session.Config.Tty)
-	if startErr != nil {
-		return out.Write(link.StreamStdout, fmt.Appendf(nil, "%v\r\n", startErr))
+	x, err := a.execs.Start(ctx, session.ID, true, consoleSize)
+	if err != nil {
+		said := out.Write(link.StreamStdout, []byte(guest.Printable(err.Error())+"\r\n"))
+		if errdefs.IsInvalidArgument(err) { // the client's own
+			return said
+		}
+		return err
 	}
 	stdin := conn.stdin(cancel)
 	if !session.Config.AttachStdin {

@@ -9,27 +9,54 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/moby/moby/api/types"
 	"golang.org/x/sys/unix"
 )
 
-// hijacked is a connection that has left HTTP and carries a process's streams.
+// hijacked is a connection that has left HTTP and carries a process's streams. Several goroutines may read it.
 type hijacked struct {
 	net.Conn
-	r *bufio.Reader // holds what the client sent with its request
+	mu    sync.Mutex
+	early *bufio.Reader // holds what the client sent with its request
 }
 
 func (h *hijacked) Read(p []byte) (int, error) {
-	if h.r.Buffered() > 0 {
-		return h.r.Read(p)
+	if n := h.readEarly(p); n > 0 {
+		return n, nil
 	}
 	return h.Conn.Read(p)
 }
 
+func (h *hijacked) readEarly(p []byte) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, _ := h.early.Read(p[:min(len(p), h.early.Buffered())]) // what is buffered is read without an error
+	return n
+}
+
+// Bounds of how long a client may go on after it was sent all, and of what it may send then: one that copies a file to a process that has ended.
+const (
+	finishTime  = 10 * time.Second
+	finishBytes = 1 << 30
+)
+
+// finish closes a connection whose output is complete. A client that still sends would read of a reset in place of the output's end, so
+// the output is ended first, and what the client sends is dropped until it closes its side.
+func (h *hijacked) finish() {
+	defer h.Close()
+	if h.CloseWrite() != nil || h.SetReadDeadline(time.Now().Add(finishTime)) != nil {
+		return // the client is gone
+	}
+	_, _ = io.CopyN(io.Discard, h, finishBytes)
+}
+
 // hijack answers a request and takes its connection. A client that asked for an upgrade (Upgrade: tcp) gets 101, one of
-// old gets 200 and the raw bytes behind it. The caller closes the connection.
+// old gets 200 and the raw bytes behind it. What the client reads must begin only then: one that buffers the answer's head would lose
+// what comes with it. The caller finishes the connection.
 func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*hijacked, error) {
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -48,7 +75,7 @@ func hijack(w http.ResponseWriter, r *http.Request, tty bool) (*hijacked, error)
 		conn.Close()
 		return nil, err
 	}
-	return &hijacked{Conn: conn, r: buffered.Reader}, nil
+	return &hijacked{Conn: conn, early: buffered.Reader}, nil
 }
 
 // streamType is the media type of a process's streams. Clients older than API 1.42 know the raw one alone.

@@ -144,7 +144,7 @@ func TestHangup(t *testing.T) {
 	defer cancel()
 	server, client := unixPair(t)
 	gone := make(chan struct{})
-	in := (&hijacked{Conn: server, r: emptyReader()}).stdin(func() { close(gone) })
+	in := (&hijacked{Conn: server, early: emptyReader()}).stdin(func() { close(gone) })
 	if err := client.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

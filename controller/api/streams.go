@@ -15,21 +15,19 @@ type streamAPI struct {
 
 func (a *streamAPI) routes(r *router) {
 	r.handle("POST /containers/{id}/attach", a.attach)
+	r.handle("GET /containers/{id}/attach/ws", a.attachWebSocket)
 	r.handle("GET /containers/{id}/logs", a.logs)
 }
 
 func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
-	keys, err := stream.DetachKeys(param(r, "detachKeys"))
+	opt, err := attachOptions(r)
 	if err != nil {
 		return err
 	}
 	// The attachment outlives the request's context, which ends when the connection is taken over.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	defer cancel()
-	at, err := a.streams.Attach(ctx, r.PathValue("id"), stream.AttachOptions{
-		Stdin: boolParam(r, "stdin"), Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
-		Stream: boolParam(r, "stream"), Logs: boolParam(r, "logs"), DetachKeys: keys,
-	})
+	at, err := a.streams.Attach(ctx, r.PathValue("id"), opt)
 	if err != nil {
 		return err
 	}
@@ -39,12 +37,20 @@ func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer conn.finish()
 	stdin := conn.stdin(cancel)
-	if !boolParam(r, "stdin") || !boolParam(r, "stream") || !at.Container.Config.OpenStdin {
+	if !at.TakesStdin() {
 		go drain(stdin)
 	}
 	return at.Run(ctx, stdin, stream.NewSink(conn, tty))
+}
+
+func attachOptions(r *http.Request) (stream.AttachOptions, error) {
+	keys, err := stream.DetachKeys(param(r, "detachKeys"))
+	return stream.AttachOptions{
+		Stdin: boolParam(r, "stdin"), Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
+		Stream: boolParam(r, "stream"), Logs: boolParam(r, "logs"), DetachKeys: keys,
+	}, err
 }
 
 func (a *streamAPI) logs(w http.ResponseWriter, r *http.Request) error {

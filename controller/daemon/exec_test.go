@@ -49,6 +49,25 @@ func (e *engine) execDetached(container string, tty bool, cmd ...string) (id str
 	return res.ID
 }
 
+// execBegun waits until a session's process runs: the answer to its start comes before.
+func (e *engine) execBegun(id string) {
+	e.t.Helper()
+	for ctx := e.ctx(); ; {
+		res, err := e.docker.ExecInspect(ctx, id, client.ExecInspectOptions{})
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		if res.Running && res.PID > 0 {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond): // the API has no wait for it
+		case <-ctx.Done():
+			e.t.Fatal("the session does not begin")
+		}
+	}
+}
+
 // execEnd waits for the end of a session that nobody is attached to.
 func (e *engine) execEnd(id string) client.ExecInspectResult {
 	e.t.Helper()
@@ -165,6 +184,7 @@ func TestExecGoesWithContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.execBegun(session.id)
 	defer session.Close()
 	if _, err := e.docker.ContainerRemove(e.ctx(), id, client.ContainerRemoveOptions{Force: true}); err != nil {
 		t.Fatal(err)

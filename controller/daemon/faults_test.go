@@ -131,8 +131,10 @@ func TestTetherGone(t *testing.T) {
 			if _, err := e.docker.ContainerTop(e.ctx(), id, client.ContainerTopOptions{}); err == nil {
 				t.Errorf("%s: a list of processes from nobody", cmd)
 			}
-			if _, err := e.execIn(id, "true"); err == nil {
-				t.Errorf("%s: an exec by nobody is no error", cmd)
+			if session, err := e.execIn(id, "true"); err != nil {
+				t.Errorf("%s: %v", cmd, err)
+			} else if said, err := io.ReadAll(session.Reader); err != nil || len(said) == 0 || e.execEnd(session.id).ExitCode != 126 {
+				t.Errorf("%s: an exec by nobody is no error: %q, %v", cmd, said, err)
 			}
 			if err := end(id); err != nil {
 				t.Errorf("%s: %s: %v", cmd, what, err)
@@ -170,6 +172,7 @@ func TestMachineDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer session.Close()
+	e.execBegun(session.id)
 	vm, _ := host.Get(id)
 	if err := host.PowerOff(e.ctx(), vm.Ref); err != nil { // as seen from the controller: the machine is dead
 		t.Fatal(err)
@@ -270,7 +273,7 @@ func TestLiveLog(t *testing.T) {
 		"two\nthree\n":      {Tail: "2"},
 		"three\n":           {Since: stamp},
 		"one\ntwo\n":        {Until: stamp},
-		"two\n":             {Until: stamp, Tail: "1"},
+		"two\n":             {Until: stamp, Tail: "2"}, // of the last two, as Docker
 		"":                  {Tail: "0"},
 	} {
 		if got := e.logs(id, opt); got != want {

@@ -31,16 +31,9 @@ type Execution struct {
 // started is of class errdefs.ErrInvalidArgument and has the phrases that Docker's clients look for; the session has
 // the exit code for it.
 func (s *Service) Start(ctx context.Context, id string, attach bool, consoleSize *[2]uint) (*Execution, error) {
-	e, err := s.get(ctx, id)
+	e, c, err := s.find(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	c, err := s.containers.GetRunning(e.ContainerID)
-	if err != nil {
-		return nil, err
-	}
-	if e.isOver(c.VM) { // the event that says so may be still to come
-		s.sessions.end(e, guest.ExitKilled)
 	}
 	if err := s.sessions.begin(e); err != nil {
 		return nil, err
@@ -52,6 +45,31 @@ func (s *Service) Start(ctx context.Context, id string, attach bool, consoleSize
 		s.sessions.end(e, guest.ExitNotExecutable)
 	}
 	return x, err
+}
+
+// Startable says why Start would refuse a session now, if it would.
+func (s *Service) Startable(ctx context.Context, id string) error {
+	e, _, err := s.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	return s.sessions.startable(e)
+}
+
+// find finds a session and its container, which runs.
+func (s *Service) find(ctx context.Context, id string) (*session, ctr.Container, error) {
+	e, err := s.get(ctx, id)
+	if err != nil {
+		return nil, ctr.Container{}, err
+	}
+	c, err := s.containers.GetRunning(e.ContainerID)
+	if err != nil {
+		return nil, c, err
+	}
+	if e.isOver(c.VM) { // the event that says so may be still to come
+		s.sessions.end(e, guest.ExitKilled)
+	}
+	return e, c, nil
 }
 
 func (s *Service) start(ctx context.Context, c ctr.Container, e *session, attach bool, consoleSize *[2]uint) (*Execution, error) {
@@ -146,8 +164,11 @@ func (x *Execution) Run(ctx context.Context, stdin io.Reader, out stream.Sink) e
 	defer stop()
 	if x.stdin != nil {
 		go func() {
-			if errors.Is(x.feed(stdin), stream.ErrDetached) {
+			switch err := x.feed(stdin); {
+			case errors.Is(err, stream.ErrDetached):
 				x.Close()
+			case err != nil:
+				_, _ = io.Copy(io.Discard, stdin) // the process takes no more; the client's end is still to be noticed
 			}
 		}()
 	}

@@ -95,13 +95,27 @@ func (x *sessions) end(e *session, code int) {
 func (x *sessions) begin(e *session) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if err := e.startableLocked(); err != nil {
+		return err
+	}
+	e.Started = true
+	return nil
+}
+
+func (x *sessions) startable(e *session) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return e.startableLocked()
+}
+
+// startableLocked says why a session's process cannot be started.
+func (e *session) startableLocked() error {
 	switch {
 	case !e.ended.IsZero():
 		return errdefs.ErrConflict.WithMessage("exec command " + e.ID + " has already run, or its container has ended")
 	case e.Started:
 		return errdefs.ErrConflict.WithMessage("exec command " + e.ID + " is already running")
 	}
-	e.Started = true
 	return nil
 }
 

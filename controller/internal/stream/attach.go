@@ -59,14 +59,25 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 // Close gives the place up.
 func (a *Attachment) Close() { a.cancel() }
 
+// TakesStdin reports whether Run reads stdin.
+func (a *Attachment) TakesStdin() bool {
+	return a.opt.Stdin && a.opt.Stream && a.Container.Config.OpenStdin
+}
+
 // Run carries bytes until the output has ended, the client detaches (stdin yields its detach keys), or ctx ends. The
 // process goes on in any case. Run may return while a read of stdin is still waiting: the caller owns it and closes it.
 func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	detached := make(chan error, 1)
-	if a.opt.Stdin && a.opt.Stream && a.Container.Config.OpenStdin {
-		go func() { detached <- a.feed(ctx, stdin) }()
+	if a.TakesStdin() {
+		go func() {
+			err := a.feed(ctx, stdin)
+			detached <- err
+			if err != nil && !errors.Is(err, ErrDetached) {
+				_, _ = io.Copy(io.Discard, stdin) // the process takes no more; the client's end is still to be noticed
+			}
+		}()
 	}
 	if a.log == nil {
 		return a.idle(ctx, detached)
@@ -205,7 +216,13 @@ func (l *logReader) copy(out Sink, want selection) error {
 		if err != nil {
 			return err
 		}
-		l.at += int64(link.RecordHeader + len(rec.Payload))
+		l.at += rec.Length()
+		if rec.Gap() > 0 {
+			err = out.Write(link.StreamStderr, missing(rec))
+		}
+		if err != nil {
+			return err
+		}
 		if !want.has(rec.Stream) {
 			continue
 		}
