@@ -31,14 +31,12 @@ func (a *imageAPI) routes(r *router) {
 	r.handle("POST /images/load", a.load)
 	r.handle("POST /images/prune", a.prune)
 	r.handle("GET /images/get", a.save)
-	r.handle("GET /images/search", unsupported("docker search"))
-	r.handle("POST /build", unsupported("docker build: build the image elsewhere, then docker load or docker pull it"))
 	r.handle("GET /images/{path...}", byName(map[string]imageHandler{
 		"json": a.inspect, "history": a.history,
 		"get": a.saveOne,
 	}))
 	r.handle("POST /images/{path...}", byName(map[string]imageHandler{
-		"tag": a.tag, "push": refuse("docker push: layers are kept as disks, not as tars"),
+		"tag": a.tag, "push": a.push,
 	}))
 	r.handle("DELETE /images/{name...}", a.remove)
 }
@@ -57,16 +55,6 @@ func byName(verbs map[string]imageHandler) handler {
 		}
 		return h(w, r, path[:cut])
 	}
-}
-
-func refuse(what string) imageHandler {
-	return func(http.ResponseWriter, *http.Request, string) error {
-		return errdefs.ErrNotImplemented.WithMessage("not supported: " + what)
-	}
-}
-
-func unsupported(what string) handler {
-	return func(w http.ResponseWriter, r *http.Request) error { return refuse(what)(w, r, "") }
 }
 
 // create serves pull (fromImage) and import (fromSrc).

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,9 +68,31 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: error is %v", query, err)
 		}
 	}
-	if err := unsupported("docker build")(nil, nil); !errdefs.IsNotImplemented(err) {
-		t.Errorf("build: %v", err)
+}
+
+// TestBuildIsRefusedWhileItsContextComes: a client that sends without end reads why.
+func TestBuildIsRefusedWhileItsContextComes(t *testing.T) {
+	server := httptest.NewServer(New(Deps{Log: slog.New(slog.DiscardHandler)}))
+	defer server.Close()
+	for range 5 {
+		res, err := http.Post(server.URL+"/v1.50/build?dockerfile=Dockerfile", "application/x-tar", io.NopCloser(io.LimitReader(zeros{}, 1<<40)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != http.StatusNotImplemented || !strings.Contains(string(body), "docker load") {
+			t.Errorf("answer %d %s, %v", res.StatusCode, body, err)
+		}
 	}
+}
+
+// zeros is a context without end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 func TestImageFilters(t *testing.T) {

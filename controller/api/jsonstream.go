@@ -50,6 +50,11 @@ func (s *jsonStream) progress(e image.Event) {
 	if e.Current > 0 {
 		m.Progress = &jsonstream.Progress{Current: e.Current, Total: e.Total}
 	}
+	if e.Aux != nil {
+		if text, err := json.Marshal(e.Aux); err == nil {
+			m.Aux = (*json.RawMessage)(&text)
+		}
+	}
 	s.write(jsonMessage{Message: m})
 }
 

@@ -100,7 +100,10 @@ func (r *router) refuseRest() {
 		if r.taken[pattern] {
 			continue
 		}
-		r.handle(pattern, func(w http.ResponseWriter, _ *http.Request) error {
+		r.handle(pattern, func(w http.ResponseWriter, req *http.Request) error {
+			if req.Method == http.MethodPost { // a client that still sends, as docker build does, reads this rather than that the pipe is broken
+				w.Header().Set("Connection", "close")
+			}
 			writeError(w, route.Status, route.Text)
 			return nil
 		})

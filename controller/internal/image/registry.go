@@ -26,26 +26,33 @@ type remoteImage struct {
 	named  reference.Named
 	repo   name.Repository
 	puller *remote.Puller // of manifests and configurations
-	client *http.Client   // of layers, which a puller cannot resume; it has the puller's credentials
+	client *http.Client   // of what a puller cannot do, as to resume layers; it has the puller's credentials
 }
 
-// newRemote logs in to the registry.
-func newRemote(ctx context.Context, named reference.Named, auth registry.AuthConfig) (*remoteImage, error) {
+// newRemote logs in to the registry, for more than to pull if scopes say so.
+func newRemote(ctx context.Context, named reference.Named, auth registry.AuthConfig, scopes ...string) (*remoteImage, error) {
 	repo, err := name.NewRepository(named.Name())
 	if err != nil {
 		return nil, invalid("invalid reference format: %w", err)
 	}
-	login := authn.FromConfig(authn.AuthConfig{
-		Username: auth.Username, Password: auth.Password, Auth: auth.Auth,
-		IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
-	})
-	trip, err := transport.NewWithContext(ctx, repo.Registry, login, retrying(tlsUnlessLoopback{remote.DefaultTransport}),
-		[]string{repo.Scope(transport.PullScope)})
+	if len(scopes) == 0 {
+		scopes = []string{repo.Scope(transport.PullScope)}
+	}
+	trip, err := logIn(ctx, repo.Registry, auth, scopes)
 	if err != nil {
 		return nil, err
 	}
 	puller, err := remote.NewPuller(remote.WithTransport(trip))
 	return &remoteImage{named: named, repo: repo, puller: puller, client: &http.Client{Transport: trip, CheckRedirect: checkRedirect}}, err
+}
+
+// logIn makes what sends requests to a registry with credentials.
+func logIn(ctx context.Context, reg name.Registry, auth registry.AuthConfig, scopes []string) (http.RoundTripper, error) {
+	login := authn.FromConfig(authn.AuthConfig{
+		Username: auth.Username, Password: auth.Password, Auth: auth.Auth,
+		IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
+	})
+	return transport.NewWithContext(ctx, reg, login, retrying(tlsUnlessLoopback{remote.DefaultTransport}), scopes)
 }
 
 // retrying sends requests again that failed for reasons that pass, as a puller without a transport of its own does
@@ -83,11 +90,14 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
+func (r *remoteImage) blobURL(d digest.Digest) string {
+	return fmt.Sprintf("%s://%s/v2/%s/blobs/%s", r.repo.Scheme(), r.repo.RegistryStr(), r.repo.RepositoryStr(), d)
+}
+
 // layer opens a blob of size bytes at an offset. A registry that cannot begin there sends it all, and what is before the offset
 // is read and dropped.
 func (r *remoteImage) layer(ctx context.Context, d digest.Digest, offset, size int64) (io.ReadCloser, error) {
-	url := fmt.Sprintf("%s://%s/v2/%s/blobs/%s", r.repo.Scheme(), r.repo.RegistryStr(), r.repo.RepositoryStr(), d)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.blobURL(d), nil)
 	if err != nil {
 		return nil, err
 	}
