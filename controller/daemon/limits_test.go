@@ -107,7 +107,6 @@ func TestNotSupported(t *testing.T) {
 		"devices of the host":                {Resources: container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/null"}}}},
 		"network mode host is not supported": {NetworkMode: "host"},
 		"links are not supported":            {Links: []string{"a:b"}},
-		"sysctls are not supported":          {Sysctls: map[string]string{"a": "b"}},
 	} {
 		if _, err := create(h); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal that says %q", err, want)

@@ -55,6 +55,9 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if err := checkSize(&h.Resources); err != nil {
 		return err
 	}
+	if err := checkLimits(h); err != nil {
+		return err
+	}
 	return checkHost(h)
 }
 
@@ -64,8 +67,6 @@ func checkHost(h *container.HostConfig) error {
 	switch {
 	case h.PidMode.IsHost() || h.PidMode.IsContainer() || h.IpcMode.IsHost() || h.IpcMode.IsContainer() || h.UTSMode.IsHost():
 		return notImplemented("a containerVM has its own kernel: it cannot share namespaces with its host or another container")
-	case len(h.Sysctls) > 0:
-		return notImplemented("sysctls are not supported yet: a containerVM may set its own")
 	}
 	return nil
 }

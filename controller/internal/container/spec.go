@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/record"
@@ -29,7 +28,7 @@ func tetherSpec(id string, rec *record.Container, endpoints []record.Endpoint, n
 	if err != nil {
 		return nil, err
 	}
-	return &tetherv1.Spec{
+	spec := &tetherv1.Spec{
 		Mode:             tetherv1.Mode_CONTAINER,
 		Id:               id,
 		Hostname:         c.Hostname,
@@ -43,7 +42,9 @@ func tetherSpec(id string, rec *record.Container, endpoints []record.Endpoint, n
 		Process:          mainProcess(c, h),
 		Mounts:           tetherMounts(rec),
 		Files:            tetherFiles(rec),
-	}, nil
+	}
+	limitSpec(spec, h)
+	return spec, nil
 }
 
 func mainProcess(c *container.Config, h *container.HostConfig) *tetherv1.Process {
@@ -52,8 +53,8 @@ func mainProcess(c *container.Config, h *container.HostConfig) *tetherv1.Process
 		Env:  environment(c.Hostname, c.Tty, c.Env),
 		User: c.User, Groups: h.GroupAdd, Cwd: c.WorkingDir,
 		Tty: c.Tty, Stdin: c.OpenStdin,
-		Rlimits: Rlimits(h.Ulimits),
 	}
+	Restrict(p, h, false)
 	if h.ConsoleSize[0] > 0 && h.ConsoleSize[1] > 0 {
 		p.Window = &tetherv1.Window{Rows: uint32(h.ConsoleSize[0]), Columns: uint32(h.ConsoleSize[1])}
 	}
@@ -166,15 +167,6 @@ func wantsHostGateway(h *container.HostConfig) bool {
 		_, address, err := hostEntry(e)
 		return err == nil && address == hostGateway
 	})
-}
-
-// Rlimits are the resource limits of a process.
-func Rlimits(limits []*units.Ulimit) []*tetherv1.Rlimit {
-	var out []*tetherv1.Rlimit
-	for _, l := range limits {
-		out = append(out, &tetherv1.Rlimit{Name: l.Name, Soft: uint64(l.Soft), Hard: uint64(l.Hard)}) // -1 is RLIM_INFINITY
-	}
-	return out
 }
 
 // stopSignal is the signal that asks a container's process to end.

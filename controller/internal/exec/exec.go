@@ -107,8 +107,9 @@ func process(c *ctr.Container, conf *container.ExecCreateRequest, attach bool, c
 	p := &tetherv1.Process{
 		Args: conf.Cmd, Env: c.Environment(conf.Tty, conf.Env),
 		User: cmp.Or(conf.User, c.Config.User), Groups: c.HostConfig.GroupAdd, Cwd: cmp.Or(conf.WorkingDir, c.Config.WorkingDir),
-		Tty: conf.Tty, Stdin: attach && conf.AttachStdin, Rlimits: ctr.Rlimits(c.HostConfig.Ulimits),
+		Tty: conf.Tty, Stdin: attach && conf.AttachStdin,
 	}
+	ctr.Restrict(p, &c.HostConfig, conf.Privileged)
 	if consoleSize == nil {
 		consoleSize = conf.ConsoleSize
 	}

@@ -55,6 +55,8 @@ func FailureText(f *tetherv1.Failure, args []string) string {
 		return withPhrase(text, fmt.Sprintf("exec: %q: permission denied", name), "permission denied")
 	case tetherv1.Failure_NO_USER:
 		return withPhrase(text, "unable to find user", "unable to find")
+	case tetherv1.Failure_BAD_CWD:
+		return text // Docker's clients know it by the same words
 	default:
 		return WithoutPhrases(text)
 	}
