@@ -4152,8 +4152,9 @@ func (*UpdateResponse) Descriptor() ([]byte, []int) {
 }
 
 type StatPathRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // absolute, or relative to /; links are followed within the root, but for the last name
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute, or relative to /. Links are followed within the root, but for the last name: that is followed where "/" or "/." ends the path.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4275,7 +4276,7 @@ func (x *StatPathResponse) GetLinkTarget() string {
 type ExportRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Download      string                 `protobuf:"bytes,1,opt,name=download,proto3" json:"download,omitempty"` // id of the download stream
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`         // what is at it, with what is below it; the names in the tar begin with its last name. "/": as "."
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`         // what is at it, with what is below it, as of StatPath; the names in the tar begin with its last name: "/" is "/", and "a/." is "."
 	Content       ExportRequest_Content  `protobuf:"varint,3,opt,name=content,proto3,enum=containervm.tether.v1.ExportRequest_Content" json:"content,omitempty"`
 	Base          string                 `protobuf:"bytes,4,opt,name=base,proto3" json:"base,omitempty"` // of CHANGES and CHANGED_NAMES: serial number of the disk, attached read-only, that the root was made of
 	unknownFields protoimpl.UnknownFields
@@ -4389,7 +4390,7 @@ type ImportRequest struct {
 	Upload               string                 `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`                                                                // id of the upload stream with the uncompressed tar
 	Path                 string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`                                                                    // of an existing directory, links followed within the root
 	NoOverwriteDirNonDir bool                   `protobuf:"varint,3,opt,name=no_overwrite_dir_non_dir,json=noOverwriteDirNonDir,proto3" json:"no_overwrite_dir_non_dir,omitempty"` // refuse to replace a directory by something else, or the other way round
-	CopyUidGid           bool                   `protobuf:"varint,4,opt,name=copy_uid_gid,json=copyUidGid,proto3" json:"copy_uid_gid,omitempty"`                                   // entries have the owner that the tar says; otherwise root
+	Owner                string                 `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`                                                                  // user of the container, as Process.user, who gets all entries; empty: the owners that the tar says
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -4445,11 +4446,11 @@ func (x *ImportRequest) GetNoOverwriteDirNonDir() bool {
 	return false
 }
 
-func (x *ImportRequest) GetCopyUidGid() bool {
+func (x *ImportRequest) GetOwner() string {
 	if x != nil {
-		return x.CopyUidGid
+		return x.Owner
 	}
-	return false
+	return ""
 }
 
 type ImportResponse struct {
@@ -5066,13 +5067,12 @@ const file_tether_proto_rawDesc = "" +
 	"\aCHANGES\x10\x02\x12\x11\n" +
 	"\rCHANGED_NAMES\x10\x03\"*\n" +
 	"\x0eExportResponse\x12\x18\n" +
-	"\aentries\x18\x01 \x01(\x04R\aentries\"\x95\x01\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries\"\x8f\x01\n" +
 	"\rImportRequest\x12\x16\n" +
 	"\x06upload\x18\x01 \x01(\tR\x06upload\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x126\n" +
-	"\x18no_overwrite_dir_non_dir\x18\x03 \x01(\bR\x14noOverwriteDirNonDir\x12 \n" +
-	"\fcopy_uid_gid\x18\x04 \x01(\bR\n" +
-	"copyUidGid\"*\n" +
+	"\x18no_overwrite_dir_non_dir\x18\x03 \x01(\bR\x14noOverwriteDirNonDir\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\tR\x05ownerJ\x04\b\x04\x10\x05\"*\n" +
 	"\x0eImportResponse\x12\x18\n" +
 	"\aentries\x18\x01 \x01(\x04R\aentries*:\n" +
 	"\x04Mode\x12\r\n" +
