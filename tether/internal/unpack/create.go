@@ -67,6 +67,9 @@ func (u *unpacker) replace(e entry) error {
 	var st unix.Stat_t
 	err := unix.Fstatat(e.parent.fd, e.base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == nil {
+		err = u.replaceable(e, st.Mode&unix.S_IFMT == unix.S_IFDIR)
+	}
+	if err == nil {
 		_, err = remover{}.remove(e.parent.fd, e.base, e.name, 0)
 	}
 	if err != nil {
@@ -79,6 +82,14 @@ func (u *unpacker) replace(e entry) error {
 		u.tree.forget() // names may have led through it
 	}
 	return nil
+}
+
+// replaceable refuses what a copy is not to replace. directory says that there is one.
+func (u *unpacker) replaceable(e entry, directory bool) error {
+	if u.into == nil || !u.into.NoOverwriteDirNonDir || directory == (e.Typeflag == tar.TypeDir) {
+		return nil
+	}
+	return &ReplaceError{Name: e.name, Directory: directory}
 }
 
 func (u *unpacker) file(e entry) error {

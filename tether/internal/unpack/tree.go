@@ -24,6 +24,7 @@ type tree struct {
 	old  []int          // descriptors that no name leads to any more
 
 	entriesLeft uint64 // how many more may be made
+	crosses     bool   // names may lead into what is mounted below the root
 
 	// made holds hashes of the names that this layer has made, which its whiteouts do not hide: 8 bytes each, where
 	// millions of names would not fit a small guest. The seed is random, so nobody can make names collide.
@@ -31,10 +32,11 @@ type tree struct {
 	seed maphash.Seed
 }
 
-func openTree(root string) (*tree, error) {
-	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openTree opens the directory that root is open on once more.
+func openTree(root int) (*tree, error) {
+	fd, err := unix.Openat(root, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open root %s: %w", root, err)
+		return nil, fmt.Errorf("cannot open root: %w", err)
 	}
 	d, err := newDir(fd)
 	if err != nil {
@@ -127,7 +129,10 @@ func (t *tree) dir(name string) (dir, error) {
 func (t *tree) resolve(name string) (int, error) {
 	how := &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	if !t.crosses {
+		how.Resolve |= unix.RESOLVE_NO_XDEV
 	}
 	for {
 		fd, err := unix.Openat2(t.root.fd, name, how)

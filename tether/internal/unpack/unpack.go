@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"runtime/debug"
 
@@ -37,6 +38,19 @@ func (e *EntryError) Error() string { return fmt.Sprintf("cannot unpack %q: %v",
 
 func (e *EntryError) Unwrap() error { return e.Err }
 
+// ReplaceError says that an entry would replace a directory by something else, or the other way round. Its words are Docker's.
+type ReplaceError struct {
+	Name      string // below the directory that is extracted to
+	Directory bool   // there is one at Name
+}
+
+func (e *ReplaceError) Error() string {
+	if e.Directory {
+		return fmt.Sprintf("cannot overwrite directory %q with non-directory %q", "/"+e.Name, "/")
+	}
+	return fmt.Sprintf("cannot overwrite non-directory %q with directory %q", "/"+e.Name, "/")
+}
+
 // DefaultMaxEntries is used where Limits does not say.
 const DefaultMaxEntries = 4_000_000
 
@@ -61,6 +75,32 @@ type Result struct {
 // When it fails, what it unpacked so far is left: throw the root away. Errors wrap ErrEscape, ErrTooLarge,
 // ErrUnsupported, tar.ErrHeader, the reader's error, or a system call's.
 func Layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, error) {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot unpack layer: cannot open root %s: %w", root, err)
+	}
+	defer unix.Close(fd)
+	return apart(func() (Result, error) { return layer(ctx, fd, r, lim, nil) })
+}
+
+// Into says where files that are no layer go, and by which rules: Docker's of a copy into a container.
+type Into struct {
+	Dir                  int    // a descriptor of the directory, which may be O_PATH; names are resolved beneath it, mounts included
+	Owner                *Owner // of all entries; nil: the one that each has
+	NoOverwriteDirNonDir bool   // refuse to replace a directory by something else, or the other way round
+}
+
+// Owner is a user and a group.
+type Owner struct{ UID, GID int }
+
+// Files extracts an uncompressed tar of files, in which no name is a whiteout, and otherwise is Layer. An entry for the directory itself changes
+// nothing of it.
+func Files(ctx context.Context, r io.Reader, into Into) (Result, error) {
+	return apart(func() (Result, error) { return layer(ctx, into.Dir, r, Limits{MaxBytes: math.MaxUint64}, &into) })
+}
+
+// apart calls f on a thread of its own, with a umask of its own.
+func apart(f func() (Result, error)) (Result, error) {
 	type outcome struct {
 		res Result
 		err error
@@ -80,14 +120,14 @@ func Layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 				done <- outcome{err: fmt.Errorf("cannot unpack layer: the unpacker is broken: %v\n%s", p, debug.Stack())}
 			}
 		}()
-		res, err := layer(ctx, root, r, lim)
+		res, err := f()
 		done <- outcome{res, err}
 	}()
 	o := <-done
 	return o.res, o.err
 }
 
-func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, error) {
+func layer(ctx context.Context, root int, r io.Reader, lim Limits, into *Into) (Result, error) {
 	t, err := openTree(root)
 	if err != nil {
 		return Result{}, fmt.Errorf("cannot unpack layer: %w", err)
@@ -99,7 +139,8 @@ func layer(ctx context.Context, root string, r io.Reader, lim Limits) (Result, e
 		}
 	}
 	t.entriesLeft = cmp.Or(lim.MaxEntries, DefaultMaxEntries)
-	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), writer: startWriter(), maxBytes: lim.MaxBytes}
+	u := &unpacker{tree: t, layer: newReader(contextReader{ctx, r}), writer: startWriter(), maxBytes: lim.MaxBytes, into: into}
+	t.crosses = into != nil
 	if err := u.written(); err != nil {
 		return u.res, err
 	}
@@ -137,6 +178,7 @@ type unpacker struct {
 	maxBytes uint64
 	res      Result
 	dirs     []dirTimes
+	into     *Into // nil: a layer
 }
 
 // written makes all entries and waits until their content is written, also when it panics.
@@ -185,8 +227,16 @@ func (u *unpacker) entry(h *tar.Header) error {
 		return err
 	}
 	parent, base := split(name)
-	if hidden, ok := whiteout(base); ok {
+	if hidden, ok := whiteout(base); ok && u.into == nil {
 		return u.whiteout(parent, hidden)
+	}
+	if u.into != nil {
+		if name == "" {
+			return nil
+		}
+		if u.into.Owner != nil {
+			h.Uid, h.Gid = u.into.Owner.UID, u.into.Owner.GID
+		}
 	}
 	if err := checkOwner(h); err != nil {
 		return err
