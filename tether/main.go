@@ -10,6 +10,7 @@
 //	receipt.go   what a fork does to become someone else    rehearse.go  a start of a container for practice
 //	hold.go      processes that stand for a fork            progress.go  phase, status and timeline, as others see them
 //	network.go   the network of a running container         limits.go    limits, sysctls, swap, devices, init
+//	files.go     the files of a container that runs, or is not to run
 //
 // It logs to the machine's console. The word cvm.log of the kernel's command line chooses the least level, debug, info, warn or error;
 // without it that is info. hostd-bridge adds words from the VM's key cvm.boot.cmdline.
@@ -66,6 +67,14 @@ func (t *tether) boot(ctx context.Context) error {
 	case tetherv1.Mode_UNPACK:
 		return t.run(ctx, []phase{
 			{"unpacking", t.serveUnpacker},
+		})
+	case tetherv1.Mode_FILES:
+		return t.run(ctx, []phase{
+			{"disk", t.mountDisk},
+			{"root", t.enterRoot},
+			{"volumes", t.mountFiles},
+			{"files", t.serveFiles},
+			{"stopping", t.leaveRoot},
 		})
 	case tetherv1.Mode_TEMPLATE:
 		return t.run(ctx, []phase{

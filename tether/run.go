@@ -39,7 +39,7 @@ func (t *tether) attend(ctx context.Context) error {
 	stops, forks, networks := make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest)
 	hold, ended := t.instance.hold, t.instance.main.Done()
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.instance.container, Stop: stopBy(stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(networks, ended),
+		Container: t.instance.container, Files: t.files(), Stop: stopBy(stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(networks, ended),
 	})
 	if err != nil {
 		return err

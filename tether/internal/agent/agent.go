@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/tether/internal/archive"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/internal/rawio"
 	"github.com/containervm/containervm/tether/link"
@@ -31,6 +32,8 @@ type Config struct {
 	Status  func() *tetherv1.Status
 	// Container is nil in a machine that runs none.
 	Container *process.Container
+	// Files is nil in a machine that has no container's root.
+	Files *archive.Files
 	// Unpacker is nil in a machine that unpacks nothing.
 	Unpacker *Unpacker
 	// Stop begins to end the machine; grace is negative for none.
@@ -50,13 +53,16 @@ type Agent struct {
 	mu      sync.Mutex
 	pending int           // answers that hosts wait for
 	none    chan struct{} // closed while pending is 0
+
+	uploads   *meeting[io.Reader] // of Files
+	downloads *meeting[io.Writer]
 }
 
 // New returns an agent.
 func New(c Config) *Agent {
 	none := make(chan struct{})
 	close(none)
-	return &Agent{Config: c, none: none}
+	return &Agent{Config: c, none: none, uploads: newMeeting[io.Reader]("upload"), downloads: newMeeting[io.Writer]("download")}
 }
 
 var _ link.Handler = (*Agent)(nil)
@@ -285,12 +291,15 @@ func (a *Agent) OpenInput(ctx context.Context, id string) (io.WriteCloser, error
 	return in, sessionError(err)
 }
 
-// Upload hands a layer to Unpack.
+// Upload hands a layer to Unpack, or a tar to Import.
 func (a *Agent) Upload(ctx context.Context, id string, r io.Reader) error {
-	if a.Unpacker == nil {
-		return link.Refuse(errdefs.ErrFailedPrecondition, "this machine runs a container: it takes no layers")
+	switch {
+	case a.Unpacker != nil:
+		return a.Unpacker.uploads.offer(ctx, id, r)
+	case a.Files != nil:
+		return a.uploads.offer(ctx, id, r)
 	}
-	return a.Unpacker.Upload(ctx, id, r)
+	return link.Refuse(errdefs.ErrFailedPrecondition, "this machine takes no uploads")
 }
 
 // dialWait is how long a connection in the container's network may take to be made.

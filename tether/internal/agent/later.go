@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"io"
 
 	"github.com/containerd/errdefs"
 
@@ -23,24 +22,4 @@ func (a *Agent) Stats(context.Context, *tetherv1.StatsRequest) (*tetherv1.StatsR
 // Update is not there yet.
 func (a *Agent) Update(context.Context, *tetherv1.UpdateRequest) (*tetherv1.UpdateResponse, error) {
 	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Update")
-}
-
-// StatPath is not there yet.
-func (a *Agent) StatPath(context.Context, *tetherv1.StatPathRequest) (*tetherv1.StatPathResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know StatPath")
-}
-
-// Export is not there yet.
-func (a *Agent) Export(context.Context, *tetherv1.ExportRequest) (*tetherv1.ExportResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Export")
-}
-
-// Import is not there yet.
-func (a *Agent) Import(context.Context, *tetherv1.ImportRequest) (*tetherv1.ImportResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Import")
-}
-
-// Download is not there yet.
-func (a *Agent) Download(context.Context, string, io.Writer) error {
-	return link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Export")
 }

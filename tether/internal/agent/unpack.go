@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -16,69 +15,18 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// uploadWait is how long an Unpack and its upload wait for each other.
-const uploadWait = 30 * time.Second
-
 // Unpacker extracts layers to the root disk, one at a time. The host may change the disk between two of them.
 type Unpacker struct {
 	dir   string
 	mount func(ctx context.Context, dir string) (rootfs.Disk, error)
-	wait  time.Duration // see uploadWait
 	busy  chan struct{} // capacity 1: held while a layer is unpacked
 
-	mu      sync.Mutex
-	uploads map[string]chan upload
-}
-
-// upload is a byte stream on its way to an Unpack, which says how it ended.
-type upload struct {
-	r    io.Reader
-	done chan error // capacity 1
+	uploads *meeting[io.Reader]
 }
 
 // NewUnpacker returns an unpacker that mounts the root disk on dir.
 func NewUnpacker(dir string) *Unpacker {
-	return &Unpacker{
-		dir: dir, mount: mountScratch, wait: uploadWait, busy: make(chan struct{}, 1), uploads: map[string]chan upload{},
-	}
-}
-
-// meet is where the upload and the Unpack of an id find each other, whichever comes first.
-func (u *Unpacker) meet(id string) chan upload {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	ch, ok := u.uploads[id]
-	if !ok {
-		ch = make(chan upload)
-		u.uploads[id] = ch
-	}
-	return ch
-}
-
-func (u *Unpacker) forget(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.uploads, id)
-}
-
-// Upload offers r to the Unpack of id and returns when that has ended, with its error: the host's end of the upload
-// learns why no more of it is taken.
-func (u *Unpacker) Upload(ctx context.Context, id string, r io.Reader) error {
-	defer u.forget(id)
-	up := upload{r: r, done: make(chan error, 1)}
-	wait, cancel := context.WithTimeout(ctx, u.wait)
-	defer cancel()
-	select {
-	case u.meet(id) <- up:
-	case <-wait.Done():
-		return unmet(ctx, "nobody unpacked the upload %s", id)
-	}
-	select {
-	case err := <-up.done:
-		return err
-	case <-ctx.Done():
-		return link.Refuse(ctx.Err(), "%v", ctx.Err())
-	}
+	return &Unpacker{dir: dir, mount: mountScratch, busy: make(chan struct{}, 1), uploads: newMeeting[io.Reader]("upload")}
 }
 
 // Unpack extracts the layer that comes by the upload of the request's id, and leaves the disk unmounted and durable.
@@ -89,24 +37,11 @@ func (u *Unpacker) Unpack(ctx context.Context, r *tetherv1.UnpackRequest) (res *
 	default:
 		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "another layer is being unpacked")
 	}
-	defer u.forget(r.Upload)
-	wait, cancel := context.WithTimeout(ctx, u.wait)
-	defer cancel()
-	select {
-	case up := <-u.meet(r.Upload):
-		defer func() { up.done <- err }()
-		return u.extract(ctx, up.r, unpack.Limits{MaxBytes: r.MaxBytes, MaxEntries: r.MaxEntries})
-	case <-wait.Done():
-		return nil, unmet(ctx, "the upload %s did not come", r.Upload)
-	}
-}
-
-// unmet says why an Unpack and its upload did not find each other: the caller has ended, or the other side did not come.
-func unmet(ctx context.Context, format string, id string) error {
-	if ctx.Err() != nil {
-		return link.Refuse(ctx.Err(), "%v", ctx.Err())
-	}
-	return link.Refuse(context.DeadlineExceeded, format, id)
+	err = u.uploads.take(ctx, r.Upload, func(_ context.Context, stream io.Reader) (err error) {
+		res, err = u.extract(ctx, stream, unpack.Limits{MaxBytes: r.MaxBytes, MaxEntries: r.MaxEntries})
+		return err
+	})
+	return res, err
 }
 
 func (u *Unpacker) extract(ctx context.Context, r io.Reader, limits unpack.Limits) (*tetherv1.UnpackResponse, error) {

@@ -61,7 +61,7 @@ func must(t testing.TB, err error) {
 func (s *scratch) both(t *testing.T, r io.Reader) (res *tetherv1.UnpackResponse, uploaded, unpacked error) {
 	t.Helper()
 	up := make(chan error, 1)
-	go func() { up <- s.Upload(t.Context(), "id", r) }()
+	go func() { up <- s.uploads.offer(t.Context(), "id", r) }()
 	res, unpacked = s.Unpack(t.Context(), &tetherv1.UnpackRequest{Upload: "id"})
 	return res, <-up, unpacked
 }
@@ -100,8 +100,8 @@ func TestUnpackAnswersBothSides(t *testing.T) {
 
 func TestUploadAndUnpackWaitForEachOtherOnlySoLong(t *testing.T) {
 	u := NewUnpacker(t.TempDir())
-	u.wait = time.Millisecond
-	if err := u.Upload(t.Context(), "id", strings.NewReader("")); status.Code(err) != codes.DeadlineExceeded {
+	u.uploads.wait = time.Millisecond
+	if err := u.uploads.offer(t.Context(), "id", strings.NewReader("")); status.Code(err) != codes.DeadlineExceeded {
 		t.Errorf("upload: %v", err)
 	}
 	if _, err := u.Unpack(t.Context(), &tetherv1.UnpackRequest{Upload: "id"}); status.Code(err) != codes.DeadlineExceeded {
@@ -109,15 +109,15 @@ func TestUploadAndUnpackWaitForEachOtherOnlySoLong(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	u.wait = time.Hour
-	if err := u.Upload(ctx, "id", strings.NewReader("")); status.Code(err) != codes.Canceled {
+	u.uploads.wait = time.Hour
+	if err := u.uploads.offer(ctx, "id", strings.NewReader("")); status.Code(err) != codes.Canceled {
 		t.Errorf("upload of a host that went away: %v", err)
 	}
 	if _, err := u.Unpack(ctx, &tetherv1.UnpackRequest{Upload: "id"}); status.Code(err) != codes.Canceled {
 		t.Errorf("unpack of a host that went away: %v", err)
 	}
-	if len(u.uploads) != 0 {
-		t.Errorf("%d meetings are remembered", len(u.uploads))
+	if len(u.uploads.ids) != 0 {
+		t.Errorf("%d meetings are remembered", len(u.uploads.ids))
 	}
 }
 

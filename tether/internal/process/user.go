@@ -200,4 +200,18 @@ func (a accounts) groupName(gid uint32) string {
 		}
 	}
 	return strconv.FormatUint(uint64(gid), 10)
+	// User finds a user and its group by a name or number as in an image's configuration.
+}
+
+func (c *Container) User(name string) (uid, gid int, err error) {
+	err = c.Do(func() error {
+		known, err := readAccounts()
+		if err != nil {
+			return err
+		}
+		is, err := known.resolve(name, nil)
+		uid, gid = int(is.uid), int(is.gid)
+		return err
+	})
+	return uid, gid, err
 }

@@ -158,6 +158,31 @@ func (d Disk) with(f func(fd int) error, doing string) error {
 	return nil
 }
 
+// Open opens the root of the disk's file system, read-only and without a look at its journal. It is mounted nowhere, and let go of when the
+// descriptor and all that were opened by it are closed.
+func (d Disk) Open() (fd int, err error) {
+	fs, err := unix.Fsopen(FileSystem, unix.FSOPEN_CLOEXEC)
+	if err == nil {
+		defer unix.Close(fs)
+		err = unix.FsconfigSetString(fs, "source", d.Path)
+	}
+	for _, option := range []string{"ro", "noload"} {
+		if err == nil {
+			err = unix.FsconfigSetFlag(fs, option)
+		}
+	}
+	if err == nil {
+		err = unix.FsconfigCreate(fs)
+	}
+	if err == nil {
+		fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOATIME)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("cannot open the file system of disk %s: %w", d.Path, err)
+	}
+	return fd, nil
+}
+
 // Mount mounts the disk on dir, which is made if missing.
 func (d Disk) Mount(dir string, flags uintptr, options string) error {
 	err := unix.Mount(d.Path, dir, FileSystem, flags, options)

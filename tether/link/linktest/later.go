@@ -2,7 +2,6 @@ package linktest
 
 import (
 	"context"
-	"io"
 
 	"github.com/containerd/errdefs"
 
@@ -23,24 +22,4 @@ func (f *Tether) Stats(context.Context, *tetherv1.StatsRequest) (*tetherv1.Stats
 // Update implements link.Handler: it is refused.
 func (f *Tether) Update(context.Context, *tetherv1.UpdateRequest) (*tetherv1.UpdateResponse, error) {
 	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Update")
-}
-
-// StatPath implements link.Handler: it is refused.
-func (f *Tether) StatPath(context.Context, *tetherv1.StatPathRequest) (*tetherv1.StatPathResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know StatPath")
-}
-
-// Export implements link.Handler: it is refused.
-func (f *Tether) Export(context.Context, *tetherv1.ExportRequest) (*tetherv1.ExportResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Export")
-}
-
-// Import implements link.Handler: it is refused.
-func (f *Tether) Import(context.Context, *tetherv1.ImportRequest) (*tetherv1.ImportResponse, error) {
-	return nil, link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Import")
-}
-
-// Download implements link.Handler: it is refused.
-func (f *Tether) Download(context.Context, string, io.Writer) error {
-	return link.Refuse(errdefs.ErrNotImplemented, "this tether does not know Export")
 }

@@ -2,6 +2,7 @@ package linktest
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -31,6 +32,11 @@ type Tether struct {
 	stops    []*tetherv1.StopRequest
 	uploads  map[string]*upload
 	unpacked []Unpacked
+	files    map[string]string // by clean path; directories have a "/" at the end
+	imports  []*tetherv1.ImportRequest
+	exports  []*tetherv1.ExportRequest
+	export   func(w io.Writer) error // in the place of files; nil: those
+	transfer map[string]chan io.Writer
 	held     bool
 	releases []*tetherv1.ReleaseRequest
 
@@ -44,6 +50,7 @@ func NewTether(t testing.TB) *Tether {
 	f := &Tether{
 		t: t, ctx: ctx, cancel: cancel,
 		programs: programs(), sessions: map[string]*Process{}, nextPID: 1, uploads: map[string]*upload{},
+		files: map[string]string{"/": ""}, transfer: map[string]chan io.Writer{},
 	}
 	t.Cleanup(func() { cancel(); f.Lose(); f.work.Wait() })
 	return f
