@@ -153,9 +153,6 @@ func (d *Disks) given(ctx context.Context, v *vm.VM, disk *vm.UnitDisk) error {
 		return &vm.DeviceError{Why: name + " is a disk of VM " + v.Name + " already"}
 	}
 	if disk.Unit == vm.RootSlot {
-		if user := d.userOf(disk.Path, v.Ref); user != "" {
-			return &vm.InUseError{Name: name, Why: "attached to VM " + user}
-		}
 		_, err := vm.HostFile(d.opt.Store, disk.Path)
 		return err
 	}
@@ -166,7 +163,7 @@ func (d *Disks) given(ctx context.Context, v *vm.VM, disk *vm.UnitDisk) error {
 		return &vm.DeviceError{Why: name + " is of forks, and goes with them"}
 	}
 	if owner := d.ownerOf(disk.Path, v.Ref); owner != "" {
-		return &vm.InUseError{Name: name, Why: "it is VM " + owner + "'s own"}
+		return &vm.InUseError{Name: name, Why: "it is VM " + owner + "'s own, which is on"}
 	}
 	info, err := d.inspect(ctx, disk.Path)
 	if err != nil {

@@ -70,7 +70,7 @@ func (d *Disks) claimable(v *vm.VM, disk *vm.UnitDisk) error {
 			return err
 		}
 	}
-	if disk.Owned || disk.Unit == vm.RootSlot {
+	if disk.Owned {
 		for _, other := range d.opt.Inventory.ListAll() {
 			if has(other, disk.Path) != nil {
 				return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "another VM has it"}
@@ -79,7 +79,7 @@ func (d *Disks) claimable(v *vm.VM, disk *vm.UnitDisk) error {
 		return nil
 	}
 	if owner := d.ownerOf(disk.Path, v.Ref); owner != "" {
-		return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "it is VM " + owner + "'s own"}
+		return &vm.InUseError{Name: datastore.FormatPath(disk.Path), Why: "it is VM " + owner + "'s own, which is on"}
 	}
 	if !opened(v) {
 		return nil
@@ -149,11 +149,9 @@ func (d *Disks) dataDisk(disk *vm.UnitDisk) vm.DataDisk {
 // Open records that a VM's machine is about to have its disks open, unless another's keeps it from that.
 func (d *Disks) Open(e *inventory.Entry, edit func(*vm.VM)) error {
 	v := e.VM()
-	if len(v.DataDisks) > 0 {
-		d.claims.Lock()
-		defer d.claims.Unlock()
-	}
-	for _, disk := range v.DataDisks {
+	d.claims.Lock()
+	defer d.claims.Unlock()
+	for disk := range all(v) {
 		if err := d.locked(&disk, v.Ref); err != nil {
 			return err
 		}

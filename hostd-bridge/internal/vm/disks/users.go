@@ -54,7 +54,7 @@ func opened(v *vm.VM) bool {
 	return v.Power == vm.PoweredOn || (v.InFlight != nil && (v.InFlight.Kind == vm.OpStart || v.InFlight.Kind == vm.OpClone))
 }
 
-// locked says which machine keeps that of the VM ref from opening a data disk. The caller holds claims.
+// locked says which machine keeps that of the VM ref from opening a disk. The caller holds claims.
 func (d *Disks) locked(disk *vm.UnitDisk, ref string) error {
 	for _, v := range d.opt.Inventory.ListAll() {
 		if v.Ref == ref || !opened(v) {
@@ -69,20 +69,14 @@ func (d *Disks) locked(disk *vm.UnitDisk, ref string) error {
 	return nil
 }
 
-// ownerOf returns the name of a VM other than except to which the disk at rel belongs: that has it in its root slot, or has made it.
+// ownerOf returns the name of a VM that is on, other than except, to which the disk at rel belongs: that has it in its root slot, or has made
+// it. One that is off lends it.
 func (d *Disks) ownerOf(rel, except string) string {
 	for _, v := range d.opt.Inventory.ListAll() {
-		if disk := has(v, rel); v.Ref != except && disk != nil && (disk.Owned || disk.Unit == vm.RootSlot) {
-			return v.Name
+		if !opened(v) {
+			continue
 		}
-	}
-	return ""
-}
-
-// userOf returns the name of a VM other than except that has the disk, or "".
-func (d *Disks) userOf(rel, except string) string {
-	for _, v := range d.opt.Inventory.ListAll() {
-		if v.Ref != except && has(v, rel) != nil {
+		if disk := has(v, rel); v.Ref != except && disk != nil && (disk.Owned || disk.Unit == vm.RootSlot) {
 			return v.Name
 		}
 	}

@@ -148,6 +148,7 @@ func TestDataDisksThatCannotBe(t *testing.T) {
 	ctx := t.Context()
 	one := h.volume("one")
 	other := h.with("other", vm.DiskChange{Unit: 1, Create: true})
+	h.must(h.PowerOn(ctx, other)) // while it is off it lends its disks
 	user := h.with("user", vm.DiskChange{Unit: 1, Create: true, Parent: h.volume("parent")})
 	h.write("cvm-forks/kept.vmdk")
 	h.must(os.WriteFile(h.store.HostPath("cvm-volumes/bad.vmdk"), []byte("damaged"), 0o600))
@@ -208,8 +209,35 @@ func TestDataDisksThatCannotBe(t *testing.T) {
 		t.Errorf("data disks %+v", v.DataDisks)
 	}
 	h.end(ref)
-	h.must(h.Destroy(ctx, other))
+	h.end(other)
 	h.must(h.Destroy(ctx, user))
+}
+
+// A VM that is off lends its disks to another one, also that in its root slot: those who have a disk exclude each other, none is destroyed with
+// the one that borrowed it, nor before that.
+func TestDisksOnLoan(t *testing.T) {
+	h := newHost(t, vmtest.Idle)
+	ctx := t.Context()
+	owner := h.with("owner", vm.DiskChange{Unit: 1, Create: true})
+	helper, err := h.Create(ctx, config("helper"), &vm.DiskChange{Path: "owner/root.vmdk"}, data(1, "owner/volume-1.vmdk"))
+	h.must(err)
+	locked := new(*vm.LockedError)
+	for _, pair := range [][2]string{{helper, owner}, {owner, helper}} {
+		h.must(h.PowerOn(ctx, pair[0]))
+		if err := h.PowerOn(ctx, pair[1]); !errors.As(err, locked) || !strings.Contains(err.Error(), "owner/root.vmdk") {
+			t.Errorf("both have their disks: %v", err)
+		}
+		h.must(h.PowerOff(ctx, pair[0]))
+	}
+	if err := h.Destroy(ctx, owner); err == nil || !strings.Contains(err.Error(), "VM helper needs its files") {
+		t.Errorf("a disk on loan is destroyed: %v", err)
+	}
+	h.must(h.Destroy(ctx, helper))
+	if !h.exists("owner/root.vmdk") || !h.exists("owner/volume-1.vmdk") {
+		t.Error("a borrowed disk was destroyed")
+	}
+	h.must(h.PowerOn(ctx, owner))
+	h.end(owner)
 }
 
 // Of those who have a file open none may write, but for one that is alone with it. Who is off has nothing open.
