@@ -61,6 +61,7 @@ func routes(d Deps) *router {
 	(&streamAPI{streams: d.Streams}).routes(r)
 	(&eventsAPI{feed: d.Feed}).routes(r)
 	(&volumeAPI{containers: d.Containers, volumes: d.Volumes}).routes(r)
+	(&archiveAPI{files: d.Files}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)

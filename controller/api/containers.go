@@ -41,12 +41,7 @@ func (a *containerAPI) routes(r *router) {
 	for pattern, what := range map[string]string{
 		"POST /containers/{id}/pause":   "pause",
 		"POST /containers/{id}/unpause": "unpause",
-		"GET /containers/{id}/changes":  "diff",
-		"GET /containers/{id}/export":   "export",
 		"GET /containers/{id}/stats":    "stats",
-		"GET /containers/{id}/archive":  "cp",
-		"HEAD /containers/{id}/archive": "cp",
-		"PUT /containers/{id}/archive":  "cp",
 		"POST /commit":                  "commit",
 	} {
 		r.handle(pattern, a.missing(what))

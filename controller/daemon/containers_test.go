@@ -230,7 +230,8 @@ func TestBadRequests(t *testing.T) {
 		{"no stream", "GET", "/containers/taken/logs", ``, 400, "you must choose at least one stream"},
 		{"bad detach keys", "POST", "/containers/taken/attach?stream=1&stdout=1&detachKeys=nope", ``, 400, "invalid detach keys"},
 		{"bad terminal size", "POST", "/containers/taken/resize?h=0&w=1", ``, 400, "invalid terminal size"},
-		{"export", "GET", "/containers/taken/export", ``, 501, "not supported yet"},
+		{"archive of no path", "GET", "/containers/taken/archive", ``, 400, "path cannot be empty"},
+		{"archive of no container", "GET", "/containers/nosuch/archive?path=/x", ``, 404, "No such container: nosuch"},
 	} {
 		req, err := http.NewRequestWithContext(e.ctx(), c.method, "http://docker"+c.path, strings.NewReader(c.body))
 		if err != nil {

@@ -105,6 +105,9 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	containers := container.New(host, images, templates, volumes, networks, happenings, container.NewMetrics(registry), times, c.Log)
 	execs := exec.New(host, containers, times)
 	forks := fork.New(host, containers, templates, registry, times, c.Log)
+	fileService := files.New(host, containers, images, times, c.Log)
+	fileService.Sweep(ctx)
+	defer fileService.Close()
 	containers.Collect(registry)
 	volumes.Sweep(ctx, containers.VolumeUsers)
 	work, stop := context.WithCancel(ctx)
@@ -116,7 +119,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer background.Wait()
 	defer stop()
 	handler := api.New(api.Deps{
-		Containers: containers, Execs: execs, Files: files.New(host, containers, c.Log), Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Feed: happenings, Host: host, Version: version.String(), Log: c.Log,
+		Containers: containers, Execs: execs, Files: fileService, Forks: forks, Streams: stream.New(host, containers, times), Images: images, Volumes: volumes, Networks: networks, Templates: templates, Feed: happenings, Host: host, Version: version.String(), Log: c.Log,
 		Metrics: promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 	})
 	return serve(ctx, listener, handler, c.Log, ready)

@@ -176,7 +176,7 @@ func (s *Service) boot(ctx context.Context, p *plan) (id string, err error) {
 	}
 	asked := record.MarkAt("createRequested", time.Now())
 	extra[record.KeyStart] = p.startNote(asked)
-	data := disks(&p.rec)
+	data := Disks(&p.rec)
 	if len(data) > 0 {
 		extra[record.KeyDisks] = record.Attached
 	}

@@ -22,7 +22,7 @@ func (c *Container) attached() bool { return c.VM.Extra[record.KeyDisks] == reco
 
 // addDisks has a change of the machine give it the disks that it lacks.
 func (c *Container) addDisks(change *vsphere.Change) {
-	if all := disks(&c.Container); len(all) > 0 && !c.attached() {
+	if all := Disks(&c.Container); len(all) > 0 && !c.attached() {
 		change.Disks, change.Extra[record.KeyDisks] = all, record.Attached
 	}
 }

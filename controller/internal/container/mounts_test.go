@@ -143,7 +143,7 @@ func TestUnits(t *testing.T) {
 		{Target: "/c"}, {Target: "/d", Disk: &record.Disk{Path: "x"}},
 	}
 	giveUnits(all)
-	if d := disks(&record.Container{Mounts: all}); len(d) != 2 || d[0].Unit != 1 || d[0].ReadOnly || d[1].Unit != 2 || !d[1].ReadOnly || all[3].Disk.Unit != 1 {
+	if d := Disks(&record.Container{Mounts: all}); len(d) != 2 || d[0].Unit != 1 || d[0].ReadOnly || d[1].Unit != 2 || !d[1].ReadOnly || all[3].Disk.Unit != 1 {
 		t.Errorf("disks %+v", d)
 	}
 	all = nil

@@ -38,6 +38,7 @@ func (s *Service) remove(ctx context.Context, c Container, volumes bool) (err er
 	if volumes {
 		own = c.ownVolumes()
 	}
+	s.takeBack(ctx, c.ID, false)
 	s.endWriting(ctx, c, own)
 	if len(own) > 0 {
 		if err := s.volumes.Doom(ctx, own); err != nil {

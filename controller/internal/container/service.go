@@ -84,6 +84,7 @@ type Service struct {
 	calls     guest.Caller
 	starts    *starts
 	clock     *clock
+	loans     loans
 	teller    *teller
 
 	mu      sync.Mutex

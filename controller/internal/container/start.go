@@ -39,6 +39,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if c.Running() {
 		return errdefs.ErrNotModified.WithMessage("container already started")
 	}
+	s.takeBack(ctx, c.ID, true)
 	if at := c.Endpoints(); len(at) > 0 {
 		held, err := s.networks.Hold(at)
 		if err != nil {

@@ -227,8 +227,8 @@ func unit(n int) int {
 	return n + 2
 }
 
-// disks are the disks of a container's volumes.
-func disks(rec *record.Container) []vsphere.DataDisk {
+// Disks are the disks of a container's volumes.
+func Disks(rec *record.Container) []vsphere.DataDisk {
 	var all []vsphere.DataDisk
 	for _, m := range rec.Mounts {
 		if m.Disk == nil || slices.ContainsFunc(all, func(d vsphere.DataDisk) bool { return d.Unit == m.Disk.Unit }) {

@@ -30,9 +30,9 @@ const maxXZDictionary = 64 << 20
 // readBuffer is the size of reads from archives and registries in bytes.
 const readBuffer = 256 << 10
 
-// decompress returns what is in r, which is a plain stream or one compressed by gzip, zstd, xz or bzip2, as its first bytes
+// Decompress returns what is in r, which is a plain stream or one compressed by gzip, zstd, xz or bzip2, as its first bytes
 // tell. Closing it does not close r.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+func Decompress(r io.Reader) (io.ReadCloser, error) {
 	src := &input{r: r}
 	b := bufio.NewReaderSize(src, readBuffer)
 	head, err := b.Peek(magicBytes)

@@ -22,7 +22,7 @@ func FuzzDecompress(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		plain, err := decompress(bytes.NewReader(data))
+		plain, err := Decompress(bytes.NewReader(data))
 		if err != nil {
 			return
 		}

@@ -86,7 +86,7 @@ func (c content) copyTo(ctx context.Context, w io.Writer, keep *keeper, read fun
 
 // inflate copies the uncompressed content of raw to w, and reads raw to its end.
 func inflate(w io.Writer, raw io.Reader) (digest.Digest, error) {
-	plain, err := decompress(raw)
+	plain, err := Decompress(raw)
 	if err != nil {
 		return "", err
 	}

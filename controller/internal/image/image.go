@@ -91,6 +91,16 @@ func (s *Store) SizeOf(id digest.Digest) int64 {
 	return img.Size - img.Content
 }
 
+// DiskOf is the datastore path of the disk that containers of an image are deltas of, also of an image that was removed and has containers
+// still; "" when the store does not know it.
+func (s *Store) DiskOf(id digest.Digest) string {
+	x := s.index.Read()
+	if _, ok := x.Images[id]; !ok {
+		return ""
+	}
+	return s.image(x, id).TopDisk
+}
+
 func (s *Store) image(x *index, id digest.Digest) Image {
 	r := x.Images[id]
 	c, _ := decodeConfig(r.Config) // was decoded when it came into the index

@@ -20,7 +20,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, p Progress) ([]string, er
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	plain, err := decompress(r)
+	plain, err := Decompress(r)
 	if err != nil {
 		return nil, invalid("cannot read the archive: %w", err)
 	}

@@ -23,4 +23,5 @@ const (
 	RoleWarm      = "warm" // a template's child without a container
 	// RoleForkSource is a copy of a running container, at the moment of its fork, while its children are made.
 	RoleForkSource = "fork-source"
+	RoleFiles      = "files" // has the disks of a container that does not run, while its files are read or written
 )

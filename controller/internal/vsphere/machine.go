@@ -28,7 +28,10 @@ type VMSpec struct {
 	Kernel    string // datastore paths of what it boots
 	Initrd    string
 	// RootParent is the datastore path of the disk of which the VM gets a delta as its root disk; empty: no disk.
-	RootParent  string
+	RootParent string
+	// RootDisk is the datastore path of a disk that is there, which is the VM's root disk in the place of a delta of RootParent. It is to be
+	// detached before the VM is destroyed.
+	RootDisk    string
 	Disks       []DataDisk // beside the root disk
 	Cards       []Card     // network cards, by slot
 	ExtraConfig map[string]string
@@ -86,7 +89,11 @@ func (c *Client) configSpec(ctx context.Context, spec VMSpec) (types.VirtualMach
 	if spec.RootParent != "" {
 		conf.DeviceChange = append(conf.DeviceChange, c.newDelta(rootDisk(spec.Name), spec.RootParent))
 	}
-	conf.DeviceChange = append(conf.DeviceChange, c.addDataDisks(spec.Disks, controllerKey)...)
+	root := spec.Disks
+	if spec.RootDisk != "" {
+		root = append([]DataDisk{{Path: spec.RootDisk}}, spec.Disks...)
+	}
+	conf.DeviceChange = append(conf.DeviceChange, c.addDataDisks(root, controllerKey)...)
 	return conf, nil
 }
 

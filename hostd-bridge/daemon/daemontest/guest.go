@@ -16,7 +16,7 @@ import (
 
 // TetherGuest returns a guest that is a fake tether: it reads its Spec, serves link, runs the process that the Spec
 // names as a program of the fake, with its output in the log, and powers off when that ends. In Mode UNPACK it takes
-// layers until it is told to stop; in Mode TEMPLATE it freezes. A fork waits for a Spec and gives a receipt; one of a
+// layers until it is told to stop, in Mode FILES it has files until then; in Mode TEMPLATE it freezes. A fork waits for a Spec and gives a receipt; one of a
 // template then waits at its gate, and one of a machine whose process ran runs the Spec's process, in the place of going
 // on with it. setup, which may be nil, can install programs.
 func TetherGuest(t testing.TB, setup func(*Machine, *linktest.Tether)) Guest {
@@ -51,7 +51,7 @@ func serve(ctx context.Context, t testing.TB, m *Machine, spec *tetherv1.Spec, s
 	m.Listen(link.PortLink, func(conn net.Conn) {
 		_ = link.Serve(ctx, conn, &stoppable{Tether: tether, stop: powerOff}, slog.New(slog.DiscardHandler)) // the client's end sees its errors
 	})
-	if spec.GetMode() == tetherv1.Mode_UNPACK {
+	if mode := spec.GetMode(); mode == tetherv1.Mode_UNPACK || mode == tetherv1.Mode_FILES {
 		say(m, &tetherv1.Status{State: tetherv1.State_RUNNING})
 		<-ctx.Done()
 		return

@@ -1,0 +1,78 @@
+package container
+
+import (
+	"context"
+	"sync"
+
+	"github.com/containerd/errdefs"
+)
+
+// TakeBack ends the use of a container's disks by someone else, and returns when it has ended. grace: it may wait a while for what is being
+// done with them.
+type TakeBack func(ctx context.Context, grace bool)
+
+// loans are the disks of containers that do not run and that another machine has, by container. A container's machine and that one exclude
+// each other: before the container is started, forked or removed its disks are taken back.
+type loans struct {
+	mu   sync.Mutex
+	lent map[string]TakeBack
+}
+
+// Lend gives the disks of a container that does not run to whom take starts. No start of the container is in flight meanwhile, and a machine
+// that waits at its gate is ended before; it boots when it is started. take may find that it needs them no more, and return nil. The error is
+// of class errdefs.ErrNotModified when the container runs.
+func (s *Service) Lend(ctx context.Context, id string, take func(context.Context, Container) (TakeBack, error)) error {
+	release, err := s.AcquireStart(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := s.Get(id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.Running():
+		if c.Phase() == PhaseRunning {
+			return errdefs.ErrNotModified.WithMessage("container already started")
+		}
+		if _, err := s.host.Wait(ctx, c.VM.Ref, isOff); err != nil { // its process has ended, and the machine is about to
+			return err
+		}
+	case c.Phase() == PhaseParked:
+		if err := s.powerOff(c); err != nil {
+			return err
+		}
+	}
+	if c, err = s.Get(id); err != nil {
+		return err
+	}
+	back, err := take(ctx, c)
+	if err != nil || back == nil {
+		return err
+	}
+	s.loans.mu.Lock()
+	defer s.loans.mu.Unlock()
+	if s.loans.lent == nil {
+		s.loans.lent = map[string]TakeBack{}
+	}
+	s.loans.lent[id] = back
+	return nil
+}
+
+// Returned says that a container's disks are its own again.
+func (s *Service) Returned(id string) {
+	s.loans.mu.Lock()
+	defer s.loans.mu.Unlock()
+	delete(s.loans.lent, id)
+}
+
+// takeBack ends the loan of a container's disks, if there is one.
+func (s *Service) takeBack(ctx context.Context, id string, grace bool) {
+	s.loans.mu.Lock()
+	back := s.loans.lent[id]
+	s.loans.mu.Unlock()
+	if back != nil {
+		back(ctx, grace)
+	}
+}
