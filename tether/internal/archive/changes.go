@@ -99,7 +99,7 @@ func (d *differ) directory(before, now int, name string, depth int) (differs boo
 		return false, fmt.Errorf("cannot read %.256q: %w: directories more than %d deep", name, ErrInvalid, maxDepth)
 	}
 	var found found
-	if err := d.look(before, now, name, depth, &found); err != nil {
+	if err := d.look(before, now, name, &found); err != nil {
 		return false, err
 	}
 	meta, err := d.ownDiffers(before, now, name)
@@ -154,9 +154,9 @@ func (d *differ) child(before, now int, base, name string, depth int) (differs b
 }
 
 // look fills found with what is right below two directories.
-func (d *differ) look(before, now int, name string, depth int, found *found) error {
+func (d *differ) look(before, now int, name string, found *found) error {
 	err := eachName(now, name, func(child string) error {
-		if depth == 0 && ownTop(child) {
+		if ownName(join(name, child)) {
 			return nil
 		}
 		return d.compare(before, now, child, join(name, child), found)
@@ -165,7 +165,7 @@ func (d *differ) look(before, now int, name string, depth int, found *found) err
 		return err
 	}
 	err = eachName(before, name, func(child string) error {
-		if depth == 0 && ownTop(child) {
+		if ownName(join(name, child)) {
 			return nil
 		}
 		var st unix.Stat_t

@@ -13,11 +13,14 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// ownPrefix begins the names right below the root of a disk that are the tether's own, such as that of its swap file.
+// ownPrefix begins the names in the root of a disk and in its /dev that are the tether's own, such as that of its swap file.
 const ownPrefix = ".cvm"
 
-// ownTop reports whether a name right below the root of a disk is not the container's: the tether's, or ext4's.
-func ownTop(name string) bool { return strings.HasPrefix(name, ownPrefix) || name == "lost+found" }
+// ownName reports whether a name below the root of a disk is not the container's: the tether's, or ext4's.
+func ownName(name string) bool {
+	dir, base := path.Split(name)
+	return name == "lost+found" || (dir == "" || dir == "dev/") && strings.HasPrefix(base, ownPrefix)
+}
 
 // Export writes what a request asks for.
 func (f *Files) Export(ctx context.Context, req *tetherv1.ExportRequest, to io.Writer) (*tetherv1.ExportResponse, error) {
@@ -114,7 +117,7 @@ func (f *Files) exportRoot(ctx context.Context, to io.Writer) (*tetherv1.ExportR
 	}
 	defer unix.Close(root)
 	w := newWriter(ctx, to)
-	w.top = ownTop
+	w.skip = ownName
 	return w.finish(w.below(root, "", 0))
 }
 

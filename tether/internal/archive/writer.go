@@ -38,7 +38,7 @@ type writer struct {
 	linked  map[inode]string // first names of files that have several
 	buf     []byte
 	entries uint64
-	top     func(name string) bool // whether a name right below the root is left out; nil: none
+	skip    func(name string) bool // whether a name is left out; nil: none is
 	crosses bool                   // what is mounted below is read, too
 	bare    string                 // name right below the root of a directory that is written without what is in it: /dev
 	layer   bool                   // the tar is a layer of an image, in which some names mean something else
@@ -132,7 +132,7 @@ func (w *writer) below(fd int, name string, depth int) error {
 		}
 	}
 	return eachName(fd, name, func(child string) error {
-		if depth == 0 && w.top != nil && w.top(child) {
+		if w.skip != nil && w.skip(join(name, child)) {
 			return nil
 		}
 		if depth == 0 && w.bare == child {
