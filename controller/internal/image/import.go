@@ -28,13 +28,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions, p Prog
 	if err != nil {
 		return "", err
 	}
-	var tags []string
-	if o.Name != "" {
-		tag, err := canonicalTag(o.Name)
-		if err != nil {
-			return "", err
-		}
-		tags = []string{tag}
+	tags, err := tagsFor(o.Name)
+	if err != nil {
+		return "", err
 	}
 	c := content{open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil }}
 	l, err := s.newLayer(ctx, c, nil, func(n int64) { p.bytes("", "Importing", n, 0) })

@@ -125,8 +125,7 @@ func (s *Store) pinBlobs(ref string) (img Image, release func(), err error) {
 			return nil, err
 		}
 		if len(img.Manifest) == 0 {
-			return nil, classed(errdefs.ErrFailedPrecondition,
-				"the image %s was made by an earlier version, which kept its layers as disks alone: pull or load it again", shortID(img.ID))
+			return nil, noBlobs(img.ID)
 		}
 		keys := []digest.Digest{img.ID}
 		for _, b := range img.Blobs {
