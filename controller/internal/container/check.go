@@ -1,6 +1,7 @@
 package container
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -52,23 +53,7 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
 	}
-	if err := checkSize(&h.Resources); err != nil {
-		return err
-	}
-	if err := checkLimits(h); err != nil {
-		return err
-	}
-	return checkHost(h)
-}
-
-// checkHost refuses what a machine of its own cannot share with its host, and what is not there yet: better no
-// container than one that lacks a volume or listens nowhere.
-func checkHost(h *container.HostConfig) error {
-	switch {
-	case h.PidMode.IsHost() || h.PidMode.IsContainer() || h.IpcMode.IsHost() || h.IpcMode.IsContainer() || h.UTSMode.IsHost():
-		return notImplemented("a containerVM has its own kernel: it cannot share namespaces with its host or another container")
-	}
-	return nil
+	return cmp.Or(checkNames(c), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h))
 }
 
 // warningsFor names what a request asks for and gets nothing of, where the container is what was asked for without it.

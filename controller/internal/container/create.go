@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -136,6 +137,9 @@ func (s *Service) Describe(id, name string, rec *record.Container, endpoints []r
 	if err != nil {
 		return nil, err
 	}
+	if n := len(text); n > hostapi.MaxExtraValue {
+		return nil, tooMuch(rec, fmt.Errorf("%d bytes as JSON, at most %d are possible", n, hostapi.MaxExtraValue))
+	}
 	networks, err := record.EncodeNetworks(endpoints)
 	if err != nil {
 		return nil, err
@@ -156,7 +160,7 @@ func (s *Service) encodeSpec(id string, rec *record.Container, endpoints []recor
 	}
 	spec, err := link.EncodeSpec(tether)
 	if err != nil {
-		return "", invalid("%v", err) // too large: the client's command, environment or labels are
+		return "", tooMuch(rec, err)
 	}
 	return spec, nil
 }
