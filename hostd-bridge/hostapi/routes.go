@@ -28,7 +28,8 @@ const (
 const (
 	ParamFrom   = "from"   // offset of the first byte that is wanted, or FromEnd; absent: 0
 	ParamFollow = "follow" // Yes: the answer goes on as the log grows, and ends with the run
-	ParamWait   = "wait"   // Yes: if the VM is off the answer goes on with its next run
+	// ParamWait is Yes: if the VM is off the answer goes on with its next run, and nothing that it has yet to be sent is removed.
+	ParamWait = "wait"
 
 	// FromEnd is the value of ParamFrom that stands for the log's present end.
 	FromEnd = "end"

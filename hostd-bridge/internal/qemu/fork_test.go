@@ -16,6 +16,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -174,7 +175,7 @@ func TestMemory(t *testing.T) {
 // log is what the machine's log holds now.
 func (g *guest) log() io.Reader {
 	g.t.Helper()
-	l, err := g.Log(g.t.Context(), 0, false)
+	l, _, err := g.Log(g.t.Context(), vmlog.Reader{})
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -173,7 +173,7 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *t
 // begin gives a prestarted machine its identity and lets it run.
 func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec vm.MachineSpec) (vm.Machine, error) {
 	id := supervisor.Identity{
-		RunDir: spec.RunDir, VM: spec.Ref, HomeDir: spec.HomeDir, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
+		RunDir: spec.RunDir, VM: spec.Ref, HomeDir: spec.HomeDir, Log: spec.Log, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
 	}
 	for _, n := range spec.NICs {
 		id.Cards = append(id.Cards, supervisor.Card(n))

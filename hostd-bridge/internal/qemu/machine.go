@@ -12,11 +12,12 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // machine is a running machine, seen through its supervisor.
 type machine struct {
-	*supervisor.Client // SetGuestinfo, Pause, Resume, Reset, Memory, Kill
+	*supervisor.Client // SetGuestinfo, SetLog, Pause, Resume, Reset, Memory, Kill
 	hypervisor         *Hypervisor
 	runDir             string
 	log                *slog.Logger
@@ -117,12 +118,12 @@ func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 }
 
 // Log implements vm.Machine.
-func (m *machine) Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error) {
-	c, err := m.Client.Log(ctx, from, follow)
+func (m *machine) Log(ctx context.Context, r vmlog.Reader) (io.ReadCloser, int64, error) {
+	c, at, err := m.Client.Log(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return c, nil
+	return c, at, nil
 }
 
 // AttachDisk implements vm.Machine.

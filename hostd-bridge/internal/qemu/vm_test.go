@@ -16,12 +16,13 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/tether/link"
 )
 
 func TestLifeOfAMachine(t *testing.T) {
 	g := startGuest(t)
-	follower, err := g.Log(t.Context(), 0, true)
+	follower, _, err := g.Log(t.Context(), vmlog.Reader{Follow: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"maps"
 	"net/http"
-	"path"
 	"strconv"
 	"sync"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
-	"github.com/containervm/containervm/tether/link"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
+
+// logRequest is what of a log is wanted.
+type logRequest struct {
+	from         int64 // negative: from the present end
+	follow, wait bool
+}
 
 // serveLog streams a VM's log from an offset. Its header is sent before the run that it waits for begins, so that the client
 // knows from where on it misses nothing.
@@ -24,24 +28,58 @@ func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
 	if !ok {
 		return &vm.NotFoundError{Ref: ref}
 	}
-	from, err := r.offset(v, req.FormValue(hostapi.ParamFrom))
+	from, err := offset(req.FormValue(hostapi.ParamFrom))
+	if err != nil {
+		return err
+	}
+	want := logRequest{from: from, follow: isSet(req, hostapi.ParamFollow), wait: isSet(req, hostapi.ParamWait)}
+	log, err := r.place(req.Context(), v, &want)
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set(hostapi.HeaderLogOffset, strconv.FormatInt(from, 10))
+	w.Header().Set(hostapi.HeaderLogOffset, strconv.FormatInt(want.from, 10))
 	w.Header().Set(hostapi.HeaderLogRun, present(v).String())
 	w.WriteHeader(http.StatusOK)
 	out := &flusher{w: w, c: http.NewResponseController(w)}
 	if err := out.c.Flush(); err != nil {
+		closeLog(log)
 		return nil // the client is gone
 	}
-	err = r.stream(req.Context(), out, v, from, isSet(req, hostapi.ParamFollow), isSet(req, hostapi.ParamWait))
+	err = r.stream(req.Context(), out, v, want, log)
 	if err != nil && req.Context().Err() == nil {
 		r.log.Warn("log stream broken off", "vm", v.Name, "err", err)
 		panic(http.ErrAbortHandler) // the only way to tell the client that the stream is not whole
 	}
 	return nil
+}
+
+// place finds where a request begins. A log that keeps little, or is nowhere but in memory, is opened for that; else a machine is asked
+// only after the client was answered.
+func (r *Relay) place(ctx context.Context, v *vm.VM, want *logRequest) (log io.ReadCloser, err error) {
+	if v.Extra[hostapi.KeyLog] != "" {
+		if m, err := r.inventory.Machine(v.Ref); err == nil {
+			if log, at, err := m.Log(ctx, want.reader()); err == nil {
+				want.from = at
+				return log, nil
+			} // else it has just ended, or stream says why not
+		}
+	}
+	if want.from < 0 {
+		want.from, err = r.end(v)
+	}
+	return nil, err
+}
+
+// reader is the request as it is put to a machine. Who waits for a run is who its output is for: nothing is dropped before it was sent.
+func (w *logRequest) reader() vmlog.Reader {
+	return vmlog.Reader{From: w.from, Follow: w.follow, Hold: w.wait}
+}
+
+func closeLog(log io.Closer) {
+	if log != nil {
+		log.Close()
+	}
 }
 
 func isSet(req *http.Request, param string) bool { return req.FormValue(param) == hostapi.Yes }
@@ -62,58 +100,53 @@ func over(v *vm.VM) hostapi.Run {
 	return v.Run
 }
 
-// stream copies the log from an offset to its end.
-func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, from int64, follow, wait bool) error {
-	log, err := r.open(ctx, v, from, follow, wait)
-	if err != nil {
+// stream copies the log from an offset to its end: of the run that v is in, or with wait of the next one if v is off. log is what a machine has
+// answered already, or nil. What no machine serves is read from the files: the run of v may have ended since.
+func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, want logRequest, log io.ReadCloser) error {
+	dir := r.store.HostPath(v.Home)
+	if log == nil {
+		var err error
+		if log, want.from, err = r.open(ctx, v, want); err != nil {
+			return err
+		}
+	}
+	if log == nil {
+		return vmlog.CopyFiles(out, dir, want.from, false)
+	}
+	at, err := vmlog.CopyWhole(out, log, want.from)
+	if err = errors.Join(err, log.Close()); err != nil || !want.follow || ctx.Err() != nil {
 		return err
 	}
-	_, err = io.Copy(out, log)
-	return errors.Join(err, log.Close())
+	return vmlog.CopyFiles(out, dir, at, true) // a machine that has ended waits for slow readers only so long
 }
 
-// open opens the log of the run that v is in, or with wait of the next one if v is off. What no machine serves is read from the
-// file: the run of v may have ended since.
-func (r *Relay) open(ctx context.Context, v *vm.VM, from int64, follow, wait bool) (io.ReadCloser, error) {
+// open opens the log of the run of v, or of the next one, at its machine; nil: it has none any more.
+func (r *Relay) open(ctx context.Context, v *vm.VM, want logRequest) (log io.ReadCloser, at int64, err error) {
 	m, err := r.inventory.Machine(v.Ref)
-	if err != nil && wait && present(v) == 0 {
+	if err != nil && want.wait && present(v) == 0 {
 		if m, err = r.inventory.WaitRun(ctx, v.Ref, over(v)); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if m != nil {
-		log, err := m.Log(ctx, from, follow)
+		log, at, err := m.Log(ctx, want.reader())
 		if err == nil {
-			return log, nil
+			return log, at, nil
 		}
 		if _, running := r.inventory.Machine(v.Ref); running == nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return r.openFile(v, from)
+	return nil, want.from, nil
 }
 
-func (r *Relay) openFile(v *vm.VM, from int64) (io.ReadCloser, error) {
-	f, err := r.store.Open(path.Join(v.Home, hostapi.LogFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return io.NopCloser(&io.LimitedReader{}), nil // nothing was ever written
-	}
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(from, io.SeekStart); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-// offset returns the offset that the value of ParamFrom stands for.
-func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
+// offset reads the value of ParamFrom; negative: the end.
+func offset(from string) (int64, error) {
 	switch from {
 	case "":
 		return 0, nil
 	case hostapi.FromEnd:
-		return r.end(v)
+		return -1, nil
 	}
 	n, err := strconv.ParseInt(from, 10, 64)
 	if err != nil || n < 0 {
@@ -122,27 +155,14 @@ func (r *Relay) offset(v *vm.VM, from string) (int64, error) {
 	return n, nil
 }
 
-// end returns the end of a log: that of its last whole record, because a torn or damaged tail is cut off when the machine starts. It
-// reads what came since it was asked last: a border between records stays one.
+// end returns the end of a log. It reads what came since it was asked last: a border between records stays one.
 func (r *Relay) end(v *vm.VM) (int64, error) {
-	f, err := r.store.Open(path.Join(v.Home, hostapi.LogFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
+	end, err := vmlog.End(r.store.HostPath(v.Home), r.borders.get(v.Ref))
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
-	border := r.borders.get(v.Ref)
-	if info, err := f.Stat(); err != nil || info.Size() < border {
-		border = 0 // another file than it was
-	}
-	if _, err := f.Seek(border, io.SeekStart); err != nil {
-		return 0, err
-	}
-	good, _ := link.ScanRecords(f) // what is wrong behind that is cut off by the next start
-	r.borders.set(v.Ref, border+good, func(ref string) bool { _, ok := r.inventory.Get(ref); return ok })
-	return border + good, nil
+	r.borders.set(v.Ref, end, func(ref string) bool { _, ok := r.inventory.Get(ref); return ok })
+	return end, nil
 }
 
 // borders are the ends of logs as they were found last.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // Client speaks with the supervisor of one machine. Each operation has a connection of its own.
@@ -142,12 +143,17 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 
 // open makes a connection, sends the request and takes the reply. What follows the reply is still to be read.
 func (c *Client) open(ctx context.Context, r request) (*net.UnixConn, error) {
+	conn, _, err := c.ask(ctx, r)
+	return conn, err
+}
+
+// ask is open that returns the reply.
+func (c *Client) ask(ctx context.Context, r request) (_ *net.UnixConn, answer reply, _ error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, answer, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	var answer reply
 	err = writeFrame(conn, r)
 	if err == nil {
 		err = readFrame(conn, &answer)
@@ -161,9 +167,9 @@ func (c *Client) open(ctx context.Context, r request) (*net.UnixConn, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, err
+		return nil, answer, err
 	}
-	return conn, nil
+	return conn, answer, nil
 }
 
 // do executes an operation that is over with its reply.
@@ -185,9 +191,15 @@ func (c *Client) Dial(ctx context.Context, port uint32) (*net.UnixConn, error) {
 	return c.open(ctx, request{Op: opDial, Port: port})
 }
 
-// Log reads the log from a byte offset; with follow it goes on until the machine ends.
-func (c *Client) Log(ctx context.Context, from int64, follow bool) (*net.UnixConn, error) {
-	return c.open(ctx, request{Op: opLog, From: from, Follow: follow})
+// Log reads the log, and says with which offset it begins.
+func (c *Client) Log(ctx context.Context, r vmlog.Reader) (log *net.UnixConn, at int64, err error) {
+	log, answer, err := c.ask(ctx, request{Op: opLog, From: r.From, Follow: r.Follow, Hold: r.Hold})
+	return log, answer.At, err
+}
+
+// SetLog changes how much of the log is kept.
+func (c *Client) SetLog(ctx context.Context, limits hostapi.Log) error {
+	return c.do(ctx, request{Op: opSetLog, Log: limits})
 }
 
 // Attach puts a disk into the empty root slot.

@@ -60,8 +60,9 @@ type Config struct {
 type Identity struct {
 	RunDir   string      `json:"runDir"`  // exists; empty unless it is the Config's
 	VM       string      `json:"vm"`      // reference of the virtual machine, for switches
-	HomeDir  string      `json:"homeDir"` // stdio.log, console.log
-	Run      hostapi.Run `json:"run"`     // the number of the run that begins
+	HomeDir  string      `json:"homeDir"` // console.log and the files of the log
+	Log      hostapi.Log `json:"log,omitzero"`
+	Run      hostapi.Run `json:"run"` // the number of the run that begins
 	RootDisk string      `json:"rootDisk"`
 	Disks    []Disk      `json:"disks"` // beside the root disk
 	Cards    []Card      `json:"cards"` // by slot; those that are not named are spare
@@ -133,7 +134,6 @@ func lockPath(runDir string) string    { return filepath.Join(runDir, "lock") }
 func exitPath(runDir string) string    { return filepath.Join(runDir, "exit.json") }
 func qemuLogPath(runDir string) string { return filepath.Join(runDir, "qemu.log") }
 func ownLogPath(runDir string) string  { return filepath.Join(runDir, "supervisor.log") }
-func stdioPath(homeDir string) string  { return filepath.Join(homeDir, hostapi.LogFile) }
 
 // ConsolePath is the file that keeps the end of the console's output.
 func ConsolePath(homeDir string) string { return filepath.Join(homeDir, hostapi.ConsoleFile) }

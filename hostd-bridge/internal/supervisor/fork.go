@@ -19,15 +19,15 @@ const forkTimeout = 30 * time.Second
 // errNotLoaded ends a child whose template's state QEMU does not accept; QEMU's own words follow it.
 var errNotLoaded = errors.New("QEMU cannot load the template's state")
 
-// runMarker is the text of the run marker in the log: a fork says which it is.
-func runMarker(id Identity) string {
+// runMarker is the run marker in the log: a fork says which it is.
+func runMarker(id Identity) hostapi.Marker {
 	marker := hostapi.Marker{Run: id.Run}
 	if text, forked := id.Guestinfo[link.KeyFork]; forked {
 		if f, err := link.DecodeFork(text); err == nil { // else the guest says what is wrong, and ends
 			marker.Fork = &hostapi.ForkMarker{Generation: f.Generation, Index: f.Index}
 		}
 	}
-	return marker.String()
+	return marker
 }
 
 // readyToLoad has QEMU report by MIGRATION events how the loading of its state goes, and announce no network card once it is

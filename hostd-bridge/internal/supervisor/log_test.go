@@ -2,72 +2,26 @@ package supervisor
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/tether/link"
 )
-
-func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
-	path := filepath.Join(t.TempDir(), hostapi.LogFile)
-	first := time.Unix(100, 0)
-	whole := link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Time: first, Payload: []byte("whole")})
-	if err := os.WriteFile(path, append(whole, whole[:10]...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l, err := openLog(path, "", time.Unix(200, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sent := link.AppendRecord(nil, link.Record{Stream: link.StreamStderr, Payload: []byte("new")})
-	if err := l.receive(bytes.NewReader(sent), func() time.Time { return time.Unix(300, 0) }); err != nil {
-		t.Fatal(err)
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := link.AppendRecord(whole, link.Record{Stream: link.StreamRun, Time: time.Unix(200, 0)})
-	want = link.AppendRecord(want, link.Record{Stream: link.StreamStderr, Time: time.Unix(300, 0), Payload: []byte("new")})
-	if !bytes.Equal(got, want) {
-		t.Errorf("log %q, not %q", got, want)
-	}
-}
-
-func TestLogRefusesWhatIsNoRecord(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), hostapi.LogFile), "", time.Unix(1, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	size := l.size
-	for name, sent := range map[string]string{
-		"run marker": string(link.AppendRecord(nil, link.Record{Stream: link.StreamRun})),
-		"garbage":    strings.Repeat("x", 100),
-		"torn":       string(link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Payload: []byte("abc")})[:17]),
-	} {
-		if err := l.receive(strings.NewReader(sent), time.Now); err == nil {
-			t.Errorf("%s: taken", name)
-		}
-	}
-	if l.size != size {
-		t.Errorf("the log grew by %d bytes", l.size-size)
-	}
-}
 
 // TestEndOfALogConnection: the host never ends the connection first. When the guest has ended its half all that it sent is in the file,
 // and then the host's end tells it so.
 func TestEndOfALogConnection(t *testing.T) {
-	path := filepath.Join(t.TempDir(), hostapi.LogFile)
-	out, err := openLog(path, "run 1", time.Unix(1, 0))
+	home := t.TempDir()
+	path := filepath.Join(home, hostapi.LogFile)
+	out, err := vmlog.Open(home, hostapi.Log{}, hostapi.Marker{Run: 1}, time.Unix(1, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +31,7 @@ func TestEndOfALogConnection(t *testing.T) {
 	}
 	m := &machine{log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	m.serving.Go(func() {
-		m.accept(l, link.ServiceLog, func(c net.Conn) error { return out.receive(c, time.Now) })
+		m.accept(l, link.ServiceLog, func(c net.Conn) error { return out.Receive(c, time.Now) })
 	})
 	conn, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
@@ -108,33 +62,4 @@ func TestEndOfALogConnection(t *testing.T) {
 	}
 	l.Close()
 	m.serving.Wait()
-}
-
-func TestFollowersOfTheLog(t *testing.T) {
-	l, err := openLog(filepath.Join(t.TempDir(), hostapi.LogFile), "", time.Unix(1, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, in := io.Pipe()
-	go func() { in.CloseWithError(l.copyTo(t.Context(), in, link.RecordHeader, true)) }()
-	if err := l.append([]byte("one")); err != nil {
-		t.Fatal(err)
-	}
-	b := make([]byte, 3)
-	if _, err := io.ReadFull(out, b); err != nil || string(b) != "one" {
-		t.Fatalf("%q, %v", b, err)
-	}
-	if err := l.append([]byte("two")); err != nil {
-		t.Fatal(err)
-	}
-	l.end()
-	if rest, err := io.ReadAll(out); err != nil || string(rest) != "two" {
-		t.Fatalf("%q, %v", rest, err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	l.ended = false
-	if err := l.copyTo(ctx, io.Discard, 0, true); !errors.Is(err, context.Canceled) {
-		t.Errorf("a follower that went away: %v", err)
-	}
 }

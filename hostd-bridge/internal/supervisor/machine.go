@@ -18,6 +18,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/guestinfo"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -39,7 +40,7 @@ type machine struct {
 
 	// What the guest talks to, from begin on.
 	info    *guestinfo.Store
-	out     *logFile
+	out     *vmlog.Log
 	con     *console
 	serving sync.WaitGroup // connections of the guest
 
@@ -190,10 +191,10 @@ func (m *machine) serveGuest() (err error) {
 	if m.con, err = copyConsole(ConsolePath(m.id.HomeDir), m.qemu.console); err != nil {
 		return err
 	}
-	if m.out, err = openLog(stdioPath(m.id.HomeDir), runMarker(m.id), time.Now()); err != nil {
+	first := func() { m.marks.mark(hostapi.MarkFirstByte) }
+	if m.out, err = vmlog.Open(m.id.HomeDir, m.id.Log, runMarker(m.id), time.Now(), first); err != nil {
 		return err
 	}
-	m.out.first = func() { m.marks.mark(hostapi.MarkFirstByte) }
 	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Freeze: m.freeze, Set: m.guestSet})
 	hello := sync.OnceFunc(func() { m.marks.mark(hostapi.MarkHello) })
 	err = m.listen(link.ServiceGuestinfo, func(c net.Conn) error {
@@ -203,7 +204,7 @@ func (m *machine) serveGuest() (err error) {
 	if err != nil {
 		return err
 	}
-	return m.listen(link.ServiceLog, func(c net.Conn) error { return m.out.receive(c, time.Now) })
+	return m.listen(link.ServiceLog, func(c net.Conn) error { return m.out.Receive(c, time.Now) })
 }
 
 func (m *machine) intercept(dev *vsock.Device) {
@@ -288,6 +289,7 @@ func (m *machine) drain() {
 	m.cards.close()
 	m.vsock.Close()
 	m.info.Close()
+	m.out.LetGo()
 	m.serving.Wait() // what the guest sent is in the log and in guestinfo
 	<-m.con.done
 	if m.con.err != nil {
@@ -307,7 +309,7 @@ func (m *machine) report() {
 	if err := writeExit(m.dir, m.exit); err != nil {
 		m.log.Error("cannot write the machine's last report", "err", err)
 	}
-	m.out.end()
+	m.out.Finish()
 	close(m.ended)
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 )
 
@@ -82,6 +83,8 @@ func (s *server) do(ctx context.Context, r request) reply {
 	case opSet:
 		m.info.Set(r.Set)
 		return reply{}
+	case opSetLog:
+		return replyTo(m.out.SetLimits(r.Log, time.Now()))
 	case opKill:
 		m.kill()
 		return reply{}
@@ -179,18 +182,16 @@ func (s *server) sendLast(c *net.UnixConn, t *sent) {
 	}
 }
 
-// log sends the log's bytes.
+// log sends the log's records.
 func (s *server) log(ctx context.Context, c *net.UnixConn, r request) {
-	if r.From < 0 {
-		s.answer(c, replyTo(fmt.Errorf("cannot read the log from offset %d", r.From)))
-		return
-	}
-	if !s.answer(c, reply{}) {
-		return
-	}
+	place := s.m.out.Place(vmlog.Reader{From: r.From, Follow: r.Follow, Hold: r.Hold})
 	ctx, stop := hangup(ctx, c)
 	defer stop()
-	if err := s.m.out.copyTo(ctx, c, r.From, r.Follow); err != nil {
+	err := writeFrame(c, reply{At: place.Offset})
+	if errs := s.m.out.Copy(ctx, c, place); err == nil { // which gives the place up
+		err = errs
+	}
+	if err != nil {
 		s.m.log.Debug("follower of the log went away", "err", err)
 	}
 }

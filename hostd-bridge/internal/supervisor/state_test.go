@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -257,7 +258,7 @@ func TestReportNamesTheRun(t *testing.T) {
 	if err != nil || x.Run != 7 || !x.Orderly {
 		t.Errorf("report %+v, %v", x, err)
 	}
-	log, err := os.Open(stdioPath(m.id.HomeDir))
+	log, err := os.Open(filepath.Join(m.id.HomeDir, hostapi.LogFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +275,7 @@ func TestRunMarkers(t *testing.T) {
 		"run 4 fork 2 9": {Run: 4, Guestinfo: map[string]string{link.KeyFork: `{"generation": 2, "index": 9}`}},
 		"run 5":          {Run: 5, Guestinfo: map[string]string{link.KeyFork: "nonsense"}},
 	} {
-		if got := runMarker(id); got != text {
+		if got := runMarker(id).String(); got != text {
 			t.Errorf("%+v: %q", id, got)
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
 // maxFrame bounds a frame, in bytes: a machine's guestinfo fits.
@@ -21,7 +23,8 @@ const (
 	opEvents = "events" // frames of Event, until Exit
 	opSet    = "set"    // guestinfo
 	opDial   = "dial"   // the bytes of a vsock connection, both ways
-	opLog    = "log"    // bytes of the log
+	opLog    = "log"    // records of the log
+	opSetLog = "setLog" // Log: how much of the log is kept
 	opAttach = "attach"
 	opDetach = "detach"
 	opPause  = "pause"
@@ -44,6 +47,8 @@ type request struct {
 	Port   uint32            `json:"port,omitempty"`
 	From   int64             `json:"from,omitempty"`
 	Follow bool              `json:"follow,omitempty"`
+	Hold   bool              `json:"hold,omitempty"`
+	Log    hostapi.Log       `json:"log,omitzero"`
 	Path   string            `json:"path,omitempty"`
 	To     NewDisks          `json:"to,omitzero"`
 	Disk   Disk              `json:"disk,omitzero"`
@@ -54,6 +59,7 @@ type request struct {
 type reply struct {
 	Error string        `json:"error,omitempty"`
 	Errno syscall.Errno `json:"errno,omitempty"` // that Error wraps
+	At    int64         `json:"at,omitempty"`    // of opLog: the offset that the records begin with
 }
 
 // remoteError is an error that a supervisor reported.

@@ -106,6 +106,10 @@ func CheckExtra(extra map[string]string) error {
 			return &ArgumentError{Property: "extraConfig", Why: k + " is set by the host alone"}
 		case k == hostapi.KeyMachine && v != "" && v != hostapi.MachineMicroVM && v != hostapi.MachineQ35:
 			return &ArgumentError{Property: "extraConfig " + k, Why: fmt.Sprintf("%q is neither %s nor %s", v, hostapi.MachineMicroVM, hostapi.MachineQ35)}
+		case k == hostapi.KeyLog:
+			if _, err := hostapi.DecodeLog(v); err != nil {
+				return &ArgumentError{Property: "extraConfig " + k, Why: err.Error()}
+			}
 		case k == hostapi.KeyNet && v != "":
 			if _, err := hostapi.DecodeNet(v); err != nil {
 				return &ArgumentError{Property: "extraConfig " + k, Why: err.Error()}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // Hypervisor realises virtual machines on this host. Package qemu implements it; tests use an in-memory one.
@@ -34,8 +35,11 @@ type Machine interface {
 	SetGuestinfo(ctx context.Context, kv map[string]string) error
 	// Dial connects to a vsock port of the guest.
 	Dial(ctx context.Context, port uint32) (net.Conn, error)
-	// Log reads the log file from byte offset from; with follow it goes on as the log grows and ends with the machine.
-	Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error)
+	// Log reads the log, and says with which offset it begins. It ends with the machine at the latest, and may end before all was read: what
+	// follows is then in the files.
+	Log(ctx context.Context, r vmlog.Reader) (log io.ReadCloser, at int64, err error)
+	// SetLog changes how much of the log is kept.
+	SetLog(ctx context.Context, limits hostapi.Log) error
 	// AttachDisk puts a disk into the machine's root slot, which must be empty.
 	AttachDisk(ctx context.Context, path string) error
 	// DetachDisk empties the root slot; the guest must have unmounted the disk.
@@ -129,7 +133,8 @@ type MachineSpec struct {
 	Name      string
 	UUID      string // BIOS UUID
 	RunDir    string // sockets and state of the running machine; made by the caller
-	HomeDir   string // the VM's directory on its datastore: console.log and stdio.log
+	HomeDir   string // the VM's directory on its datastore: console.log and the files of the log
+	Log       hostapi.Log
 	CPUs      int
 	CPULimit  float64 // of the host's CPU time, in CPUs; 0: none
 	MemoryMiB int

@@ -65,6 +65,12 @@ type Config struct {
 	Extra        map[string]string `json:"extra,omitempty"`
 }
 
+// Log is how much of the output is kept.
+func (c *Config) Log() hostapi.Log {
+	l, _ := hostapi.DecodeLog(c.Extra[hostapi.KeyLog]) // it was checked
+	return l
+}
+
 // CPUShare is the limit of CPU time in CPUs; 0: none.
 func (c *Config) CPUShare() float64 { return float64(c.CPULimit) / NominalMHz }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/lifecycle"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/networks"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm/prestart"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // startsPerCPU is how many machines of clones start at the same time, for each of the host's CPUs; more would only make all of
@@ -242,7 +243,7 @@ func (c *Cloner) makeFiles(ctx context.Context, o *operation) error {
 		return err
 	}
 	if !o.src.Frozen {
-		if err := copyLog(c.opt.Store.HostPath(o.src.Home), c.opt.Store.HostPath(v.Home)); err != nil {
+		if err := vmlog.Inherit(c.opt.Store.HostPath(o.src.Home), c.opt.Store.HostPath(v.Home), v.Log()); err != nil {
 			return err
 		}
 	}

@@ -151,7 +151,7 @@ func (l *Lifecycle) RunDir(ref string) string { return filepath.Join(l.opt.RunDi
 func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 	return vm.MachineSpec{
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
-		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home),
+		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home), Log: v.Log(),
 		CPUs: v.CPUs, CPULimit: v.CPUShare(), MemoryMiB: v.MemoryMiB,
 		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),

@@ -32,7 +32,7 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	}
 	defer net.End()
 	told, cards := false, l.changedSlots(v, next)
-	if err = l.limitCPUs(ctx, v, next); err == nil {
+	if err = errors.Join(l.limitCPUs(ctx, v, next), l.limitLog(ctx, v, next)); err == nil {
 		err = cards.plug(ctx)
 	}
 	if err == nil {
@@ -56,7 +56,7 @@ func (l *Lifecycle) Reconfigure(ctx context.Context, ref string, c vm.Change) er
 	}
 	err = fmt.Errorf("cannot reconfigure VM %s: %w", v.Name, err)
 	ctx = context.WithoutCancel(ctx)
-	err = errors.Join(err, cards.restore(ctx), l.limitCPUs(ctx, next, v))
+	err = errors.Join(err, cards.restore(ctx), l.limitCPUs(ctx, next, v), l.limitLog(ctx, next, v))
 	if told {
 		err = errors.Join(err, l.tellGuest(ctx, ref, former(v, c.Extra)))
 	}
@@ -71,6 +71,15 @@ func (l *Lifecycle) limitCPUs(ctx context.Context, v, next *vm.VM) error {
 		return nil // off: it has the limit from its start on
 	}
 	return m.LimitCPUs(ctx, next.CPUShare())
+}
+
+// limitLog has a machine that runs keep as much of its log as its VM is to have.
+func (l *Lifecycle) limitLog(ctx context.Context, v, next *vm.VM) error {
+	m, err := l.opt.Inventory.Machine(v.Ref)
+	if err != nil || v.Log() == next.Log() {
+		return nil // off: it is told at its start
+	}
+	return m.SetLog(ctx, next.Log())
 }
 
 // rejoin prepares the networks for what a change makes of a VM that is on. Its ports are bound before its machine, and its guest, hear

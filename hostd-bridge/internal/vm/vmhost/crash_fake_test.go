@@ -15,6 +15,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // fileHypervisor is a vm.Hypervisor whose machines are files, so that they outlive the process: the file "machine" in
@@ -173,6 +174,8 @@ func (m *fileMachine) UnplugDisk(_ context.Context, unit int) error {
 func (m *fileMachine) Dial(context.Context, uint32) (net.Conn, error) {
 	return nil, errors.New("nobody listens")
 }
-func (m *fileMachine) Log(context.Context, int64, bool) (io.ReadCloser, error) {
-	return nil, errors.New("there is no log")
+func (m *fileMachine) Log(context.Context, vmlog.Reader) (io.ReadCloser, int64, error) {
+	return nil, 0, errors.New("there is no log")
 }
+
+func (m *fileMachine) SetLog(context.Context, hostapi.Log) error { return nil }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
 // handle is a hold on a machine; it implements vm.Machine.
@@ -106,15 +107,29 @@ func pair() (net.Conn, net.Conn, error) {
 }
 
 // Log implements vm.Machine.
-func (h *handle) Log(ctx context.Context, from int64, follow bool) (io.ReadCloser, error) {
+func (h *handle) Log(ctx context.Context, r vmlog.Reader) (io.ReadCloser, int64, error) {
 	f, err := os.OpenFile(filepath.Join(h.m.Spec.HomeDir, hostapi.LogFile), os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if _, err := f.Seek(from, io.SeekStart); err != nil {
-		return nil, errors.Join(err, f.Close())
+	whence := io.SeekStart
+	if r.From < 0 {
+		r.From, whence = 0, io.SeekEnd
 	}
-	return &follower{ctx: ctx, m: h.m, file: f, follow: follow}, nil
+	at, err := f.Seek(r.From, whence)
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return &follower{ctx: ctx, m: h.m, file: f, follow: r.Follow}, at, nil
+}
+
+// SetLog implements vm.Machine. The machine's log is in one file all the same.
+func (h *handle) SetLog(_ context.Context, limits hostapi.Log) error {
+	if err := h.m.hv.at(SetLog); err != nil {
+		return err
+	}
+	h.m.edit(func() { h.m.log = limits })
+	return nil
 }
 
 // follower reads a file that grows until the machine ends. The file is not embedded: its WriteTo would make io.Copy read

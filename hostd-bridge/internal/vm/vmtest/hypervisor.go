@@ -24,7 +24,7 @@ type Stage string
 
 // The stages: Start, Machine.ForkPoint, Machine.Snapshot, Prestart, Prestarted.Start, Machine.SetGuestinfo, Machine.Memory,
 // Machine.PlugDisk and Machine.UnplugDisk; StartSwitch, Switch.Apply
-// Machine.SetNIC and Machine.LimitCPUs.
+// Machine.SetNIC, Machine.LimitCPUs and Machine.SetLog.
 const (
 	Start     Stage = "start"
 	ForkPoint Stage = "forkPoint"
@@ -38,6 +38,7 @@ const (
 	Apply       Stage = "apply"
 	SetNIC      Stage = "setNIC"
 	LimitCPUs   Stage = "limitCPUs"
+	SetLog      Stage = "setLog"
 	Plug        Stage = "plug"
 	Unplug      Stage = "unplug"
 )

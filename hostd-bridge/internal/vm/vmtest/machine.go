@@ -28,6 +28,7 @@ type Machine struct {
 	events   []vm.Event // all that happened
 	exit     *vm.Exit
 	disk     string
+	log      hostapi.Log
 	data     map[int]vm.DataDisk // by unit
 	nics     map[int]vm.NIC      // by slot
 	limit    float64             // of CPU time
@@ -40,7 +41,7 @@ type Machine struct {
 func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
 	m := &Machine{
 		Spec: spec, hv: h, parent: parent, signal: &vm.Signal{},
-		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk, limit: spec.CPULimit,
+		readable: maps.Clone(spec.Guestinfo), set: map[string]string{}, disk: spec.RootDisk, limit: spec.CPULimit, log: spec.Log,
 	}
 	m.data, m.nics = map[int]vm.DataDisk{}, map[int]vm.NIC{}
 	for _, d := range spec.DataDisks {
@@ -56,6 +57,13 @@ func newMachine(h *Hypervisor, spec vm.MachineSpec, parent *Machine) *Machine {
 		m.memory = parent.Memory()
 	}
 	return m
+}
+
+// Limits are those of the machine's log.
+func (m *Machine) Limits() hostapi.Log {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log
 }
 
 // CPULimit is that of the machine's CPU time, in CPUs; 0: none.

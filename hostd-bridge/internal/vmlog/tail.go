@@ -1,4 +1,4 @@
-package clone
+package vmlog
 
 import (
 	"bytes"
@@ -14,18 +14,15 @@ import (
 	"github.com/containervm/containervm/tether/link"
 )
 
-// copyLog copies the end of the log in one home to another: whole records.
-func copyLog(from, to string) error {
-	f, err := os.Open(filepath.Join(from, hostapi.LogFile))
-	if errors.Is(err, fs.ErrNotExist) {
+// Inherit copies the end of the log in one directory to another, in whole records: hostapi.InheritedLog bytes at most, and no more than a
+// file of the other may have.
+func Inherit(from, to string, limits hostapi.Log) error {
+	if limits.Discard {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("cannot copy the log: %w", err)
-	}
-	defer f.Close()
-	data, err := logEnd(f)
-	if err == nil {
+	size, _ := limits.Bounds()
+	data, err := end(from, min(size, hostapi.InheritedLog))
+	if err == nil && data != nil {
 		err = os.WriteFile(filepath.Join(to, hostapi.LogFile), data, 0o600)
 	}
 	if err != nil {
@@ -34,22 +31,46 @@ func copyLog(from, to string) error {
 	return nil
 }
 
-// logEnd returns the last whole records of a log, hostapi.InheritedLog bytes of them at most.
-func logEnd(f *os.File) ([]byte, error) {
-	info, err := f.Stat()
-	if err != nil {
+// end returns the last whole records of a log, most bytes of them at most; nil: there is no log.
+func end(dir string, most int64) ([]byte, error) {
+	files, err := list(dir)
+	if err != nil || len(files) == 0 {
 		return nil, err
 	}
-	from := max(0, info.Size()-hostapi.InheritedLog)
-	data, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
+	data := []byte{}
+	for n := len(files) - 1; n >= 0 && most > 0; n-- {
+		part, whole, err := files[n].tail(most)
+		if errors.Is(err, fs.ErrNotExist) {
+			break // dropped meanwhile, and those before it
+		}
+		if err != nil {
+			return nil, err
+		}
+		most -= int64(len(part))
+		data = append(part, data...)
+		if !whole {
+			break
+		}
+	}
+	return data, nil
+}
+
+// tail returns the last whole records of a file, most bytes of them at most, and whether that is all of it.
+func (f *file) tail(most int64) (data []byte, whole bool, err error) {
+	opened, err := f.reader()
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	defer f.close()
+	from := max(0, f.size-most)
+	if data, err = io.ReadAll(io.NewSectionReader(opened, from, f.size-from)); err != nil {
+		return nil, false, err
 	}
 	if from > 0 {
 		data = data[firstBorder(data):]
 	}
 	good, _ := link.ScanRecords(bytes.NewReader(data)) // what is wrong behind that is a tail that is being written
-	return data[:good], nil
+	return data[:good], from == 0, nil
 }
 
 // firstBorder finds the first offset from which records follow each other to the end of data; the last one may be torn. The
