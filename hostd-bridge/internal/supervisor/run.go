@@ -74,7 +74,7 @@ func newLog(to io.Writer, debug bool) *slog.Logger {
 	if debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(slog.NewTextHandler(to, &slog.HandlerOptions{Level: level}))
+	return slog.New(slog.NewTextHandler(&boundedLog{w: to, left: maxOwnLog}, &slog.HandlerOptions{Level: level}))
 }
 
 var errUnwanted = errors.New("the machine was abandoned before it had an identity")
