@@ -50,8 +50,16 @@ func (a access) failed(err error, path string) error {
 	return a.broken(err)
 }
 
+// clientError is what the client did wrong: no tether is at fault.
+type clientError struct{ error }
+
+func (e clientError) Unwrap() error { return e.error }
+
 // broken is why files cannot be had of a tether: its own words where it says why.
 func (a access) broken(err error) error {
+	if errors.As(err, new(clientError)) {
+		return err
+	}
 	if errors.As(err, new(*link.Refusal)) {
 		return guest.Failed(err, "%s", &a.c)
 	}
@@ -236,8 +244,10 @@ func (s *Service) upload(ctx context.Context, a access, req *tetherv1.ImportRequ
 	switch {
 	case sent, errors.As(err, &refusal), errors.Is(err, io.ErrClosedPipe), errors.Is(err, link.ErrLost):
 		return refused // the tether took no more: it says why
+	case ctx.Err() != nil:
+		return err // the client has left
 	default:
-		return err // the client's tar
+		return clientError{errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("cannot read the archive: %v", err))}
 	}
 }
 
