@@ -66,6 +66,9 @@ func (t *tether) becomeCopy(ctx context.Context) (cid uint32, err error) {
 	t.reporter.Set(link.KeyVersion, t.version)
 	t.progress.tellPhase()
 	t.setStatus(t.running())
+	if t.instance.health != nil {
+		t.instance.health.Tell() // its own host knows nothing of it
+	}
 	f := t.child.fork
 	if f == nil {
 		f = &tetherv1.Fork{Index: 1}

@@ -25,7 +25,7 @@ const (
 // errNotHeld has the class by which a host tells it from a release that failed.
 var errNotHeld = link.Refuse(errdefs.ErrFailedPrecondition, "the container's processes are not held")
 
-// hold stops the container's processes for a fork, and lets them go on. Its methods may be called by several goroutines.
+// hold stops the container's processes for a fork, and lets them go on; those that are paused stay so. Its methods may be called by several goroutines.
 type hold struct {
 	container *process.Container
 	console   *slog.Logger
@@ -66,7 +66,7 @@ func (h *hold) take(ctx context.Context, atPoint bool) error {
 func (h *hold) freezeLocked(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, freezeWait)
 	defer cancel()
-	if err := h.container.Freeze(ctx); err != nil {
+	if err := h.container.Freeze(ctx, process.Held); err != nil {
 		return err
 	}
 	h.limit = time.AfterFunc(maxHold, func() {
@@ -80,6 +80,7 @@ func (h *hold) freezeLocked(ctx context.Context) error {
 func (h *hold) forked(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.container.Forked()
 	if h.limit == nil {
 		return h.freezeLocked(ctx)
 	}
@@ -99,5 +100,5 @@ func (h *hold) release(f *tetherv1.Fork) error {
 	if f != nil {
 		h.point.Answer(f.Generation, f.Index)
 	}
-	return h.container.Thaw()
+	return h.container.Thaw(process.Held)
 }

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/tether/internal/health"
 	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/mounts"
 	"github.com/containervm/containervm/tether/internal/process"
@@ -25,6 +26,7 @@ type instance struct {
 	mounts    *mounts.Set        // nil: there are none
 	hold      *hold              // nil until the process is to run
 	main      *process.Session   // nil until the process runs
+	health    *health.Monitor    // nil: it is not checked
 }
 
 // mountDisk waits for the root disk and mounts it. reread forgets what the kernel has cached of another disk in the same slot.

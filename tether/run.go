@@ -24,6 +24,14 @@ const (
 	answerWait = 500 * time.Millisecond
 )
 
+// requests are the ways in which others ask the loop for something.
+type requests struct {
+	stops    chan stopRequest
+	forks    chan chan<- uint32
+	networks chan networkRequest
+	pauses   chan pauseRequest
+}
+
 // stopRequest asks the loop to stop the container.
 type stopRequest struct {
 	signal unix.Signal   // 0: the container's own
@@ -36,10 +44,11 @@ func (t *tether) attend(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logged := t.startLog(ctx)
-	stops, forks, networks := make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest)
+	ask := requests{make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest), make(chan pauseRequest)}
 	hold, ended := t.instance.hold, t.instance.main.Done()
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.instance.container, Files: t.files(), Stop: stopBy(stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(networks, ended),
+		Container: t.instance.container, Files: t.files(), Stop: stopBy(ask.stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(ask.networks, ended),
+		Pause: pauseBy(ask.pauses, ended),
 	})
 	if err != nil {
 		return err
@@ -50,38 +59,44 @@ func (t *tether) attend(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("cannot learn the machine's vsock CID: %w", err)
 		}
-		go watchForks(ctx, t.console, cid, forks)
+		go watchForks(ctx, t.console, cid, ask.forks)
 	}
 	t.setStatus(t.running())
 	t.listenForSignals()
-	if err := t.loop(ctx, stops, forks, networks); err != nil {
+	running, over := context.WithCancel(ctx)
+	t.monitor(running)
+	err = t.loop(ctx, ask)
+	over()
+	if err != nil {
 		return err
 	}
 	<-logged
 	exited := t.running()
-	exited.State = tetherv1.State_EXITED
+	exited.State, exited.Paused = tetherv1.State_EXITED, false
 	exited.Exit, _ = t.instance.main.Wait(ctx) // at once
 	t.end(ctx, a, exited)
 	return nil
 }
 
 // loop does one thing at a time with the container until its process has ended. An error is that of a fork that cannot go on.
-func (t *tether) loop(ctx context.Context, stops <-chan stopRequest, forks <-chan chan<- uint32, networks <-chan networkRequest) error {
+func (t *tether) loop(ctx context.Context, ask requests) error {
 	for {
 		select {
 		case <-t.instance.main.Done():
 			return nil
-		case r := <-stops:
-			r.done <- t.stop(r.signal, r.grace)
-		case r := <-networks:
+		case r := <-ask.stops:
+			r.done <- t.stop(ctx, r.signal, r.grace)
+		case r := <-ask.pauses:
+			r.done <- t.pause(ctx, r.resume)
+		case r := <-ask.networks:
 			r.done <- t.changeNetwork(r.network)
 		case <-t.signals: // a request to end the machine
 			grace := time.Duration(t.instance.spec.StopGraceSeconds) * time.Second
 			if grace == 0 {
 				grace = link.DefaultStopGrace * time.Second
 			}
-			_ = t.stop(0, grace) // the one error is that the process has ended
-		case handled := <-forks:
+			_ = t.stop(ctx, 0, grace) // the one error is that the process has ended
+		case handled := <-ask.forks:
 			cid, err := t.becomeCopy(ctx)
 			if err != nil {
 				return err
@@ -106,21 +121,25 @@ func stopBy(stops chan<- stopRequest, ended <-chan struct{}) func(context.Contex
 	}
 }
 
-// stop ends the container in order, which ends the machine. A zero signal is the container's own.
-func (t *tether) stop(sig unix.Signal, grace time.Duration) error {
+// stop ends the container in order, which ends the machine. A zero signal is the container's own. Processes that are paused go on, with the
+// signal.
+func (t *tether) stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
 	if sig == 0 {
 		sig = unix.Signal(t.instance.spec.StopSignal)
 	}
 	if sig == 0 {
 		sig = unix.SIGTERM
 	}
-	return t.instance.main.Stop(sig, grace)
+	if err := t.instance.main.Stop(sig, grace); err != nil {
+		return err
+	}
+	return t.pause(ctx, true)
 }
 
 // running is the status of a container whose process runs.
 func (t *tether) running() *tetherv1.Status {
 	main := t.instance.main
-	return &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: main.Started.UnixNano(), Pid: int32(main.PID)}
+	return &tetherv1.Status{State: tetherv1.State_RUNNING, StartedUnixNano: main.Started.UnixNano(), Pid: int32(main.PID), Paused: t.instance.container.Stands(process.Paused)}
 }
 
 // end tells the host of the end and waits for answers that are being given.

@@ -73,7 +73,7 @@ func must(t testing.TB, err error) {
 func startLoop(t *testing.T, tether *tether) (stop func(context.Context, unix.Signal, time.Duration) error, ended <-chan error) {
 	t.Helper()
 	stops, done := make(chan stopRequest), make(chan error, 1)
-	go func() { done <- tether.loop(t.Context(), stops, nil, nil) }()
+	go func() { done <- tether.loop(t.Context(), requests{stops: stops}) }()
 	return stopBy(stops, tether.instance.main.Done()), done
 }
 

@@ -43,7 +43,9 @@ type Config struct {
 	Release func(*tetherv1.Fork) error
 	// Network does Configure; nil in a machine that runs no container.
 	Network func(context.Context, *tetherv1.ConfigureRequest) (*tetherv1.ConfigureResponse, error)
-	Log     *slog.Logger
+	// Pause stops the container's processes, or lets them go on; nil in a machine that runs no container.
+	Pause func(ctx context.Context, resume bool) error
+	Log   *slog.Logger
 }
 
 // Agent implements link.Handler. Its methods may be called by several goroutines.
@@ -159,6 +161,10 @@ func (a *Agent) Exec(_ context.Context, r *tetherv1.ExecRequest) (*tetherv1.Exec
 		return nil, link.Refuse(errdefs.ErrAlreadyExists, "session %s exists", r.Session)
 	case errors.Is(err, process.ErrEnded):
 		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the container's process has ended")
+	case errors.Is(err, process.ErrPaused):
+		return nil, link.Refuse(errdefs.ErrFailedPrecondition, "the container is paused")
+	case errors.Is(err, process.ErrForked):
+		return nil, link.Refuse(errdefs.ErrUnavailable, "%v", err)
 	case errors.Is(err, process.ErrBusy):
 		return nil, link.Refuse(errdefs.ErrResourceExhausted, "%v", err)
 	default:

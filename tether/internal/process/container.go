@@ -44,10 +44,12 @@ type Container struct {
 	covers   Covers // set before PID 1 is started
 	init     bool   // PID 1 is an init
 
-	limits  sync.Mutex // guards the cgroup's limits
-	ownPids string     // pids.max as the tether made it; empty: not read yet
+	limits   sync.Mutex // guards the cgroup's limits
+	ownPids  string     // pids.max as the tether made it; empty: not read yet
+	freezing sync.Mutex // held while the processes are stopped or let go on; before mu
 
 	mu       sync.Mutex
+	standing standing
 	first    string              // session of PID 1
 	sessions map[string]*Session // nil: being started
 	ended    []*Session          // oldest first
@@ -57,6 +59,7 @@ type Container struct {
 // are started in cgroup, a directory in that root; "" means the tether's own.
 func NewContainer(space *Space, reaper *Reaper, hostname, cgroup string) (*Container, error) {
 	c := &Container{space: space, reaper: reaper, hostname: hostname, sessions: map[string]*Session{}}
+	c.standing.changed = sync.NewCond(&c.mu)
 	err := space.Do(func() (err error) {
 		const directory = unix.O_PATH | unix.O_DIRECTORY
 		if c.pts, err = os.OpenFile("/dev/pts", directory, 0); err == nil && cgroup != "" {
@@ -84,19 +87,22 @@ func (c *Container) Rename(hostname string) {
 type Options struct {
 	// HoldStdout and HoldStderr promise a reader: output waits for it rather than being overwritten.
 	HoldStdout, HoldStderr bool
+	// Group is which part of the container's processes it belongs to; nil: none.
+	Group *Group
 }
 
 // Start runs p as the session id. The first process of a Container is PID 1 of its namespace; when that fails or ends,
-// no other can start. The error is an *Error where the process's description is at fault, ErrExists, ErrBusy, or
+// no other can start. The error is an *Error where the process's description is at fault, ErrExists, ErrBusy, ErrPaused, ErrForked, or
 // ErrEnded without a PID 1.
 func (c *Container) Start(id string, p *tetherv1.Process, o Options) (*Session, error) {
+	if err := c.beginStart(); err != nil {
+		return nil, err
+	}
+	defer c.endStart()
 	if err := c.claim(id); err != nil {
 		return nil, err
 	}
-	session, err := c.launch(id, p)
-	if errors.Is(err, unix.ENOMEM) && id != c.first && c.ending() {
-		err = ErrEnded
-	}
+	session, err := c.launch(id, p, o.Group)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -114,6 +120,23 @@ func (c *Container) Start(id string, p *tetherv1.Process, o Options) (*Session, 
 		session.watch()
 		c.retire(session)
 	}()
+	return session, nil
+}
+
+// Run runs p beside the sessions, in group g if there is one: nobody finds it by a name, and nothing of it is kept.
+func (c *Container) Run(p *tetherv1.Process, g *Group) (*Session, error) {
+	if err := c.beginStart(); err != nil {
+		return nil, err
+	}
+	defer c.endStart()
+	if first, ok := c.Session(c.first); !ok || first.ended() {
+		return nil, ErrEnded
+	}
+	session, err := c.launch("", p, g)
+	if err != nil {
+		return nil, err
+	}
+	go session.watch()
 	return session, nil
 }
 
@@ -150,25 +173,28 @@ func (c *Container) ending() bool {
 	}
 }
 
-func (c *Container) launch(id string, p *tetherv1.Process) (*Session, error) {
+func (c *Container) launch(id string, p *tetherv1.Process, g *Group) (*Session, error) {
 	var session *Session
 	do := c.space.Do
 	if restricted(p) {
 		do = c.space.DoOnce
 	}
 	err := do(func() (err error) {
-		session, err = c.start(id, p)
+		session, err = c.start(id, p, g)
 		return err
 	})
 	if err != nil && session != nil { // nothing could be started after it
 		_ = session.Signal(unix.SIGKILL)
 		go session.watch() // until its end, which is near
 	}
+	if errors.Is(err, unix.ENOMEM) && id != c.first && c.ending() {
+		err = ErrEnded
+	}
 	return session, err
 }
 
 // start runs in the Space.
-func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
+func (c *Container) start(id string, p *tetherv1.Process, g *Group) (*Session, error) {
 	defer unix.Chdir("/")
 	first := id == c.first
 	l, err := prepare(p, c.hostname, first)
@@ -180,6 +206,9 @@ func (c *Container) start(id string, p *tetherv1.Process) (*Session, error) {
 		return nil, err
 	}
 	l.cgroup, l.init = c.cgroup, first && c.init
+	if g != nil {
+		l.cgroup = g.dir
+	}
 	l.traced = first || len(l.limits) > 0 || l.oom != 0
 	child, err := c.reaper.start(func() (int, error) { return l.fork(streams.child) })
 	streams.closeChild()

@@ -21,6 +21,12 @@ import (
 // testContainer makes a container whose root holds busybox and the files given (path: text, mode 0755).
 func testContainer(t *testing.T, readOnly bool, files map[string]string) *Container {
 	t.Helper()
+	return containerIn(t, "", readOnly, files)
+}
+
+// containerIn is testContainer with its processes in a cgroup, a directory in the container's root.
+func containerIn(t *testing.T, cgroup string, readOnly bool, files map[string]string) *Container {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for namespaces; try: sudo go test")
 	}
@@ -52,7 +58,7 @@ func testContainer(t *testing.T, readOnly bool, files map[string]string) *Contai
 	})
 	must(t, err)
 	must(t, space.Do(root.Enter))
-	c, err := NewContainer(space, r, "box", "")
+	c, err := NewContainer(space, r, "box", cgroup)
 	must(t, err)
 	t.Cleanup(func() {
 		if s, ok := c.Session("main"); ok {

@@ -236,7 +236,7 @@ func (r Root) makeCgroup() error {
 		return nil
 	}
 	own := r.Staging + Cgroup
-	err := os.WriteFile(filepath.Dir(own)+"/cgroup.subtree_control", []byte("+cpu +pids"), 0)
+	err := os.WriteFile(filepath.Dir(own)+"/cgroup.subtree_control", []byte("+cpu +memory +pids"), 0)
 	if err == nil {
 		err = os.Mkdir(own, 0o755)
 	}
