@@ -124,6 +124,9 @@ func run(ctx context.Context, m *Machine, tether *linktest.Tether, process *teth
 	}
 	started := time.Now().UnixNano()
 	say(m, &tetherv1.Status{State: tetherv1.State_RUNNING, Pid: res.Pid, StartedUnixNano: started})
+	tether.OnPause(func(paused bool) {
+		say(m, &tetherv1.Status{State: tetherv1.State_RUNNING, Pid: res.Pid, StartedUnixNano: started, Paused: paused})
+	})
 	var streams sync.WaitGroup
 	for _, s := range []link.RecordStream{link.StreamStdout, link.StreamStderr} {
 		streams.Go(func() { record(ctx, m, tether, s) })

@@ -74,6 +74,7 @@ func (f *Tether) Info(context.Context, *tetherv1.InfoRequest) (*tetherv1.InfoRes
 	}
 	if p := f.sessions[link.MainSession]; p != nil {
 		info.Status = statusOf(p)
+		info.Status.Paused = f.paused && info.Status.State == tetherv1.State_RUNNING
 	}
 	return info, nil
 }
@@ -92,8 +93,11 @@ func (f *Tether) Exec(_ context.Context, req *tetherv1.ExecRequest) (*tetherv1.E
 	}
 	f.mu.Lock()
 	f.execs = append(f.execs, req)
-	used := f.sessions[req.Session] != nil
+	used, paused := f.sessions[req.Session] != nil, f.paused
 	f.mu.Unlock()
+	if paused {
+		return nil, errPaused()
+	}
 	if used {
 		return nil, link.Refuse(errdefs.ErrAlreadyExists, "session %q exists", req.Session)
 	}
@@ -164,6 +168,7 @@ func (f *Tether) Stop(_ context.Context, req *tetherv1.StopRequest) (*tetherv1.S
 	f.mu.Lock()
 	f.stops = append(f.stops, req)
 	f.mu.Unlock()
+	f.setPaused(false)
 	if p := f.Process(link.MainSession); p != nil {
 		p.signal(syscall.Signal(cmp.Or(req.Signal, int32(syscall.SIGTERM))))
 		if req.GraceSeconds == 0 && !req.NoGraceLimit {

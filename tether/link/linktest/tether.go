@@ -39,6 +39,11 @@ type Tether struct {
 	transfer map[string]chan io.Writer
 	held     bool
 	releases []*tetherv1.ReleaseRequest
+	paused   bool
+	onPause  func(paused bool) // nil: nobody
+	onStats  func(context.Context) (*tetherv1.StatsResponse, error)
+	counted  uint64 // calls of Stats
+	updates  []*tetherv1.UpdateRequest
 
 	configures []*tetherv1.ConfigureRequest
 	dial       func(ctx context.Context, network string, address netip.AddrPort) (net.Conn, error) // nil: refused
