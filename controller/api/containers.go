@@ -29,6 +29,9 @@ func (a *containerAPI) routes(r *router) {
 	r.handle("POST /containers/prune", a.prune)
 	r.handle("GET /containers/{id}/json", a.inspect)
 	r.handle("GET /containers/{id}/top", a.top)
+	r.handle("GET /containers/{id}/stats", a.stats)
+	r.handle("POST /containers/{id}/pause", a.pause)
+	r.handle("POST /containers/{id}/unpause", a.unpause)
 	r.handle("POST /containers/{id}/start", a.start)
 	r.handle("POST /containers/{id}/stop", a.stop)
 	r.handle("POST /containers/{id}/restart", a.restart)
@@ -39,10 +42,7 @@ func (a *containerAPI) routes(r *router) {
 	r.handle("POST /containers/{id}/resize", a.resize)
 	r.handle("DELETE /containers/{id}", a.remove)
 	for pattern, what := range map[string]string{
-		"POST /containers/{id}/pause":   "pause",
-		"POST /containers/{id}/unpause": "unpause",
-		"GET /containers/{id}/stats":    "stats",
-		"POST /commit":                  "commit",
+		"POST /commit": "commit",
 	} {
 		r.handle(pattern, a.missing(what))
 	}

@@ -101,6 +101,7 @@ func state(c ctr.Container) *container.State {
 		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: guest.Printable(c.Trouble()),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}
+	s.Health = c.Health()
 	if s.Running {
 		s.Pid = int(c.Status.GetPid())
 	}

@@ -38,6 +38,9 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 			continue
 		}
 		line := summarize(c, time.Now())
+		if !atLeast(r.Context(), "1.52") {
+			line.Health = nil
+		}
 		if boolParam(r, "size") {
 			line.SizeRw, line.SizeRootFs, err = a.containers.DiskUse(r.Context(), c)
 		}
@@ -57,6 +60,11 @@ func (a *containerAPI) listFilter(f filters) (func(ctr.Container) bool, error) {
 	for _, s := range f["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(s)); err != nil {
 			return nil, invalid("invalid filter 'status=%s'", s)
+		}
+	}
+	for _, s := range f["health"] {
+		if err := container.ValidateHealthStatus(container.HealthStatus(s)); err != nil {
+			return nil, invalid("Unrecognised filter value for health: %s", s)
 		}
 	}
 	for _, s := range f["exited"] {
@@ -95,7 +103,7 @@ func matches(f filters, c ctr.Container) bool {
 		f.match("exited", func(v string) bool { return c.State() == container.StateExited && strconv.Itoa(c.ExitCode()) == v }) &&
 		f.match("ancestor", func(v string) bool { return isImage(c, v) }) &&
 		f.match("network", func(v string) bool { return inNetwork(c, v) }) &&
-		f.match("health", func(v string) bool { return v == string(container.NoHealthcheck) }) &&
+		f.match("health", func(v string) bool { return v == string(c.HealthStatus()) }) &&
 		f.match("isolation", func(string) bool { return false }) &&
 		f.match("is-task", func(v string) bool { return v == "false" }) &&
 		f.match("volume", c.HasVolume) &&
@@ -163,6 +171,10 @@ func summarize(c ctr.Container, now time.Time) container.Summary {
 		Created: c.Created.Unix(), Labels: c.Config.Labels, State: c.State(), Status: status(c, now), Ports: portSummaries(c),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: summarizeNetworks(c)}, Mounts: c.MountPoints(),
 	}
+	s.Health = &container.HealthSummary{Status: c.HealthStatus()}
+	if h := c.Health(); h != nil {
+		s.Health.FailingStreak = h.FailingStreak
+	}
 	s.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
 	return s
 }
@@ -210,11 +222,11 @@ func status(c ctr.Container, now time.Time) string {
 	switch c.State() {
 	case container.StateRunning:
 		if c.StartedAt().IsZero() {
-			return "Up Less than a second"
+			return "Up Less than a second" + healthText(c)
 		}
-		return "Up " + units.HumanDuration(now.Sub(c.StartedAt()))
+		return "Up " + units.HumanDuration(now.Sub(c.StartedAt())) + healthText(c)
 	case container.StatePaused:
-		return "Up (Paused)"
+		return "Up " + units.HumanDuration(now.Sub(c.StartedAt())) + " (Paused)"
 	case container.StateCreated:
 		return "Created"
 	default:
@@ -223,5 +235,17 @@ func status(c ctr.Container, now time.Time) string {
 			ago = " " + units.HumanDuration(now.Sub(at)) + " ago"
 		}
 		return fmt.Sprintf("Exited (%d)%s", c.ExitCode(), ago)
+	}
+}
+
+// healthText is what a list says of a container's health behind how long it has run.
+func healthText(c ctr.Container) string {
+	switch s := c.HealthStatus(); s {
+	case container.NoHealthcheck:
+		return ""
+	case container.Starting:
+		return " (health: starting)"
+	default:
+		return " (" + string(s) + ")"
 	}
 }

@@ -53,11 +53,11 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
 	}
-	return cmp.Or(checkNames(c), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h))
+	return cmp.Or(checkNames(c), checkHealth(c.Healthcheck), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h))
 }
 
 // warningsFor names what a request asks for and gets nothing of, where the container is what was asked for without it.
-func warningsFor(h *container.HostConfig, c *container.Config) []string {
+func warningsFor(h *container.HostConfig) []string {
 	warnings := []string{}
 	warn := func(when bool, text string) {
 		if when {
@@ -65,7 +65,6 @@ func warningsFor(h *container.HostConfig, c *container.Config) []string {
 		}
 	}
 	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
-	warn(c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "Health checks are not supported yet. The container's health is not checked.")
 	warn(h.LogConfig.Type != "" && h.LogConfig.Type != LogDriver, "The log driver "+h.LogConfig.Type+" is not supported. The log goes to the container's own file.")
 	return warnings
 }

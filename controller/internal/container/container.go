@@ -24,9 +24,10 @@ type Container struct {
 	Status *tetherv1.Status // what the tether said last; nil: nothing yet
 	Ended  *hostapi.Exit    // how the run ended; nil: it lasts, never was, or the host does not say
 
-	fork    *tetherv1.Fork    // which fork the machine was made as; nil: it was not, or has booted since
-	receipt *tetherv1.Receipt // what the fork did; nil: the machine of this run was booted, or has not said it yet
-	gate    bool              // a fork's process may start
+	fork    *tetherv1.Fork         // which fork the machine was made as; nil: it was not, or has booted since
+	health  *tetherv1.HealthStatus // nil: nothing was said of it
+	receipt *tetherv1.Receipt      // what the fork did; nil: the machine of this run was booted, or has not said it yet
+	gate    bool                   // a fork's process may start
 	start   record.Start
 }
 
@@ -48,6 +49,7 @@ func (c Container) at(vm vsphere.VM) Container {
 		gate: vm.Extra[link.KeyGate] == link.GateOpen, start: record.DecodeStart(vm.Extra[record.KeyStart]),
 	}
 	c.Status = said(vm, link.KeyStatus, link.DecodeStatus)
+	c.health = said(vm, link.KeyHealth, link.DecodeHealth)
 	c.fork = said(vm, link.KeyFork, link.DecodeFork)
 	c.receipt = said(vm, link.KeyReceipt, link.DecodeReceipt)
 	if text := vm.Extra[hostapi.KeyExit]; text != "" {
@@ -74,7 +76,7 @@ func said[T any](vm vsphere.VM, key string, decode func(string) (*T, error)) *T 
 // State is the container's state in Docker's terms.
 func (c *Container) State() container.ContainerState {
 	switch {
-	case c.VM.PowerState == vsphere.Suspended:
+	case c.VM.PowerState == vsphere.Suspended, c.Paused():
 		return container.StatePaused
 	case c.Running():
 		return container.StateRunning

@@ -111,10 +111,24 @@ func eventsOf(before, after *Container, now time.Time) []events.Message {
 			out = append(out, mountEvents(after, events.ActionUnmount, now)...)
 		}
 		if before.Running() && after.Running() && after.Run == before.Run {
+			if action, changed := pauseEvent(before, after); changed {
+				add(after, action, nil)
+			}
+			if status := after.HealthStatus(); status != before.HealthStatus() {
+				add(after, events.ActionHealthStatus+events.Action(": "+status), nil)
+			}
 			out = append(out, networkEvents(after, before.Endpoints(), after.Endpoints(), now)...)
 		}
 	}
 	return out
+}
+
+// pauseEvent is what a container was that is paused now, or is not any more.
+func pauseEvent(before, after *Container) (action events.Action, changed bool) {
+	if after.Paused() {
+		return events.ActionPause, !before.Paused()
+	}
+	return events.ActionUnPause, before.Paused()
 }
 
 // networkEvents tell that a container that runs is no more in networks, or is in them.

@@ -31,9 +31,7 @@ func merge(c *container.Config, img image.Image) {
 	c.Env = mergeEnv(c.Env, from.Env)
 	c.Labels = union(c.Labels, from.Labels)
 	c.Volumes = union(c.Volumes, from.Volumes)
-	if c.Healthcheck == nil {
-		c.Healthcheck = from.Healthcheck
-	}
+	c.Healthcheck = inheritHealth(c.Healthcheck, from.Healthcheck)
 	if c.Shell == nil {
 		c.Shell = from.Shell
 	}

@@ -42,6 +42,7 @@ func tetherSpec(id string, rec *record.Container, endpoints []record.Endpoint, n
 		Process:          mainProcess(c, h),
 		Mounts:           tetherMounts(rec),
 		Files:            tetherFiles(rec),
+		Health:           tetherHealth(c, h),
 	}
 	limitSpec(spec, h)
 	return spec, nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -100,6 +101,9 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 		_, err := t.Signal(ctx, &tetherv1.SignalRequest{Session: link.MainSession, Signal: n})
 		return err
 	})
+	if err == nil && c.Paused() && n != int32(unix.SIGKILL) && endsPause(&c.Config, n) {
+		err = s.setPaused(ctx, c, false)
+	}
 	if n != int32(unix.SIGKILL) {
 		return guest.Failed(err, "cannot kill container %s", ref)
 	}
@@ -108,6 +112,13 @@ func (s *Service) Kill(ctx context.Context, ref, sig string) error {
 		return s.powerOff(c)
 	}
 	return s.awaitOff(ctx, c, 0)
+}
+
+// endsPause reports whether a signal lets a paused container go on, by Docker's rule: any does when the container has no stop signal of its
+// own, else that one alone.
+func endsPause(c *container.Config, sig int32) bool {
+	own, err := signal.Parse(c.StopSignal)
+	return c.StopSignal == "" || err == nil && own == sig
 }
 
 // Restart stops the container when it runs, and starts it.

@@ -2,9 +2,6 @@ package container
 
 import (
 	"context"
-	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -13,17 +10,12 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// userHZ is the kernel's unit of CPU time towards user space (include/asm-generic/param.h).
-const userHZ = 100
-
-// topTitles are the columns of "ps -ef", which Docker shows when none are asked for.
-var topTitles = []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}
-
-// Top lists a container's processes. psArgs other than "-ef" are refused: the list comes from the tether, not from a ps.
+// Top lists a container's processes in the columns that ps would show for psArgs. The list is the tether's: the image needs no ps.
 func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopResponse, error) {
 	var top container.TopResponse
-	if psArgs != "" && strings.Trim(psArgs, "-") != "ef" {
-		return top, notImplemented("arguments of ps other than -ef are not supported: the list of processes comes from the containerVM's tether")
+	columns, err := psColumns(psArgs)
+	if err != nil {
+		return top, err
 	}
 	c, err := s.GetRunning(ref)
 	if err != nil {
@@ -36,31 +28,20 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	}); err != nil {
 		return top, guest.Failed(err, "cannot list the processes of %s", &c)
 	}
-	top.Titles = topTitles
+	for _, col := range columns {
+		top.Titles = append(top.Titles, col.title)
+	}
+	m := psMachine{now: time.Unix(0, res.GetUnixNano()), memory: res.GetMachineMemory()}
+	if res.GetUnixNano() == 0 { // a tether of an earlier version does not say
+		m.now = time.Now()
+	}
+	top.Processes = [][]string{}
 	for _, p := range res.GetProcesses() {
-		top.Processes = append(top.Processes, topLine(p, time.Now()))
+		var line []string
+		for _, col := range columns {
+			line = append(line, guest.Printable(col.show(p, m)))
+		}
+		top.Processes = append(top.Processes, line)
 	}
 	return top, nil
-}
-
-func topLine(p *tetherv1.ProcessInfo, now time.Time) []string {
-	started := time.Unix(0, p.GetStartUnixNano())
-	cpu := time.Duration(p.GetCpuTicks()) * time.Second / userHZ
-	share := 0
-	if age := now.Sub(started); age > 0 {
-		share = int(100 * cpu / age)
-	}
-	begun := started.UTC().Format("15:04")
-	if now.Sub(started) > 24*time.Hour {
-		begun = started.UTC().Format("Jan02")
-	}
-	tty := p.GetTty()
-	if tty == "" {
-		tty = "?"
-	}
-	seconds := int(cpu.Seconds())
-	return []string{
-		guest.Printable(p.GetUser()), strconv.Itoa(int(p.GetPid())), strconv.Itoa(int(p.GetPpid())), strconv.Itoa(share), begun, tty,
-		fmt.Sprintf("%02d:%02d:%02d", seconds/3600, seconds/60%60, seconds%60), guest.Printable(p.GetCommand()),
-	}
 }

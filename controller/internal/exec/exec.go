@@ -63,6 +63,9 @@ func (s *Service) find(ctx context.Context, id string) (*session, ctr.Container,
 		return nil, ctr.Container{}, err
 	}
 	c, err := s.containers.GetRunning(e.ContainerID)
+	if err == nil {
+		err = c.NotPaused(c.ID, "exec")
+	}
 	if err != nil {
 		return nil, c, err
 	}

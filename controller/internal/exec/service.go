@@ -63,6 +63,9 @@ func (s *Service) Create(ref string, req Request) (id string, err error) {
 		return "", errdefs.ErrInvalidArgument.WithMessage("No exec command specified")
 	}
 	c, err := s.containers.GetRunning(ref)
+	if err == nil {
+		err = c.NotPaused(ref, "exec")
+	}
 	if err != nil {
 		return "", err
 	}
