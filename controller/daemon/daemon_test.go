@@ -36,6 +36,7 @@ type engine struct {
 type forks struct {
 	templates, warm int
 	noDisk          bool // the host's clones take no disk along
+	noNetworks      bool // the host has not the extension networks
 }
 
 // testTime bounds every test: one that waits for ever fails.
@@ -55,7 +56,7 @@ func startOn(t *testing.T, guest daemontest.Guest, times ctr.Timeouts) *engine {
 // startForks starts an engine whose containers may be forked.
 func startForks(t *testing.T, guest daemontest.Guest, times ctr.Timeouts, f forks) *engine {
 	t.Helper()
-	host := daemontest.Start(t, guest, func(c *hostd.Config) { c.NoDiskAtFork = f.noDisk })
+	host := daemontest.Start(t, guest, func(c *hostd.Config) { c.NoDiskAtFork, c.NoNetworks = f.noDisk, f.noNetworks })
 	e := &engine{t: t, host: host, socket: filepath.Join(t.TempDir(), "docker.sock"), times: times, forks: f}
 	e.run()
 	t.Cleanup(func() { e.stop() })

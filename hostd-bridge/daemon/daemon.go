@@ -49,6 +49,8 @@ type Config struct {
 	Accel      string // kvm or tcg; empty: KVM if a trial shows that it works
 	// NoDiskAtFork refuses disks in InstantClone_Task, as a vCenter does: clients then add them to the clone.
 	NoDiskAtFork bool
+	// NoNetworks does not name the extension networks, as a host without it: clients then bring packets into networks themselves.
+	NoNetworks bool
 	// Prestart is how many machines are kept prestarted for each template in use; 0: DefaultPrestart; negative: none.
 	// PrestartMemoryMiB bounds what they take, all together; 0: DefaultPrestartMemoryMiB.
 	Prestart, PrestartMemoryMiB int

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -77,10 +78,9 @@ func (h *host) extensions() []string {
 	if h.inventory.Capacity.NoCPULimit == nil {
 		names = append(names, hostapi.ExtensionCPULimit)
 	}
-	if h.NoDiskAtFork {
-		return names[1:]
-	}
-	return names
+	return slices.DeleteFunc(names, func(name string) bool {
+		return h.NoDiskAtFork && name == hostapi.ExtensionDiskAtFork || h.NoNetworks && name == hostapi.ExtensionNetworks
+	})
 }
 
 func (h *host) endpoint(addr net.Addr) Endpoint {

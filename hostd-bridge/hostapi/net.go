@@ -179,6 +179,18 @@ func DecodePublished(text string) ([]Publication, error) {
 	return all, nil
 }
 
+// EncodePublished returns what DecodePublished reads; of none it is empty, which removes the key.
+func EncodePublished(all []Publication) (string, error) {
+	if len(all) == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return "", fmt.Errorf("cannot encode %s: %w", KeyPublished, err)
+	}
+	return string(text), nil
+}
+
 // NetworkSettings says what the switch of a network does beside passing frames: the body of PUT RouteNetworks/<name>.
 type NetworkSettings struct {
 	// Gateways are the switch's own addresses with the length of their network's prefix, one of each family at most; none: it

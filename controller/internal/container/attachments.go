@@ -47,19 +47,10 @@ func (s *Service) attachments(ctx context.Context, req Request) ([]attachment, e
 			attached = append(attached, attachment{n, w})
 		}
 	}
-	if err := s.checkPublished(req); err != nil {
+	if _, err := publications(req.Config, req.HostConfig); err != nil {
 		return nil, err
 	}
 	return attached, s.checkHostGateway(ctx, req, attached)
-}
-
-// checkPublished refuses ports that cannot be published.
-func (s *Service) checkPublished(req Request) error {
-	ports, err := publications(req.Config, req.HostConfig)
-	if err == nil && len(ports) > 0 && !s.host.Has(hostapi.ExtensionNetworks) {
-		return notImplemented("published ports are not supported on this host: it has not the extension %q of containerVM's vSphere API, which binds them", hostapi.ExtensionNetworks)
-	}
-	return err
 }
 
 // checkHostGateway refuses a way to the host that the host does not allow.

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 
+	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
@@ -34,7 +35,7 @@ func publications(c *container.Config, h *container.HostConfig) ([]hostapi.Publi
 			to = []network.PortBinding{{}} // Docker: a port that the host chooses
 		}
 		for _, b := range to {
-			some, err := publish(port, b)
+			some, err := publicationsOf(port, b)
 			if err != nil {
 				return nil, err
 			}
@@ -51,8 +52,8 @@ func comparePorts(a, b network.Port) int {
 	return cmp.Or(cmp.Compare(a.Num(), b.Num()), cmp.Compare(a.Proto(), b.Proto()))
 }
 
-// publish is what one binding of a port asks for.
-func publish(port network.Port, b network.PortBinding) ([]hostapi.Publication, error) {
+// publicationsOf is what one binding of a port asks for.
+func publicationsOf(port network.Port, b network.PortBinding) ([]hostapi.Publication, error) {
 	switch proto := port.Proto(); {
 	case proto == network.SCTP:
 		return nil, notImplemented("cannot publish port %s: sctp is not supported, only tcp and udp are", port)
@@ -98,7 +99,7 @@ func (c *Container) Ports() network.PortMap {
 	for port := range c.HostConfig.PortBindings {
 		ports[port] = nil
 	}
-	published, _ := hostapi.DecodePublished(c.VM.Extra[hostapi.KeyPublished]) // a host that writes nonsense publishes nothing
+	published, _ := hostapi.DecodePublished(cmp.Or(c.VM.Extra[hostapi.KeyPublished], c.VM.Extra[record.KeyPublished])) // a host that writes nonsense publishes nothing
 	for _, p := range published {
 		port, ok := network.PortFrom(p.Port, network.IPProtocol(p.Protocol))
 		if !ok {

@@ -14,6 +14,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
 	"github.com/containervm/containervm/controller/internal/network"
+	"github.com/containervm/containervm/controller/internal/publish"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/volume"
@@ -86,6 +87,7 @@ type Service struct {
 	clock     *clock
 	loans     loans
 	teller    *teller
+	ports     *publish.Ports // that this process publishes in the host's place
 
 	mu      sync.Mutex
 	claimed map[string]bool // names of containers that are being made or renamed
@@ -97,7 +99,7 @@ func New(host Host, images Images, templates *template.Store, volumes *volume.Se
 	return &Service{
 		host: host, images: images, templates: templates, volumes: volumes, networks: networks, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		starts: newStarts(), clock: newClock(), teller: &teller{feed: events}, claimed: map[string]bool{},
+		starts: newStarts(), clock: newClock(), teller: &teller{feed: events}, ports: publish.New(host, log), claimed: map[string]bool{},
 	}
 }
 

@@ -166,7 +166,11 @@ func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (C
 		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(), hostapi.KeyNet: net,
 	}}
 	c.addDisks(&change)
+	if err := s.bindPorts(&c, c.Run, change.Extra); err != nil {
+		return c, err
+	}
 	if err := s.host.Change(ctx, c.VM.Ref, change); err != nil {
+		s.ports.ReleaseAll(c.VM.Ref)
 		return c, s.inUse(&c, err)
 	}
 	if vm, ok := s.host.Get(c.ID); ok {
@@ -205,12 +209,19 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 		change.Extra[hostapi.KeyNet] = net
 	}
 	c.addDisks(&change)
-	if len(change.Extra) > 0 {
-		if err := s.host.Change(ctx, c.VM.Ref, change); err != nil {
-			return err
-		}
+	if err := s.bindPorts(&c, c.Run+1, change.Extra); err != nil {
+		return err
 	}
-	return s.inUse(&c, s.host.PowerOn(ctx, c.VM.Ref))
+	if len(change.Extra) > 0 {
+		err = s.host.Change(ctx, c.VM.Ref, change)
+	}
+	if err == nil {
+		err = s.inUse(&c, s.host.PowerOn(ctx, c.VM.Ref))
+	}
+	if err != nil {
+		s.ports.ReleaseAll(c.VM.Ref) // no run began that would end
+	}
+	return err
 }
 
 // inUse is an error of the host that says in Docker's words what a start wants and someone has: a port or a volume; else it is the error.
@@ -224,6 +235,11 @@ func PortTaken(id, name string, endpoints []record.Endpoint, err error) error {
 	if !taken {
 		return err
 	}
+	return portTaken(id, name, endpoints, why)
+}
+
+// portTaken is the error of a port that is taken, in Docker's words.
+func portTaken(id, name string, endpoints []record.Endpoint, why string) error {
 	in := wayIn(endpoints)
 	for _, e := range endpoints {
 		if e.PortGroup == in {

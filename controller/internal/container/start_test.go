@@ -84,6 +84,8 @@ func (h *scripted) Change(_ context.Context, _ vsphere.Ref, change vsphere.Chang
 	return nil
 }
 
+func (*scripted) Has(string) bool { return true }
+
 func (h *scripted) PowerOn(context.Context, vsphere.Ref) error {
 	h.do("on")
 	return nil

@@ -87,6 +87,14 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 	case err != nil:
 		return err
 	}
+	if now.Ran() {
+		if err := s.containers.PublishFork(ctx, &now); err != nil {
+			return err
+		}
+		if vm, ok := s.host.Get(child.ID); ok {
+			now.VM = vm
+		}
+	}
 	child.Receipt, child.Networks, child.Ports = now.ReceiptItems(), now.Networks(), now.Ports()
 	if now.Ran() {
 		return nil

@@ -37,6 +37,7 @@ type Containers interface {
 	SetMarks(id string, marks []record.Mark)
 	ReserveLike(c *container.Container) (endpoints []record.Endpoint, release func(), err error)
 	Describe(id, name string, rec *record.Container, endpoints []record.Endpoint) (map[string]string, error)
+	PublishFork(ctx context.Context, c *container.Container) error
 	HostNet(id, name string, rec *record.Container, endpoints []record.Endpoint) (string, error)
 }
 
