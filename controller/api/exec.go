@@ -108,13 +108,13 @@ func (a *execAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c := e.Config
-	process := &container.ExecProcessConfig{Tty: c.Tty, Privileged: &c.Privileged, User: c.User}
+	process := &container.ExecProcessConfig{Arguments: []string{}, Tty: c.Tty, Privileged: &c.Privileged, User: c.User}
 	if len(c.Cmd) > 0 { // not known of a session that an earlier controller made
 		process.Entrypoint, process.Arguments = c.Cmd[0], c.Cmd[1:]
 	}
 	return writeJSON(w, http.StatusOK, container.ExecInspectResponse{
 		ID: e.ID, ContainerID: e.ContainerID, Running: e.Running, ExitCode: e.ExitCode, Pid: e.Pid,
 		OpenStdin: c.AttachStdin, OpenStdout: c.AttachStdout, OpenStderr: c.AttachStderr, CanRemove: e.ExitCode != nil,
-		ProcessConfig: process,
+		ProcessConfig: process, DetachKeys: []byte{},
 	})
 }

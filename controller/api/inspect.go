@@ -9,14 +9,17 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
-// platform of every container.
-const platform = "linux"
+const (
+	platform      = "linux" // of every container
+	storageDriver = "vmdk"  // a container's root is a disk of its VM
+)
 
 func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.containers.Get(r.PathValue("id"))
@@ -35,7 +38,7 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if atLeast(r.Context(), "1.52") {
 		return writeJSON(w, http.StatusOK, answer)
 	}
-	old, err := withFields(answer, obsoleteFields(c))
+	old, err := withFields(answer, obsoleteFields(r.Context(), c))
 	if err != nil {
 		return err
 	}
@@ -43,18 +46,26 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 }
 
 // obsoleteFields are those that an inspection had until version 1.52 of the API: the place in the network bridge, and the MAC address that
-// was asked for in that of the network mode.
-func obsoleteFields(c ctr.Container) map[string]map[string]any {
-	all := map[string]map[string]any{}
-	networks := c.Networks()
-	if e := networks[network.NetworkBridge]; e != nil {
-		all["NetworkSettings"] = map[string]any{
+// was asked for in that of the network mode. Clients of those versions look for all of them, so that they are there when they say nothing.
+func obsoleteFields(ctx context.Context, c ctr.Container) map[string]map[string]any {
+	e := c.Networks()[network.NetworkBridge]
+	if e == nil {
+		e = &network.EndpointSettings{}
+	}
+	all := map[string]map[string]any{
+		"NetworkSettings": {
 			"EndpointID": e.EndpointID, "Gateway": e.Gateway, "GlobalIPv6Address": e.GlobalIPv6Address, "GlobalIPv6PrefixLen": e.GlobalIPv6PrefixLen,
 			"IPAddress": e.IPAddress, "IPPrefixLen": e.IPPrefixLen, "IPv6Gateway": e.IPv6Gateway, "MacAddress": e.MacAddress,
-		}
+			"Bridge": "", "HairpinMode": false, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
+			"SecondaryIPAddresses": nil, "SecondaryIPv6Addresses": nil,
+		},
+		"Config": {"OnBuild": c.Config.OnBuild},
 	}
 	if mac := c.WantedMAC(); mac != "" {
-		all["Config"] = map[string]any{"MacAddress": mac}
+		all["Config"]["MacAddress"] = mac
+	}
+	if !atLeast(ctx, "1.42") {
+		all["HostConfig"] = map[string]any{"KernelMemory": 0, "KernelMemoryTCP": 0}
 	}
 	return all
 }
@@ -67,10 +78,12 @@ type inspection struct {
 
 func describe(ctx context.Context, c ctr.Container) container.InspectResponse {
 	args := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
+	host := c.InForce()
 	return container.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
-		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: "vmdk", Platform: platform,
-		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &c.HostConfig, Config: &c.Config,
+		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: storageDriver, Platform: platform,
+		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &host, Config: &c.Config,
+		GraphDriver:     &storage.DriverData{Name: storageDriver, Data: map[string]string{"Disk": path.Join(c.ID, hostapi.RootDisk)}},
 		Mounts:          c.MountPoints(),
 		NetworkSettings: networkSettings(ctx, c),
 	}

@@ -206,11 +206,12 @@ func summarizeNetworks(c ctr.Container) map[string]*network.EndpointSettings {
 	return networks
 }
 
-// command is a container's command line as a list shows it: arguments with blanks are quoted.
+// command is a container's command line as a list shows it: arguments with blanks are in quotes, the program and other white
+// space are not, as in Docker.
 func command(c ctr.Container) string {
 	args := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
 	for i, a := range args {
-		if strings.ContainsAny(a, " \t\n") {
+		if i > 0 && strings.Contains(a, " ") {
 			args[i] = "'" + a + "'"
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
 	"github.com/containervm/containervm/controller/internal/container"
@@ -125,16 +126,20 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 	info := system.Info{
 		ID: host.Name, Name: host.Name, ServerVersion: a.version,
 		Images: len(a.images.List()),
-		Driver: "vmdk", DriverStatus: [][2]string{{"vSphere", host.Product}, {"Accelerator", host.Accelerator}, {"CPU", host.CPUModel}},
+		Driver: storageDriver, DriverStatus: [][2]string{{"vSphere", host.Product}, {"Accelerator", host.Accelerator}, {"CPU", host.CPUModel}},
 		Plugins: system.PluginsInfo{
 			Log: []string{container.LogDriver}, Network: []string{networkDriver}, Volume: []string{volume.Driver}, Authorization: nil,
 		},
-		MemoryLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, IPv4Forwarding: true,
+		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true, IPv4Forwarding: true,
 		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
-		LoggingDriver: container.LogDriver, CgroupDriver: "none",
+		LoggingDriver: container.LogDriver, CgroupDriver: "cgroupfs", CgroupVersion: "2", // of the guests
+		IndexServerAddress: indexServer, Labels: []string{}, CDISpecDirs: []string{},
 		OperatingSystem: "containerVM on " + host.Product, OSType: "linux", Architecture: unameMachine(host.Architecture),
 		NCPU: host.CPUs, MemTotal: host.MemoryBytes,
-		RegistryConfig:  &registry.ServiceConfig{},
+		RegistryConfig: &registry.ServiceConfig{
+			IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}},
+		},
+		Swarm:           swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
 		Runtimes:        runtimes(),
 		DefaultRuntime:  container.RuntimeFork,
 		SecurityOptions: []string{"name=vm"}, LiveRestoreEnabled: true,
@@ -145,6 +150,9 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 	}
 	return info
 }
+
+// indexServer is what `docker login` without a name means.
+const indexServer = "https://index.docker.io/v1/"
 
 // unameMachine is what uname -m says on an architecture; Docker's info has that name.
 func unameMachine(goarch string) string {

@@ -1,8 +1,10 @@
 package daemon_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 )
@@ -56,4 +58,67 @@ func (e *engine) request(t *testing.T, method, path, body string) (int, string) 
 		t.Fatal(err)
 	}
 	return answer.StatusCode, string(text)
+}
+
+// TestAnswersHaveDockersKeys: clients of earlier versions find all the keys that Docker's answers have.
+func TestAnswersHaveDockersKeys(t *testing.T) {
+	e := start(t, nil)
+	for _, r := range []struct{ path, body string }{
+		{"/containers/create?name=web", `{"Image":"base","Cmd":["sleep"]}`}, {"/containers/web/start", ""}, {"/containers/web/exec", `{"Cmd":["sleep"]}`},
+	} {
+		if status, text := e.request(t, "POST", r.path, r.body); status >= 300 {
+			t.Fatalf("%s: %d %s", r.path, status, text)
+		}
+	}
+	var inspected struct{ ExecIDs []string }
+	get := func(path string) (out any) {
+		status, text := e.request(t, "GET", "/v1.41"+path, "")
+		if err := json.Unmarshal([]byte(text), &out); status != 200 || err != nil {
+			t.Fatalf("%s: %d %s, %v", path, status, text, err)
+		}
+		if path == "/containers/web/json" {
+			_ = json.Unmarshal([]byte(text), &inspected) // it was decoded before
+		}
+		if list, ok := out.([]any); ok {
+			return list[0]
+		}
+		return out
+	}
+	have := map[string]any{"inspect": get("/containers/web/json"), "list": get("/containers/json"), "info": get("/info")}
+	have["exec"] = get("/exec/" + inspected.ExecIDs[0] + "/json")
+	missing := map[string]string{
+		"info BridgeNfIptables": "until 1.49; there is no bridge", "info BridgeNfIp6tables": "as the other",
+		"info KernelMemory": "until 1.41; no longer possible", "info KernelMemoryTCP": "as the other",
+		"info ContainerdCommit.Expected": "until 1.48", "info RuncCommit.Expected": "until 1.48", "info InitCommit.Expected": "until 1.48",
+		"inspect HostConfig.Runtime": "open where the request left it open: a copy of the container is to be forked where it can be, too",
+	}
+	file, err := os.ReadFile("testdata/keys-1.41.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(file)) {
+		name, path, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if _, listed := missing[name+" "+path]; !ok || name == "#" || listed {
+			continue
+		}
+		v := have[name]
+		for key := range strings.SplitSeq(path, ".") {
+			object, _ := v.(map[string]any)
+			if v, ok = object[key]; !ok {
+				t.Errorf("the answer of %s has no %s", name, path)
+				break
+			}
+		}
+	}
+	host := have["inspect"].(map[string]any)["HostConfig"].(map[string]any)
+	for key, want := range map[string]any{
+		"IpcMode": "private", "CgroupnsMode": "private", "ShmSize": 64.0 * (1 << 20), "NetworkMode": "bridge", "Memory": 512.0 * (1 << 20), "MemorySwap": 512.0 * (1 << 20),
+	} {
+		if host[key] != want {
+			t.Errorf("HostConfig.%s is %v, want %v", key, host[key], want)
+		}
+	}
+	if log := host["LogConfig"].(map[string]any); log["Type"] != "json-file" || host["RestartPolicy"].(map[string]any)["Name"] != "no" {
+		t.Errorf("LogConfig %v, RestartPolicy %v", log, host["RestartPolicy"])
+	}
 }
