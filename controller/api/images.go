@@ -122,19 +122,31 @@ func (a *imageAPI) load(w http.ResponseWriter, r *http.Request) error {
 	return s.end(err)
 }
 
-// checkPlatforms reads the platforms of a load, each JSON.
+// checkPlatforms refuses platforms, each JSON, that machines here do not run.
 func checkPlatforms(platforms []string) error {
 	for _, text := range platforms {
-		var p ocispec.Platform
-		if err := json.Unmarshal([]byte(text), &p); err != nil {
-			return invalid("cannot read the platform %q: %v", text, err)
+		if text == "" {
+			continue
 		}
-		if p.OS != "linux" || p.Architecture != "amd64" {
+		p, err := readPlatform(text)
+		if err != nil {
+			return err
+		}
+		if !runsHere(p) {
 			return invalid("cannot use images for %s/%s: virtual machines here run linux/amd64", p.OS, p.Architecture)
 		}
 	}
 	return nil
 }
+
+func readPlatform(text string) (p ocispec.Platform, err error) {
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		return p, invalid("cannot read the platform %q: %v", text, err)
+	}
+	return p, nil
+}
+
+func runsHere(p ocispec.Platform) bool { return p.OS == "linux" && p.Architecture == "amd64" }
 
 func (a *imageAPI) tag(w http.ResponseWriter, r *http.Request, name string) error {
 	target := param(r, "repo")
@@ -149,7 +161,11 @@ func (a *imageAPI) tag(w http.ResponseWriter, r *http.Request, name string) erro
 }
 
 func (a *imageAPI) remove(w http.ResponseWriter, r *http.Request) error {
-	gone, err := a.store.Remove(r.Context(), r.PathValue("name"), boolParam(r, "force"), a.inUse)
+	name := r.PathValue("name")
+	if err := onlyPlatform(name, r.URL.Query()["platforms"]); err != nil {
+		return err
+	}
+	gone, err := a.store.Remove(r.Context(), name, boolParam(r, "force"), a.inUse)
 	if err != nil {
 		return err
 	}

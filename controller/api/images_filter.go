@@ -100,7 +100,7 @@ func pointInTime(s string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return t, invalid("invalid filter 'until=%s'", s)
+		return t, invalid("failed to parse value as time or duration: %q", s)
 	}
 	return t, nil
 }

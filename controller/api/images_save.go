@@ -19,14 +19,14 @@ func (a *imageAPI) saveOne(w http.ResponseWriter, r *http.Request, name string) 
 }
 
 func (a *imageAPI) saveAll(w http.ResponseWriter, r *http.Request, names []string) error {
-	if err := checkPlatforms(r.URL.Query()["platform"]); err != nil {
-		return err
-	}
 	saving, err := a.store.Save(names)
 	if err != nil {
 		return err
 	}
 	defer saving.Close()
+	if err := onlyPlatform(names[0], r.URL.Query()["platform"]); err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", "application/x-tar")
 	return saving.Write(r.Context(), w)
 }
