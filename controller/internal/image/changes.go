@@ -1,137 +1,233 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"path"
 	"strconv"
 	"strings"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/network"
 )
 
 // applyChanges applies Dockerfile instructions to a configuration: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL,
-// ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as `docker import --change` takes them.
+// ONBUILD, STOPSIGNAL, USER, VOLUME and WORKDIR, as `docker import --change` and `docker commit --change` take them. Errors have Docker's
+// words.
 func applyChanges(c *dockerspec.DockerOCIImageConfig, changes []string) error {
+	a := &applier{c: c}
 	for _, change := range changes {
-		word, rest, _ := strings.Cut(strings.TrimSpace(change), " ")
-		apply, ok := instructions()[strings.ToUpper(word)]
-		if !ok {
-			return invalid("cannot apply the change %q: %s is not a valid change command", change, word)
+		lines := instructionLines(change)
+		if len(lines) == 0 {
+			return invalid("file with no instructions")
 		}
-		rest = strings.TrimSpace(rest)
-		if rest == "" {
-			return invalid("cannot apply the change %q: %s requires an argument", change, strings.ToUpper(word))
-		}
-		if err := apply(c, rest); err != nil {
-			return invalid("cannot apply the change %q: %w", change, err)
+		for _, line := range lines {
+			if err := a.apply(line); err != nil {
+				return invalid("%w", err)
+			}
 		}
 	}
 	return nil
 }
 
-type instruction func(c *dockerspec.DockerOCIImageConfig, rest string) error
-
-func instructions() map[string]instruction {
-	return map[string]instruction{
-		"CMD":         func(c *dockerspec.DockerOCIImageConfig, s string) error { c.Cmd = command(c, s); return nil },
-		"ENTRYPOINT":  func(c *dockerspec.DockerOCIImageConfig, s string) error { c.Entrypoint = command(c, s); return nil },
-		"ENV":         setEnv,
-		"EXPOSE":      setPorts,
-		"HEALTHCHECK": setHealthcheck,
-		"LABEL":       setLabels,
-		"ONBUILD":     func(c *dockerspec.DockerOCIImageConfig, s string) error { c.OnBuild = append(c.OnBuild, s); return nil },
-		"STOPSIGNAL":  func(c *dockerspec.DockerOCIImageConfig, s string) error { c.StopSignal = s; return nil },
-		"USER":        func(c *dockerspec.DockerOCIImageConfig, s string) error { c.User = s; return nil },
-		"VOLUME":      setVolumes,
-		"WORKDIR":     func(c *dockerspec.DockerOCIImageConfig, s string) error { c.WorkingDir = s; return nil },
+// instructionLines are the instructions of a text: lines, joined where one ends with a backslash, without those that are empty or comments.
+func instructionLines(text string) (lines []string) {
+	for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", "")) {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
 	}
+	return lines
+}
+
+// applier applies instructions, one after the other.
+type applier struct {
+	c      *dockerspec.DockerOCIImageConfig
+	cmdSet bool // by one of the instructions: an entrypoint drops another command
+}
+
+func (a *applier) apply(line string) error {
+	word, rest, _ := strings.Cut(line, " ")
+	name := strings.ToUpper(word)
+	rest = strings.TrimSpace(rest)
+	apply, ok := map[string]func(string) error{
+		"CMD": a.setCommand, "ENTRYPOINT": a.setEntrypoint, "ENV": a.setEnv, "EXPOSE": a.setPorts, "HEALTHCHECK": a.setHealthcheck,
+		"LABEL": a.setLabels, "ONBUILD": a.addTrigger, "STOPSIGNAL": a.setStopSignal, "USER": a.setUser, "VOLUME": a.setVolumes, "WORKDIR": a.setWorkingDir,
+	}[name]
+	switch {
+	case !ok:
+		return fmt.Errorf("%s is not a valid change command", strings.ToLower(word))
+	case rest != "":
+		return apply(rest)
+	case name == "USER" || name == "WORKDIR" || name == "STOPSIGNAL":
+		return fmt.Errorf("%s requires exactly one argument", name)
+	}
+	return fmt.Errorf("%s requires at least one argument", name)
 }
 
 // list reads the JSON form of an instruction.
-func list(s string) ([]string, bool) {
-	var words []string
-	err := json.Unmarshal([]byte(s), &words)
-	return words, err == nil
+func list(s string) (words []string, ok bool, err error) {
+	var all []any
+	if !strings.HasPrefix(s, "[") || json.Unmarshal([]byte(s), &all) != nil {
+		return nil, false, nil
+	}
+	words = []string{}
+	for _, v := range all {
+		word, isText := v.(string)
+		if !isText {
+			return nil, false, fmt.Errorf("when using JSON array syntax, arrays must be comprised of strings only")
+		}
+		words = append(words, word)
+	}
+	return words, true, nil
 }
 
 // command is the JSON form, or the line run by the shell.
-func command(c *dockerspec.DockerOCIImageConfig, s string) []string {
-	if words, ok := list(s); ok {
-		return words
+func (a *applier) command(s string) ([]string, error) {
+	words, ok, err := list(s)
+	if ok || err != nil {
+		return words, err
 	}
-	shell := c.Shell
+	shell := a.c.Shell
 	if len(shell) == 0 {
 		shell = []string{"/bin/sh", "-c"}
 	}
-	return append(append([]string(nil), shell...), s)
+	return append(append([]string(nil), shell...), s), nil
 }
 
-func setEnv(c *dockerspec.DockerOCIImageConfig, s string) error {
-	pairs, err := pairs(s)
+func (a *applier) setCommand(s string) (err error) {
+	a.c.Cmd, err = a.command(s)
+	a.cmdSet = true
+	return err
+}
+
+func (a *applier) setEntrypoint(s string) (err error) {
+	if a.c.Entrypoint, err = a.command(s); !a.cmdSet {
+		a.c.Cmd = nil
+	}
+	return err
+}
+
+func (a *applier) setUser(s string) (err error) {
+	a.c.User, err = a.word(s)
+	return err
+}
+
+func (a *applier) setStopSignal(s string) (err error) {
+	a.c.StopSignal, err = a.word(s)
+	return err
+}
+
+func (a *applier) setWorkingDir(s string) error {
+	dir, err := a.word(s)
+	if err == nil && !path.IsAbs(dir) {
+		dir = path.Join(cmp.Or(a.c.WorkingDir, "/"), dir)
+	}
+	a.c.WorkingDir = dir
+	return err
+}
+
+func (a *applier) addTrigger(s string) error {
+	switch word, _, _ := strings.Cut(strings.ToUpper(s), " "); word {
+	case "ONBUILD":
+		return fmt.Errorf("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed") //nolint:staticcheck // Docker's words
+	case "FROM", "MAINTAINER":
+		return fmt.Errorf("%s isn't allowed as an ONBUILD trigger", word)
+	}
+	a.c.OnBuild = append(a.c.OnBuild, s)
+	return nil
+}
+
+func (a *applier) setEnv(s string) error {
+	pairs, err := a.pairs("ENV", s)
 	if err != nil {
 		return err
 	}
 	for _, kv := range pairs {
-		kept := c.Env[:0]
-		for _, e := range c.Env {
+		kept := a.c.Env[:0:0]
+		for _, e := range a.c.Env {
 			if !strings.HasPrefix(e, kv[0]+"=") {
 				kept = append(kept, e)
 			}
 		}
-		c.Env = append(kept, kv[0]+"="+kv[1])
+		a.c.Env = append(kept, kv[0]+"="+kv[1])
 	}
 	return nil
 }
 
-func setLabels(c *dockerspec.DockerOCIImageConfig, s string) error {
-	pairs, err := pairs(s)
+func (a *applier) setLabels(s string) error {
+	pairs, err := a.pairs("LABEL", s)
 	if err != nil {
 		return err
 	}
-	if c.Labels == nil {
-		c.Labels = map[string]string{}
+	if a.c.Labels == nil {
+		a.c.Labels = map[string]string{}
 	}
 	for _, kv := range pairs {
-		c.Labels[kv[0]] = kv[1]
+		a.c.Labels[kv[0]] = kv[1]
 	}
 	return nil
 }
 
-func setVolumes(c *dockerspec.DockerOCIImageConfig, s string) error {
-	paths, ok := list(s)
-	if !ok {
+func (a *applier) setVolumes(s string) error {
+	paths, ok, err := list(s)
+	if !ok && err == nil {
 		paths = strings.Fields(s)
 	}
-	if c.Volumes == nil {
-		c.Volumes = map[string]struct{}{}
+	switch {
+	case err != nil:
+		return err
+	case len(paths) == 0:
+		return fmt.Errorf("VOLUME requires at least one argument")
 	}
-	for _, p := range paths {
-		c.Volumes[p] = struct{}{}
+	if a.c.Volumes == nil {
+		a.c.Volumes = map[string]struct{}{}
+	}
+	for _, raw := range paths {
+		p, err := a.word(raw)
+		switch {
+		case err != nil:
+			return err
+		case p == "":
+			return fmt.Errorf("VOLUME specified can not be an empty string")
+		}
+		a.c.Volumes[p] = struct{}{}
 	}
 	return nil
 }
 
-func setPorts(c *dockerspec.DockerOCIImageConfig, s string) error {
-	if c.ExposedPorts == nil {
-		c.ExposedPorts = map[string]struct{}{}
+// setPorts reads ports, and ranges of them, with a protocol or without. What is before a colon is for the host and says nothing here.
+func (a *applier) setPorts(s string) error {
+	if a.c.ExposedPorts == nil {
+		a.c.ExposedPorts = map[string]struct{}{}
 	}
-	for _, port := range strings.Fields(s) {
-		number, proto, ok := strings.Cut(port, "/")
-		if !ok {
-			proto = "tcp"
+	for _, raw := range strings.Fields(s) {
+		text, err := a.word(raw)
+		if err != nil {
+			return err
 		}
-		if n, err := strconv.ParseUint(number, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("invalid port %q", port)
+		text = text[strings.LastIndexByte(text, ':')+1:]
+		number, proto, given := strings.Cut(strings.ToLower(text), "/")
+		if given && proto != "tcp" && proto != "udp" && proto != "sctp" {
+			return fmt.Errorf("Invalid proto: %s", proto) //nolint:staticcheck // Docker's words
 		}
-		c.ExposedPorts[number+"/"+strings.ToLower(proto)] = struct{}{}
+		ports, err := network.ParsePortRange(strings.ToLower(text))
+		if err != nil || ports.Start() == 0 {
+			return fmt.Errorf("Invalid containerPort: %s", number) //nolint:staticcheck // Docker's words
+		}
+		for port := range ports.All() {
+			a.c.ExposedPorts[port.String()] = struct{}{}
+		}
 	}
 	return nil
 }
 
 // setHealthcheck reads "NONE" or "[--interval=D] [--timeout=D] [--start-period=D] [--start-interval=D] [--retries=N]
 // CMD command".
-func setHealthcheck(c *dockerspec.DockerOCIImageConfig, s string) error {
+func (a *applier) setHealthcheck(s string) error {
 	h := &dockerspec.HealthcheckConfig{}
 	for strings.HasPrefix(s, "--") {
 		flag, rest, _ := strings.Cut(s, " ")
@@ -141,96 +237,47 @@ func setHealthcheck(c *dockerspec.DockerOCIImageConfig, s string) error {
 		s = strings.TrimSpace(rest)
 	}
 	word, rest, _ := strings.Cut(s, " ")
-	switch strings.ToUpper(word) {
-	case "NONE":
+	rest = strings.TrimSpace(rest)
+	switch kind := strings.ToUpper(word); {
+	case kind == "NONE" && rest != "":
+		return fmt.Errorf("HEALTHCHECK NONE takes no arguments")
+	case kind == "NONE":
 		h.Test = []string{"NONE"}
-	case "CMD":
-		if words, ok := list(rest); ok {
+	case kind == "CMD" && rest == "":
+		return fmt.Errorf("Missing command after HEALTHCHECK CMD") //nolint:staticcheck // Docker's words
+	case kind == "CMD":
+		words, ok, err := list(rest)
+		if err != nil {
+			return err
+		}
+		h.Test = []string{"CMD-SHELL", rest}
+		if ok {
 			h.Test = append([]string{"CMD"}, words...)
-		} else {
-			h.Test = []string{"CMD-SHELL", strings.TrimSpace(rest)}
 		}
 	default:
-		return fmt.Errorf("unknown type %q: it is CMD or NONE", word)
+		return fmt.Errorf("Unknown type %q in HEALTHCHECK (try CMD)", word) //nolint:staticcheck // Docker's words
 	}
-	c.Healthcheck = h
+	a.c.Healthcheck = h
 	return nil
 }
 
 func setHealthFlag(h *dockerspec.HealthcheckConfig, flag string) (err error) {
-	name, value, _ := strings.Cut(flag, "=")
+	name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
 	durations := map[string]*time.Duration{
-		"--interval": &h.Interval, "--timeout": &h.Timeout,
-		"--start-period": &h.StartPeriod, "--start-interval": &h.StartInterval,
+		"interval": &h.Interval, "timeout": &h.Timeout,
+		"start-period": &h.StartPeriod, "start-interval": &h.StartInterval,
 	}
 	switch d, ok := durations[name]; {
 	case ok:
-		*d, err = time.ParseDuration(value)
-	case name == "--retries":
-		h.Retries, err = strconv.Atoi(value)
+		if *d, err = time.ParseDuration(value); err == nil && *d != 0 && *d < time.Millisecond {
+			err = fmt.Errorf("Interval %q cannot be less than 1ms", name) //nolint:staticcheck // Docker's words
+		}
+	case name == "retries":
+		if h.Retries, err = strconv.Atoi(value); err == nil && h.Retries < 1 {
+			err = fmt.Errorf("--retries must be at least 1 (not %d)", h.Retries)
+		}
 	default:
-		err = fmt.Errorf("unknown flag %s", name)
+		err = fmt.Errorf("Unknown flag: %s", name) //nolint:staticcheck // Docker's words
 	}
 	return err
-}
-
-// pairs reads "name=value name2="a value" ..." or the old form "name value".
-func pairs(s string) ([][2]string, error) {
-	words, err := split(s)
-	if err != nil {
-		return nil, err
-	}
-	if !strings.Contains(words[0], "=") {
-		name, value, ok := strings.Cut(s, " ")
-		if !ok {
-			return nil, fmt.Errorf("%s must have a value", name)
-		}
-		return [][2]string{{name, strings.TrimSpace(value)}}, nil
-	}
-	var out [][2]string
-	for _, w := range words {
-		name, value, ok := strings.Cut(w, "=")
-		if !ok || name == "" {
-			return nil, fmt.Errorf("cannot read %q: it must be name=value", w)
-		}
-		out = append(out, [2]string{name, value})
-	}
-	return out, nil
-}
-
-// split cuts a line at spaces that are not quoted, and takes quotes and backslashes away as a shell does.
-func split(s string) ([]string, error) {
-	var words []string
-	var word strings.Builder
-	var quote rune
-	escaped, inWord := false, false
-	for _, r := range s {
-		switch {
-		case escaped:
-			word.WriteRune(r)
-			escaped = false
-		case r == '\\' && quote != '\'':
-			escaped, inWord = true, true
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote == 0 && (r == '"' || r == '\''):
-			quote, inWord = r, true
-		case quote == 0 && (r == ' ' || r == '\t'):
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-				inWord = false
-			}
-		default:
-			word.WriteRune(r)
-			inWord = true
-		}
-	}
-	if quote != 0 {
-		return nil, fmt.Errorf("a quote is not closed")
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words, nil
 }

@@ -55,7 +55,7 @@ func TestImportRefuses(t *testing.T) {
 		"torn":       {body: testimage.Evil()["torn"], want: "cannot import"},
 		"torn bzip2": {body: []byte("BZh91AY&SY"), want: "unexpected EOF"},
 		"torn gzip":  {body: gzipped(testimage.Layer())[:20], want: "unexpected EOF"},
-		"bad change": {body: testimage.Layer(), options: ImportOptions{Changes: []string{"RUN rm"}}, want: "RUN is not a valid change command"},
+		"bad change": {body: testimage.Layer(), options: ImportOptions{Changes: []string{"RUN rm"}}, want: "run is not a valid change command"},
 		"bad name":   {body: testimage.Layer(), options: ImportOptions{Name: "A B"}, want: "invalid reference format"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,9 +98,15 @@ func TestApplyChanges(t *testing.T) {
 		`VOLUME /a /b`:                        {ImageConfig: ocispec.ImageConfig{Volumes: map[string]struct{}{"/a": {}, "/b": {}}}},
 		`USER redis:redis`:                    {ImageConfig: ocispec.ImageConfig{User: "redis:redis"}},
 		`WORKDIR /var/lib/redis`:              {ImageConfig: ocispec.ImageConfig{WorkingDir: "/var/lib/redis"}},
-		`STOPSIGNAL SIGINT`:                   {ImageConfig: ocispec.ImageConfig{StopSignal: "SIGINT"}},
-		`ONBUILD RUN x`:                       {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{OnBuild: []string{"RUN x"}}},
-		`HEALTHCHECK NONE`:                    {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{Healthcheck: &dockerspec.HealthcheckConfig{Test: []string{"NONE"}}}},
+		`WORKDIR rel/../ative`:                {ImageConfig: ocispec.ImageConfig{WorkingDir: "/ative"}},
+		`WORKDIR a b`:                         {ImageConfig: ocispec.ImageConfig{WorkingDir: "/a b"}},
+		`EXPOSE 80-82/UDP 8080:90`:            {ImageConfig: ocispec.ImageConfig{ExposedPorts: map[string]struct{}{"80/udp": {}, "81/udp": {}, "82/udp": {}, "90/tcp": {}}}},
+		"# no\nENV a=b\\\n c=$a/x\nLABEL l=${a}z m=${n:-o} p=${a:+q} r='$a' s=\\$a t=\"$a\"\n": {ImageConfig: ocispec.ImageConfig{
+			Env: []string{"a=b", "c=b/x"}, Labels: map[string]string{"l": "bz", "m": "o", "p": "q", "r": "$a", "s": "$a", "t": "b"}}},
+		`ENTRYPOINT []`:     {ImageConfig: ocispec.ImageConfig{Entrypoint: []string{}}},
+		`STOPSIGNAL SIGINT`: {ImageConfig: ocispec.ImageConfig{StopSignal: "SIGINT"}},
+		`ONBUILD RUN x`:     {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{OnBuild: []string{"RUN x"}}},
+		`HEALTHCHECK NONE`:  {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{Healthcheck: &dockerspec.HealthcheckConfig{Test: []string{"NONE"}}}},
 		`HEALTHCHECK --interval=3s --retries=2 CMD curl localhost`: {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{
 			Healthcheck: &dockerspec.HealthcheckConfig{Test: []string{"CMD-SHELL", "curl localhost"}, Interval: 3 * time.Second, Retries: 2}}},
 	} {
@@ -111,11 +117,40 @@ func TestApplyChanges(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", change, got, want)
 		}
 	}
-	for _, change := range []string{"", "CMD", "RUN x", "ENV A", `ENV A="b`, "ENV =b", "EXPOSE 0", "EXPOSE 70000", "LABEL a", "HEALTHCHECK x", "HEALTHCHECK --bad=1 CMD x", "HEALTHCHECK --interval=x CMD y"} {
+	// Docker's words, of version 20.10.
+	for change, want := range map[string]string{
+		"": "file with no instructions", "# x": "file with no instructions", "CMD": "CMD requires at least one argument",
+		`CMD ["a", 3]`: "when using JSON array syntax, arrays must be comprised of strings only", "RUN x": "run is not a valid change command",
+		"ENV": "ENV requires at least one argument", "ENV A": "ENV must have two arguments", "ENV =b": "ENV names can not be blank",
+		`ENV A="b`:                  `failed to process "\"b": unexpected end of statement while looking for matching double-quote`,
+		"ENV a=b c":                 `Syntax error - can't find = in "c". Must be of the form: name=value`,
+		"ENV a=${b":                 `failed to process "${b": syntax error: missing '}'`,
+		"EXPOSE 70000":              "Invalid containerPort: 70000",
+		"EXPOSE 0":                  "Invalid containerPort: 0",
+		"EXPOSE 80/foo":             "Invalid proto: foo",
+		"LABEL a":                   "LABEL must have two arguments",
+		"USER":                      "USER requires exactly one argument",
+		"VOLUME []":                 "VOLUME requires at least one argument",
+		`VOLUME [""]`:               "VOLUME specified can not be an empty string",
+		"ONBUILD FROM x":            "FROM isn't allowed as an ONBUILD trigger",
+		"ONBUILD onbuild x":         "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed",
+		"HEALTHCHECK x":             `Unknown type "x" in HEALTHCHECK (try CMD)`,
+		"HEALTHCHECK CMD":           "Missing command after HEALTHCHECK CMD",
+		"HEALTHCHECK NONE x":        "HEALTHCHECK NONE takes no arguments",
+		"HEALTHCHECK --bad=1 CMD x": "Unknown flag: bad", "HEALTHCHECK --interval=1us CMD x": `Interval "interval" cannot be less than 1ms`,
+		"HEALTHCHECK --retries=-1 CMD x": "--retries must be at least 1 (not -1)",
+	} {
 		var c dockerspec.DockerOCIImageConfig
-		if err := applyChanges(&c, []string{change}); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("%q: error is %v", change, err)
+		if err := applyChanges(&c, []string{change}); !errdefs.IsInvalidArgument(err) || err.Error() != want {
+			t.Errorf("%q: error is %v, want %s", change, err, want)
 		}
+	}
+	over := dockerspec.DockerOCIImageConfig{ImageConfig: ocispec.ImageConfig{Cmd: []string{"old"}, WorkingDir: "/a"}}
+	if err := applyChanges(&over, []string{"ENTRYPOINT x", "WORKDIR b"}); err != nil || over.Cmd != nil || over.WorkingDir != "/a/b" {
+		t.Errorf("%+v, %v", over, err)
+	}
+	if err := applyChanges(&over, []string{"CMD y", `ENTRYPOINT ["x"]`}); err != nil || len(over.Cmd) != 3 {
+		t.Errorf("%+v, %v", over, err)
 	}
 	var c dockerspec.DockerOCIImageConfig
 	if err := applyChanges(&c, []string{"ENV A=1", "ENV A=2 B=3"}); err != nil || !slices.Equal(c.Env, []string{"A=2", "B=3"}) {
@@ -124,7 +159,7 @@ func TestApplyChanges(t *testing.T) {
 }
 
 func FuzzApplyChanges(f *testing.F) {
-	for _, s := range []string{`CMD ["a"]`, `ENV A=b C="d e"`, `ENV A b`, `LABEL a='b`, "HEALTHCHECK --interval=3s CMD x", "EXPOSE 1/udp", "VOLUME /a /b", "ENV \t", "ENV \x00"} {
+	for _, s := range []string{`CMD ["a"]`, `ENV A=b C="d e"`, `ENV A b`, `LABEL a='b`, "HEALTHCHECK --interval=3s CMD x", "EXPOSE 1/udp", "VOLUME /a /b", "ENV \t", "ENV \x00", "ENV a=${b:-c}$", "LABEL \\", `USER "$`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, change string) {
