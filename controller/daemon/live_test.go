@@ -267,3 +267,72 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdateRunning: what the guest and the host can change while a container runs they do, the next boot keeps it, and what they cannot
+// is refused with what to do.
+func TestUpdateRunning(t *testing.T) {
+	tethers := make(chan *linktest.Tether, 8)
+	e := start(t, func(_ *daemontest.Machine, f *linktest.Tether) { tethers <- f })
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{Resources: container.Resources{NanoCPUs: 2e9}})
+	e.begin("c")
+	tether := <-tethers
+	for len(tethers) > 0 { // the last one is the container's, the first an unpacker's
+		tether = <-tethers
+	}
+	update := func(r container.Resources) error {
+		t.Helper()
+		_, err := e.docker.ContainerUpdate(e.ctx(), "c", client.ContainerUpdateOptions{Resources: &r})
+		return err
+	}
+	pids := int64(50)
+	if err := update(container.Resources{PidsLimit: &pids, CpusetCpus: "1", MemoryReservation: 10 << 20, CPUShares: 2048}); err != nil {
+		t.Fatal(err)
+	}
+	if err := update(container.Resources{NanoCPUs: 500_000_000}); err != nil {
+		t.Fatal(err)
+	}
+	all := tether.Updates()
+	if len(all) != 2 {
+		t.Fatalf("the tether was told %v", all)
+	}
+	for _, r := range all { // each has all limits
+		if r.PidsLimit != 50 || r.Cpus != "1" || r.MemoryReservationBytes != 10<<20 || r.CpuWeight < 70 || r.CpuWeight > 90 {
+			t.Errorf("the tether is told %v", r)
+		}
+	}
+	if s := e.spec(id); s.PidsLimit != 50 || s.Cpus != "1" {
+		t.Errorf("the next boot has %v", s)
+	}
+	h := e.inspect("c").HostConfig
+	if h.PidsLimit == nil || *h.PidsLimit != 50 || h.CpusetCpus != "1" || h.MemoryReservation != 10<<20 || h.CPUShares != 2048 || h.NanoCPUs != 500_000_000 {
+		t.Errorf("inspect shows %+v", h.Resources)
+	}
+	if m := e.host.Hypervisor.Machine(e.vm(id).Ref.Value); m == nil || m.CPULimit() != 0.5 || e.vm(id).CPUs != 2 {
+		t.Errorf("the host's limit of %+v", e.vm(id))
+	}
+	for says, r := range map[string]container.Resources{
+		"at most 2, or stop the container first": {NanoCPUs: 3e9},
+		"stop the container first":               {Memory: 1 << 30},
+	} {
+		if err := update(r); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	for says, r := range map[string]container.Resources{
+		"Requested CPUs are not available":          {CpusetCpus: "0-7"},
+		"Minimum memory reservation allowed is 6MB": {MemoryReservation: 1000},
+		"Invalid value x for cpuset cpus":           {CpusetCpus: "x"},
+		"BlkioWeight":                               {BlkioWeight: 100},
+	} {
+		if err := update(r); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	if n := len(tether.Updates()); n != 2 {
+		t.Errorf("a refusal reached the tether: %d updates", n)
+	}
+	happened := e.eventsOf(client.EventsListOptions{Since: "1m", Until: time.Now().Format(time.RFC3339Nano), Filters: client.Filters{}.Add("event", "update")})
+	if len(happened) != 2 {
+		t.Errorf("events %v", happened)
+	}
+}

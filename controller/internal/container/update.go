@@ -3,13 +3,11 @@ package container
 import (
 	"context"
 	"errors"
-	"fmt"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/record"
-	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
 
@@ -38,43 +36,17 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	})
 }
 
-// Update changes the limits of a container that does not run. Zero fields stay as they are.
+// Update changes the limits of a container. Zero fields stay as they are.
 func (s *Service) Update(ctx context.Context, ref string, change container.Resources) error {
 	c, err := s.Get(ref)
 	if err != nil {
 		return err
 	}
-	if change.Memory == 0 && change.NanoCPUs == 0 && change.CPUQuota == 0 {
-		return nil
-	}
-	if c.Running() {
-		return errdefs.ErrConflict.WithMessage(fmt.Sprintf(
-			"Cannot update container %s: it is running, and its machine's memory and CPUs cannot change then: stop the container first", c.ID))
-	}
-	rec := c.Container
-	r := &rec.HostConfig.Resources
-	if change.Memory != 0 {
-		r.Memory, r.MemorySwap = change.Memory, change.MemorySwap
-	}
-	if change.NanoCPUs != 0 || change.CPUQuota != 0 {
-		r.NanoCPUs, r.CPUQuota, r.CPUPeriod = change.NanoCPUs, change.CPUQuota, change.CPUPeriod
-	}
-	if err := checkSize(r); err != nil {
+	if err := s.updateLimits(ctx, c, change); err != nil {
 		return err
 	}
-	if err := s.unpark(ctx, c); err != nil {
-		return err
-	}
-	size := sizeOf(r)
-	text, err := rec.Encode()
-	if err != nil {
-		return err
-	}
-	resize := vsphere.Change{CPUs: size.cpus, MemoryMiB: size.memoryMiB, Extra: map[string]string{record.KeyContainer: text}}
-	if s.host.LimitsCPUs() {
-		resize.CPULimit = &size.limit
-	}
-	return s.host.Change(ctx, c.VM.Ref, resize)
+	s.Tell(&c, events.ActionUpdate, nil)
+	return nil
 }
 
 // unpark ends a machine that waits at its gate. The container boots when it is started.
