@@ -102,7 +102,7 @@ func TestApplyChanges(t *testing.T) {
 		`WORKDIR a b`:                         {ImageConfig: ocispec.ImageConfig{WorkingDir: "/a b"}},
 		`EXPOSE 80-82/UDP 8080:90`:            {ImageConfig: ocispec.ImageConfig{ExposedPorts: map[string]struct{}{"80/udp": {}, "81/udp": {}, "82/udp": {}, "90/tcp": {}}}},
 		"# no\nENV a=b\\\n c=$a/x\nLABEL l=${a}z m=${n:-o} p=${a:+q} r='$a' s=\\$a t=\"$a\"\n": {ImageConfig: ocispec.ImageConfig{
-			Env: []string{"a=b", "c=b/x"}, Labels: map[string]string{"l": "bz", "m": "o", "p": "q", "r": "$a", "s": "$a", "t": "b"}}},
+			Env: []string{"a=b", "c=/x"}, Labels: map[string]string{"l": "bz", "m": "o", "p": "q", "r": "$a", "s": "$a", "t": "b"}}},
 		`ENTRYPOINT []`:     {ImageConfig: ocispec.ImageConfig{Entrypoint: []string{}}},
 		`STOPSIGNAL SIGINT`: {ImageConfig: ocispec.ImageConfig{StopSignal: "SIGINT"}},
 		`ONBUILD RUN x`:     {DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{OnBuild: []string{"RUN x"}}},
