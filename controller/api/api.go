@@ -65,6 +65,7 @@ func routes(d Deps) *router {
 	(&execAPI{execs: d.Execs}).routes(r)
 	(&networkAPI{containers: d.Containers, networks: d.Networks}).routes(r)
 	newImageAPI(d.Images, d.Containers).routes(r)
+	(&commitAPI{containers: d.Containers, files: d.Files, store: d.Images}).routes(r)
 	r.refuseRest()
 	return r
 }

@@ -41,23 +41,6 @@ func (a *containerAPI) routes(r *router) {
 	r.handle("POST /containers/{id}/update", a.update)
 	r.handle("POST /containers/{id}/resize", a.resize)
 	r.handle("DELETE /containers/{id}", a.remove)
-	for pattern, what := range map[string]string{
-		"POST /commit": "commit",
-	} {
-		r.handle(pattern, a.missing(what))
-	}
-}
-
-// missing serves an endpoint that is not there yet; that of a container which does not exist answers 404 all the same.
-func (a *containerAPI) missing(what string) handler {
-	return func(_ http.ResponseWriter, r *http.Request) error {
-		if id := r.PathValue("id"); id != "" {
-			if _, err := a.containers.Get(id); err != nil {
-				return err
-			}
-		}
-		return notImplemented("docker %s is not supported yet", what)
-	}
 }
 
 func notImplemented(format string, args ...any) error {

@@ -1,17 +1,21 @@
 package api
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	dockerimage "github.com/moby/moby/api/types/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containervm/containervm/controller/internal/image"
@@ -148,5 +152,50 @@ func TestHistoryItems(t *testing.T) {
 	}
 	if !slices.Equal(sizes, []int64{20, 0, 10}) {
 		t.Errorf("sizes are %v", sizes)
+	}
+}
+
+// TestOlderInspect: what a version of the API took away is there for the versions before it, and nowhere else.
+func TestOlderInspect(t *testing.T) {
+	for version, want := range map[string][]string{
+		"1.24": {"Config.Hostname", "Config.Cmd", "Container", "ContainerConfig", "Created", "DockerVersion", "Parent", "VirtualSize"},
+		"1.44": {"Config.Hostname", "Config.Cmd", "Container", "ContainerConfig", "DockerVersion", "Parent"},
+		"1.49": {"Config.Hostname", "Config.Cmd", "DockerVersion", "Parent"},
+		"1.51": {"Config.Cmd", "DockerVersion", "Parent"},
+		"1.56": nil,
+	} {
+		ctx := context.WithValue(t.Context(), versionKey{}, version)
+		got, err := olderInspect(ctx, dockerimage.InspectResponse{ID: "x", Config: &dockerspec.DockerOCIImageConfig{}, Size: 1 << 60})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var has []string
+		for _, key := range []string{"Container", "ContainerConfig", "Created", "DockerVersion", "Parent", "VirtualSize"} {
+			if _, ok := got[key]; ok {
+				has = append(has, key)
+			}
+		}
+		for _, key := range []string{"Cmd", "Hostname"} {
+			if _, ok := got["Config"].(map[string]any)[key]; ok {
+				has = append([]string{"Config." + key}, has...)
+			}
+		}
+		if !slices.Equal(has, want) {
+			t.Errorf("%s: %q, want %q", version, has, want)
+		}
+	}
+}
+
+func TestOlderList(t *testing.T) {
+	for version, want := range map[string]imageSummary{
+		"1.42": {Summary: dockerimage.Summary{Size: 5, RepoTags: []string{"<none>:<none>"}, RepoDigests: []string{"<none>@<none>"}}, VirtualSize: 5},
+		"1.43": {Summary: dockerimage.Summary{Size: 5}, VirtualSize: 5},
+		"1.44": {Summary: dockerimage.Summary{Size: 5}},
+	} {
+		line := imageSummary{Summary: dockerimage.Summary{Size: 5}}
+		line.adapt(httptest.NewRequest(http.MethodGet, "/", nil).WithContext(context.WithValue(t.Context(), versionKey{}, version)))
+		if !reflect.DeepEqual(line, want) {
+			t.Errorf("%s: %+v, want %+v", version, line, want)
+		}
 	}
 }
