@@ -89,7 +89,7 @@ func (f flushWriter) Write(p []byte) (int, error) {
 func logOptions(r *http.Request, now time.Time) (opt stream.LogOptions, err error) {
 	opt = stream.LogOptions{
 		Stdout: boolParam(r, "stdout"), Stderr: boolParam(r, "stderr"),
-		Follow: boolParam(r, "follow"), Timestamps: boolParam(r, "timestamps"), Tail: -1,
+		Follow: boolParam(r, "follow"), Timestamps: boolParam(r, "timestamps"), Details: boolParam(r, "details"), Tail: -1,
 	}
 	if opt.Since, err = parseTime(param(r, "since"), now); err != nil {
 		return opt, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/controller/internal/template"
 	"github.com/containervm/containervm/controller/internal/volume"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -128,11 +129,11 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 		Images: len(a.images.List()),
 		Driver: storageDriver, DriverStatus: [][2]string{{"vSphere", host.Product}, {"Accelerator", host.Accelerator}, {"CPU", host.CPUModel}},
 		Plugins: system.PluginsInfo{
-			Log: []string{container.LogDriver}, Network: []string{networkDriver}, Volume: []string{volume.Driver}, Authorization: nil,
+			Log: logconf.Drivers(), Network: []string{networkDriver}, Volume: []string{volume.Driver}, Authorization: nil,
 		},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true, IPv4Forwarding: true,
 		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
-		LoggingDriver: container.LogDriver, CgroupDriver: "cgroupfs", CgroupVersion: "2", // of the guests
+		LoggingDriver: logconf.JSONFile, CgroupDriver: "cgroupfs", CgroupVersion: "2", // of the guests
 		IndexServerAddress: indexServer, Labels: []string{}, CDISpecDirs: []string{},
 		OperatingSystem: "containerVM on " + host.Product, OSType: "linux", Architecture: unameMachine(host.Architecture),
 		NCPU: host.CPUs, MemTotal: host.MemoryBytes,

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -18,6 +19,7 @@ import (
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -168,5 +170,70 @@ func TestWebSocket(t *testing.T) {
 	e.begin(ended)
 	if got, err := io.ReadAll(conn); err != nil || string(got) != "hi\n" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestLogDrivers: drivers and options are done or refused, in Docker's words; inspect shows what is in force, and a container whose log is not
+// stored can be attached to.
+func TestLogDrivers(t *testing.T) {
+	e := start(t, nil)
+	host := e.connect()
+	run := func(log container.LogConfig) string {
+		t.Helper()
+		id := e.create("", container.Config{Cmd: []string{"echo", "hi"}, Env: []string{"A=b"}}, container.HostConfig{LogConfig: log})
+		end := e.docker.ContainerWait(e.ctx(), id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+		at, err := e.docker.ContainerAttach(e.ctx(), id, client.ContainerAttachOptions{Stream: true, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer at.Close()
+		e.begin(id)
+		var out bytes.Buffer
+		if _, err := stdcopy.StdCopy(&out, &out, at.Reader); err != nil || out.String() != "hi\n" {
+			t.Errorf("%+v: attached to %q, %v", log, out.String(), err)
+		}
+		e.exitOf(end)
+		return id
+	}
+	config := func(id string) container.LogConfig {
+		t.Helper()
+		res, err := e.docker.ContainerInspect(e.ctx(), id, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.Container.HostConfig.LogConfig
+	}
+	key := func(id string) string {
+		vm, _ := host.Get(id)
+		return vm.Extra[hostapi.KeyLog]
+	}
+	usual := run(container.LogConfig{})
+	if c := config(usual); c.Type != "json-file" || c.Config == nil || key(usual) != "" {
+		t.Errorf("by default %+v, %q", c, key(usual))
+	}
+	bounded := run(container.LogConfig{Type: "local", Config: map[string]string{"max-size": "1m", "max-file": "2"}})
+	if c := config(bounded); c.Type != "local" || key(bounded) != `{"fileBytes":1000000,"files":2}` {
+		t.Errorf("bounded: %+v, %q", c, key(bounded))
+	}
+	if got := e.logs(bounded, client.ContainerLogsOptions{}); got != "hi\n" {
+		t.Errorf("%q", got)
+	}
+	none := run(container.LogConfig{Type: "none"})
+	if key(none) != `{"discard":true}` {
+		t.Errorf("none: %q", key(none))
+	}
+	if _, err := e.docker.ContainerLogs(e.ctx(), none, client.ContainerLogsOptions{ShowStdout: true}); !errdefs.IsNotImplemented(err) ||
+		!strings.Contains(err.Error(), "configured logging driver does not support reading") {
+		t.Errorf("the log of a container without one: %v", err)
+	}
+	detailed := run(container.LogConfig{Config: map[string]string{"env": "A", "tag": "{{.ImageName}}"}})
+	if got := e.logs(detailed, client.ContainerLogsOptions{Details: true}); got != "A=b,tag=base hi\n" {
+		t.Errorf("details: %q", got)
+	}
+	for _, log := range []container.LogConfig{{Type: "foo"}, {Type: "syslog"}, {Config: map[string]string{"max-size": "x"}}, {Config: map[string]string{"mode": "non-blocking"}}} {
+		_, err := e.docker.ContainerCreate(e.ctx(), client.ContainerCreateOptions{Config: &container.Config{Image: "base", Cmd: []string{"true"}}, HostConfig: &container.HostConfig{LogConfig: log}})
+		if !errdefs.IsInvalidArgument(err) && !errdefs.IsNotImplemented(err) {
+			t.Errorf("%+v: %v", log, err)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/controller/internal/signal"
 )
 
@@ -53,7 +54,7 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return invalid("%v", err)
 	}
-	return cmp.Or(checkNames(c), checkHealth(c.Healthcheck), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h))
+	return cmp.Or(checkNames(c), checkHealth(c.Healthcheck), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h), logconf.Check(h.LogConfig))
 }
 
 // warningsFor names what a request asks for and gets nothing of, where the container is what was asked for without it.
@@ -65,9 +66,5 @@ func warningsFor(h *container.HostConfig) []string {
 		}
 	}
 	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
-	warn(h.LogConfig.Type != "" && h.LogConfig.Type != LogDriver, "The log driver "+h.LogConfig.Type+" is not supported. The log goes to the container's own file.")
 	return warnings
 }
-
-// LogDriver is the name of the only log driver.
-const LogDriver = "json-file"

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/ident"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/controller/internal/network"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -47,6 +48,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 	if err := check(req.Config, req.HostConfig); err != nil {
 		return "", nil, err
 	}
+	req.HostConfig.LogConfig = logconf.Complete(req.HostConfig.LogConfig)
 	attached, err := s.attachments(ctx, req)
 	if err != nil {
 		return "", nil, err
@@ -148,9 +150,17 @@ func (s *Service) Describe(id, name string, rec *record.Container, endpoints []r
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{
+	log, err := logconf.Host(rec.HostConfig.LogConfig)
+	if err != nil {
+		return nil, err
+	}
+	extra := map[string]string{
 		record.KeyRole: record.RoleContainer, record.KeyName: name, record.KeyContainer: text, record.KeyNetworks: networks, link.KeySpec: spec,
-	}, nil
+	}
+	if text := log.Encode(); text != "" { // one without has the default
+		extra[hostapi.KeyLog] = text
+	}
+	return extra, nil
 }
 
 func (s *Service) encodeSpec(id string, rec *record.Container, endpoints []record.Endpoint) (string, error) {

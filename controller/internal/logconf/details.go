@@ -69,10 +69,12 @@ type tagged struct {
 	ID, FullID, Name, ImageID, ImageFullID, ImageName, DaemonName string
 }
 
-// expand fills a tag's template in. It has no loops: what a client writes must end.
+// expand fills a tag's template in. It has no loops and no templates within it: what a client writes must end.
 func expand(text string, of *container.Config, names Names) (string, error) {
-	if strings.Contains(text, "range") || len(text) > maxTag {
-		return "", errNoTag
+	for _, word := range []string{"range", "template", "define", "block"} {
+		if strings.Contains(text, word) || len(text) > maxTag {
+			return "", errNoTag
+		}
 	}
 	t, err := template.New("log-tag").Parse(text)
 	if err != nil {

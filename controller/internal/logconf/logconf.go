@@ -49,6 +49,9 @@ func Complete(c container.LogConfig) container.LogConfig {
 	if c.Type == "" {
 		c.Type = JSONFile
 	}
+	if c.Config == nil {
+		c.Config = map[string]string{}
+	}
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -41,6 +42,9 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 	a := &Attachment{Container: c, s: s, opt: opt, cancel: func() {}}
 	if !opt.Stdout && !opt.Stderr || !opt.Stream && !opt.Logs {
 		return a, nil
+	}
+	if opt.Logs && c.HostConfig.LogConfig.Type == logconf.None {
+		return nil, logconf.ErrNotReadable
 	}
 	from := int64(-1)
 	if opt.Logs {

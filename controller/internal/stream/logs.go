@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -20,7 +21,7 @@ type LogOptions struct {
 	Stdout, Stderr bool
 	Follow         bool
 	Timestamps     bool      // each line begins with its time
-	Details        string    // what each line begins with, behind the time; empty: nothing
+	Details        bool      // each line begins with what its container's log configuration adds, behind the time
 	Since, Until   time.Time // zero: no bound; of the ends of lines
 	Tail           int       // the last lines of both streams, of which the wanted ones are written; negative: all
 }
@@ -34,10 +35,17 @@ func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c conta
 	if c, err = s.containers.Get(ref); err != nil {
 		return c, nil, err
 	}
+	if c.HostConfig.LogConfig.Type == logconf.None {
+		return c, nil, logconf.ErrNotReadable
+	}
 	w := &logWriter{opt: opt, want: selection{opt.Stdout, opt.Stderr}, end: math.MaxInt64}
 	w.opt.Follow = opt.Follow && c.Running() && (opt.Until.IsZero() || opt.Until.After(time.Now()))
 	// Lines of one stream cannot get mixed, so that a part of one can be shown before its end comes.
-	w.lines.immediate = !opt.Timestamps && opt.Details == "" && (c.Config.Tty || !opt.Stdout || !opt.Stderr)
+	if opt.Details {
+		names := logconf.Names{ID: c.ID, Name: c.Name, ImageID: c.ImageID.String()}
+		w.details = logconf.Details(c.HostConfig.LogConfig, &c.Config, names)
+	}
+	w.lines.immediate = !opt.Timestamps && w.details == "" && (c.Config.Tty || !opt.Stdout || !opt.Stderr)
 	from := int64(0)
 	if opt.Tail >= 0 && opt.Tail <= maxTail {
 		t, err := s.findTail(ctx, c, opt.Tail, w.opt.Follow)
@@ -79,13 +87,14 @@ func (w *logWriter) run(c *container.Container, r io.ReadCloser) error {
 
 // logWriter writes the wanted part of a log.
 type logWriter struct {
-	out   Sink
-	opt   LogOptions
-	want  selection
-	at    int64    // offset of the next record in the file
-	end   int64    // the records from this offset on came too late to be among the last lines
-	skip  [2]int64 // for each of streams, how many ends of lines come before the first of the last lines
-	lines lines
+	out     Sink
+	opt     LogOptions
+	want    selection
+	at      int64    // offset of the next record in the file
+	end     int64    // the records from this offset on came too late to be among the last lines
+	details string   // what each line begins with, behind the time
+	skip    [2]int64 // for each of streams, how many ends of lines come before the first of the last lines
+	lines   lines
 }
 
 // errUntil ends the reading of a log at a line that is too late.
@@ -143,7 +152,7 @@ func (w *logWriter) write(p piece) error {
 	if !w.want.has(p.stream) || p.time.Before(w.opt.Since) {
 		return nil
 	}
-	if !p.first || !w.opt.Timestamps && w.opt.Details == "" {
+	if !p.first || !w.opt.Timestamps && w.details == "" {
 		return w.out.Write(p.stream, p.data)
 	}
 	return w.out.Write(p.stream, append(w.head(p.time), p.data...))
@@ -158,8 +167,8 @@ func (w *logWriter) head(at time.Time) []byte {
 	if w.opt.Timestamps {
 		head = append(at.UTC().AppendFormat(head, timestamp), ' ')
 	}
-	if w.opt.Details != "" {
-		head = append(append(head, w.opt.Details...), ' ')
+	if w.details != "" {
+		head = append(append(head, w.details...), ' ')
 	}
 	return head
 }

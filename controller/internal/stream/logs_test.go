@@ -27,6 +27,13 @@ func (f found) Get(string) (container.Container, error) { return f.c, nil }
 
 func (f found) GetRunning(string) (container.Container, error) { return f.c, nil }
 
+// tagged is a container whose log lines have the details "tag=T".
+func tagged() found {
+	var c container.Container
+	c.HostConfig.LogConfig.Config = map[string]string{"tag": "T"}
+	return found{c}
+}
+
 func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {
 	r := bytes.NewReader(h.data[from:])
 	h.data = append(h.data, h.growth...)
@@ -77,9 +84,9 @@ func TestLogs(t *testing.T) {
 		{"of the last three those until", with(func(o *LogOptions) { o.Tail, o.Until = 3, time.Unix(5, 0) }), "three\n"},
 		{"times", with(func(o *LogOptions) { o.Timestamps, o.Tail = true, 3 }),
 			"1970-01-01T00:00:05.000000000Z three\n1970-01-01T00:00:06.000000000Z warning\n1970-01-01T00:00:05.000000000Z four"},
-		{"details", with(func(o *LogOptions) { o.Timestamps, o.Details, o.Tail = true, "a=1,b=2", 1 }), "1970-01-01T00:00:05.000000000Z a=1,b=2 four"},
+		{"details", with(func(o *LogOptions) { o.Timestamps, o.Details, o.Tail = true, true, 1 }), "1970-01-01T00:00:05.000000000Z tag=T four"},
 	} {
-		s := New(&logHost{data: logOf(lines...)}, found{}, container.Timeouts{})
+		s := New(&logHost{data: logOf(lines...)}, tagged(), container.Timeouts{})
 		_, write, err := s.Logs(context.Background(), "x", c.opt)
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +103,7 @@ func TestLogTailOfAWriter(t *testing.T) {
 	const begin = "1one\n"
 	for n, want := range []string{"", "one\n", "one\n"} {
 		host := &logHost{data: logOf(begin), growth: logOf("1two\n")}
-		s := New(host, found{}, container.Timeouts{})
+		s := New(host, tagged(), container.Timeouts{})
 		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: n})
 		if err != nil {
 			t.Fatal(err)
@@ -116,9 +123,9 @@ func TestLogOfSeveralRuns(t *testing.T) {
 	data := logOf("1a")
 	data = append(marker(data, "run 1 continued"), logOf("1b")[link.RecordHeader:]...)
 	data = append(marker(data, "run 2"), logOf("1c\n", "2d\n")[link.RecordHeader:]...)
-	for tail, want := range map[int]string{-1: "T abT c\nT d\n", 1: "T d\n", 2: "T c\nT d\n", 3: "T abT c\nT d\n"} {
-		s := New(&logHost{data: data}, found{}, container.Timeouts{})
-		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: tail, Details: "T"})
+	for tail, want := range map[int]string{-1: "tag=T abtag=T c\ntag=T d\n", 1: "tag=T d\n", 2: "tag=T c\ntag=T d\n", 3: "tag=T abtag=T c\ntag=T d\n"} {
+		s := New(&logHost{data: data}, tagged(), container.Timeouts{})
+		_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: tail, Details: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +140,7 @@ func TestLogOfSeveralRuns(t *testing.T) {
 func TestLogGap(t *testing.T) {
 	data := link.AppendRecord(logOf("1one\ntw"), link.Gap(1000))
 	data = append(data, logOf("1ree\n")...)
-	s := New(&logHost{data: data}, found{}, container.Timeouts{})
+	s := New(&logHost{data: data}, tagged(), container.Timeouts{})
 	_, write, err := s.Logs(context.Background(), "x", LogOptions{Stdout: true, Stderr: true, Tail: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +172,7 @@ func FuzzTail(f *testing.F) {
 			data = link.AppendRecord(data, link.Record{Stream: link.RecordStream(1 + b%2), Payload: []byte{b}})
 		}
 		read := func(opt LogOptions) (all []string) {
-			_, write, err := New(&logHost{data: data}, found{}, container.Timeouts{}).Logs(context.Background(), "x", opt)
+			_, write, err := New(&logHost{data: data}, tagged(), container.Timeouts{}).Logs(context.Background(), "x", opt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -175,7 +182,7 @@ func FuzzTail(f *testing.F) {
 			}
 			return sink
 		}
-		opt := LogOptions{Stdout: true, Stderr: true, Tail: -1, Details: "T"}
+		opt := LogOptions{Stdout: true, Stderr: true, Tail: -1, Details: true}
 		all := read(opt)
 		opt.Tail = n
 		if got, want := read(opt), all[max(0, len(all)-n):]; !slices.Equal(got, want) {

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -150,12 +152,11 @@ func (g *guest) ending() (*tetherv1.Status, map[link.RecordStream]string) {
 			g.t.Fatal(err)
 		}
 	}
-	f, err := os.Open(filepath.Join(g.spec.HomeDir, "stdio.log"))
-	if err != nil {
+	var log bytes.Buffer
+	if err := vmlog.CopyFiles(&log, g.spec.HomeDir, 0, false); err != nil {
 		g.t.Fatal(err)
 	}
-	defer f.Close()
-	return st, readLog(g.t, f)
+	return st, readLog(g.t, &log)
 }
 
 func readLog(t testing.TB, r io.Reader) map[link.RecordStream]string {
