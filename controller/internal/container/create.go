@@ -48,7 +48,6 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 	if err := check(req.Config, req.HostConfig); err != nil {
 		return "", nil, err
 	}
-	req.HostConfig.LogConfig = logconf.Complete(req.HostConfig.LogConfig)
 	attached, err := s.attachments(ctx, req)
 	if err != nil {
 		return "", nil, err

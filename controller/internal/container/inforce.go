@@ -3,6 +3,8 @@ package container
 import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/containervm/containervm/controller/internal/logconf"
 )
 
 // defaultShm is the size of /dev/shm without a wish, in bytes: Docker's, and the tether's.
@@ -12,10 +14,7 @@ const defaultShm = 64 * mib
 // keeps what was asked for. Runtime stays open: a container without one is forked if it can be and boots else, and a copy of it is to be so too.
 func (c *Container) InForce() container.HostConfig {
 	h := c.HostConfig
-	fill(&h.LogConfig.Type, LogDriver)
-	if h.LogConfig.Config == nil {
-		h.LogConfig.Config = map[string]string{}
-	}
+	h.LogConfig = logconf.Complete(h.LogConfig)
 	if h.NetworkMode == "" {
 		h.NetworkMode = network.NetworkBridge
 	}
