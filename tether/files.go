@@ -14,8 +14,8 @@ import (
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
-// files are those of the container.
-func (t *tether) files() *archive.Files {
+// files are those of the container. durable: an import that has ended is on the disk.
+func (t *tether) files(durable bool) *archive.Files {
 	c := t.instance.container
 	var own []string
 	for _, f := range rootOf(t.base, t.instance.spec).Files {
@@ -29,7 +29,7 @@ func (t *tether) files() *archive.Files {
 			})
 			return fd, err
 		},
-		Disk: diskDir, Base: openBase, Own: own, User: c.User,
+		Disk: diskDir, Base: openBase, Own: own, User: c.User, Durable: durable,
 	})
 }
 
@@ -61,7 +61,7 @@ func (t *tether) mountFiles(ctx context.Context) error {
 func (t *tether) serveFiles(ctx context.Context) error {
 	asked := make(chan struct{}, 1)
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Files: t.files(),
+		Files: t.files(true), // the machine may be ended at any time
 		Stop: func(context.Context, unix.Signal, time.Duration) error {
 			select {
 			case asked <- struct{}{}:

@@ -47,7 +47,7 @@ func (t *tether) attend(ctx context.Context) error {
 	ask := requests{make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest), make(chan pauseRequest)}
 	hold, ended := t.instance.hold, t.instance.main.Done()
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.instance.container, Files: t.files(), Stop: stopBy(ask.stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(ask.networks, ended),
+		Container: t.instance.container, Files: t.files(false), Stop: stopBy(ask.stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(ask.networks, ended),
 		Pause: pauseBy(ask.pauses, ended),
 	})
 	if err != nil {

@@ -264,6 +264,28 @@ func TestFilesOfAContainerThatDoesNotRun(t *testing.T) {
 	}
 }
 
+// TestSharedVolume: a machine that has the files of a container gives a volume back to another container that starts with it; while that runs, the
+// first one's files cannot be had, and it is said who has the volume.
+func TestSharedVolume(t *testing.T) {
+	made := make(fakes, 16)
+	e := start(t, made.add)
+	<-made
+	host := container.HostConfig{Binds: []string{"data:/data"}}
+	first := e.create("first", container.Config{Cmd: []string{"true"}}, host)
+	second := e.create("second", container.Config{Cmd: []string{"sleep"}}, host)
+	if _, _, err := e.copyFrom(first, "/etc/motd"); err != nil {
+		t.Fatal(err)
+	}
+	e.begin(second)
+	_, _, err := e.copyFrom(first, "/etc/motd")
+	if !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "volume data is in use by container "+second[:12]) {
+		t.Errorf("%v", err)
+	}
+	if n := len(e.machines("files")); n != 0 {
+		t.Errorf("%d machines are left", n)
+	}
+}
+
 // TestArchiveUpload: a client that leaves in the middle of its upload leaves no upload that looks whole.
 func TestArchiveUpload(t *testing.T) {
 	made := make(fakes, 16)

@@ -19,6 +19,7 @@ func TestDaemonsKilled(t *testing.T) {
 		{"Controller", testDaemonKilled(vmtest.Controller)},
 		{"Hostd", testDaemonKilled(vmtest.Hostd)},
 		{"Both", testDaemonKilled(vmtest.Hostd, vmtest.Controller)},
+		{"WhileFilesAreCopied", testCopyKilled},
 	})
 }
 

@@ -2,9 +2,13 @@ package container
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/containervm/containervm/controller/internal/record"
 )
 
 // TakeBack ends the use of a container's disks by someone else, and returns when it has ended. grace: it may wait a while for what is being
@@ -47,9 +51,13 @@ func (s *Service) Lend(ctx context.Context, id string, take func(context.Context
 	if c, err = s.Get(id); err != nil {
 		return err
 	}
+	s.takeBackShared(ctx, c)
 	back, err := take(ctx, c)
-	if err != nil || back == nil {
-		return err
+	if err != nil {
+		return s.diskInUse(&c, err)
+	}
+	if back == nil {
+		return nil
 	}
 	s.loans.mu.Lock()
 	defer s.loans.mu.Unlock()
@@ -65,6 +73,27 @@ func (s *Service) Returned(id string) {
 	s.loans.mu.Lock()
 	defer s.loans.mu.Unlock()
 	delete(s.loans.lent, id)
+}
+
+// takeBackShared ends the loans of other containers that share a volume with one: one machine writes it at a time.
+func (s *Service) takeBackShared(ctx context.Context, c Container) {
+	s.loans.mu.Lock()
+	ids := slices.Collect(maps.Keys(s.loans.lent))
+	s.loans.mu.Unlock()
+	for _, id := range ids {
+		if other, err := s.Get(id); err == nil && id != c.ID && shareDisk(&c, &other) {
+			s.takeBack(ctx, id, true)
+		}
+	}
+}
+
+// shareDisk reports whether two containers have a volume's disk that one of them writes.
+func shareDisk(a, b *Container) bool {
+	return slices.ContainsFunc(a.Mounts, func(m record.Mount) bool {
+		return m.Disk != nil && slices.ContainsFunc(b.Mounts, func(o record.Mount) bool {
+			return o.Disk != nil && o.Disk.Path == m.Disk.Path && !(o.Disk.ReadOnly && m.Disk.ReadOnly)
+		})
+	})
 }
 
 // takeBack ends the loan of a container's disks, if there is one.

@@ -40,6 +40,7 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 		return errdefs.ErrNotModified.WithMessage("container already started")
 	}
 	s.takeBack(ctx, c.ID, true)
+	s.takeBackShared(ctx, c)
 	if at := c.Endpoints(); len(at) > 0 {
 		held, err := s.networks.Hold(at)
 		if err != nil {

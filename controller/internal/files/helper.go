@@ -248,26 +248,31 @@ func (h *helper) ready(ctx context.Context) error {
 	return nil
 }
 
-// end ends a helper in order: what was written is on the container's disk then. It is called once, with ending set.
+// end ends a helper. It is called once, with ending set.
 func (h *helper) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
-	defer cancel()
-	err := h.s.calls.Call(ctx, h.vm, func(ctx context.Context, t tetherv1.TetherService) error {
-		_, err := t.Stop(ctx, &tetherv1.StopRequest{})
-		return err
-	})
-	if err == nil {
-		_, err = h.s.host.Wait(ctx, h.vm, func(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn })
-	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		h.s.log.Warn("the machine that has a container's files does not end in order", "vm", h.name, "err", err)
-	}
+	h.s.stop(h.vm, h.name)
 	h.remove()
 	h.s.mu.Lock()
 	delete(h.s.helpers, h.id)
 	h.s.mu.Unlock()
 	h.s.containers.Returned(h.id)
 	close(h.ended)
+}
+
+// stop ends a helper's machine in order: its file systems are clean then.
+func (s *Service) stop(vm vsphere.Ref, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	err := s.calls.Call(ctx, vm, func(ctx context.Context, t tetherv1.TetherService) error {
+		_, err := t.Stop(ctx, &tetherv1.StopRequest{})
+		return err
+	})
+	if err == nil {
+		_, err = s.host.Wait(ctx, vm, func(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn })
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		s.log.Warn("the machine that has a container's files does not end in order", "vm", name, "err", err)
+	}
 }
 
 // remove removes a helper's machine, if there is one.
@@ -284,8 +289,10 @@ func (h *helper) remove() {
 
 // destroy pulls the plug of a helper, takes its disks from it, which are a container's, and removes it.
 func (s *Service) destroy(ctx context.Context, vm vsphere.Ref) error {
-	if err := s.host.PowerOff(ctx, vm); err != nil {
-		return err
+	if now, ok := s.vm(vm); ok && now.PowerState == vsphere.PoweredOn {
+		if err := s.host.PowerOff(ctx, vm); err != nil {
+			return err
+		}
 	}
 	var units []int
 	for unit := range hostapi.MaxDataDisks + 2 {
@@ -297,6 +304,15 @@ func (s *Service) destroy(ctx context.Context, vm vsphere.Ref) error {
 	return s.host.Destroy(ctx, vm)
 }
 
+func (s *Service) vm(ref vsphere.Ref) (vsphere.VM, bool) {
+	for _, vm := range s.host.VMs() {
+		if vm.Ref == ref {
+			return vm, true
+		}
+	}
+	return vsphere.VM{}, false
+}
+
 // Sweep removes the helpers of an earlier run. It is called before containers are started or removed.
 func (s *Service) Sweep(ctx context.Context) {
 	for _, vm := range s.host.VMs() {
@@ -304,6 +320,9 @@ func (s *Service) Sweep(ctx context.Context) {
 			continue
 		}
 		s.log.Info("removing a machine that had a container's files in an earlier run", "vm", vm.Name)
+		if vm.PowerState == vsphere.PoweredOn {
+			s.stop(vm.Ref, vm.Name)
+		}
 		if err := s.destroy(ctx, vm.Ref); err != nil {
 			s.log.Warn("cannot remove it", "vm", vm.Name, "err", err)
 		}

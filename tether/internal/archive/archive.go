@@ -44,6 +44,8 @@ type Options struct {
 	Base func(ctx context.Context, serial string) (int, error)
 	// Own are clean paths of files that the tether may have put on the disk: what is at them is no change, unless the image has a file there.
 	Own []string
+	// Durable: an import that has ended is on the disk. A container that runs syncs by itself.
+	Durable bool
 	// User finds a user of the container, by a name or number as in an image's configuration.
 	User func(name string) (uid, gid int, err error)
 }
@@ -215,10 +217,23 @@ func (f *Files) Import(ctx context.Context, req *tetherv1.ImportRequest, r io.Re
 	}
 	defer unix.Close(into.Dir)
 	result, err := unpack.Files(ctx, r, into)
+	if f.Durable {
+		err = errors.Join(err, sync(into.Dir))
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &tetherv1.ImportResponse{Entries: result.Entries}, nil
+}
+
+// sync makes durable what was written to the file system that fd, which may be O_PATH, is in.
+func sync(fd int) error {
+	open, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(open)
+	return unix.Syncfs(open)
 }
 
 // openTarget opens a directory to extract to.
