@@ -165,3 +165,21 @@ func TestRestrict(t *testing.T) {
 		}
 	}
 }
+
+// A list of CPUs that a client sends is refused, or is numbers in order that a machine may have.
+func FuzzCPUSet(f *testing.F) {
+	for _, seed := range []string{"", "0", "0-2,5", "2-1", ",", "-", "0-65535", "1,1,0", "+1", "٣"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		all, err := cpuSet(text)
+		if err != nil {
+			return
+		}
+		for i, n := range all {
+			if n < 0 || n > maxCPUs || i > 0 && n <= all[i-1] {
+				t.Errorf("%q is %v", text, all)
+			}
+		}
+	})
+}

@@ -298,3 +298,15 @@ func TestSetLimits(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A process that has ended by the time that its thread hands over was started nevertheless.
+func TestRestrictedProcessEndsAtOnce(t *testing.T) {
+	for range 10 {
+		c := testContainer(t, false, nil)
+		p := &tetherv1.Process{Args: []string{"/bin/true"}, NoNewPrivileges: true}
+		if _, _, exit := run(t, c, "main", p); exit.Code != 0 {
+			t.Errorf("%v", exit)
+		}
+		must(t, c.Do(func() error { _, err := os.Stat("/etc/hostname"); return err }))
+	}
+}
