@@ -144,7 +144,9 @@ func withOldFields(m events.Message) any {
 // eventMatches goes by Docker's rules: an event passes when for each name one of the values fits.
 func eventMatches(f filters, m events.Message) bool {
 	for _, kind := range eventFilters[:eventActors] {
-		if !f.match(kind, func(v string) bool { return strings.HasPrefix(m.Actor.ID, v) || strings.HasPrefix(m.Actor.Attributes["name"], v) }) {
+		if !f.match(kind, func(v string) bool {
+			return strings.HasPrefix(m.Actor.ID, v) || strings.HasPrefix(m.Actor.Attributes["name"], v)
+		}) {
 			return false
 		}
 	}

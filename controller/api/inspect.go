@@ -78,11 +78,14 @@ type inspection struct {
 
 func describe(ctx context.Context, c ctr.Container) container.InspectResponse {
 	args := append(append([]string{}, c.Config.Entrypoint...), c.Config.Cmd...)
-	host := c.InForce()
+	host, config := c.InForce(), c.Config
+	if len(config.Volumes) == 0 {
+		config.Volumes = nil // as in Docker
+	}
 	return container.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
 		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: storageDriver, Platform: platform,
-		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &host, Config: &c.Config,
+		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &host, Config: &config,
 		GraphDriver:     &storage.DriverData{Name: storageDriver, Data: map[string]string{"Disk": path.Join(c.ID, hostapi.RootDisk)}},
 		Mounts:          c.MountPoints(),
 		NetworkSettings: networkSettings(ctx, c),

@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -27,7 +28,7 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	choose, err := a.listFilter(f)
+	choose, err := a.listFilter(withBounds(f, r))
 	if err != nil {
 		return err
 	}
@@ -53,6 +54,18 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 		out = append(out, line)
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// withBounds adds the parameters since and before, which docker-py sends, to the filters by those names.
+func withBounds(f filters, r *http.Request) filters {
+	all := filters{}
+	maps.Copy(all, f)
+	for _, name := range []string{"since", "before"} {
+		if v := param(r, name); v != "" {
+			all[name] = append(slices.Clone(all[name]), v)
+		}
+	}
+	return all
 }
 
 // listFilter returns what chooses containers for a list.

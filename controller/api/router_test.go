@@ -116,7 +116,7 @@ func TestUnknownParameters(t *testing.T) {
 		{"GET", "/_ping?bogus=", 200, "OK"},
 		{"GET", "/plugins", 200, "[]"},
 		{"POST", "/build/prune?all=1", 200, `"SpaceReclaimed":0`},
-		{"GET", "/v1.24/containers/json?since=x", 501, `the parameter \"since\" is not supported`},
+		{"GET", "/v1.24/images/json?filter=x", 501, `the parameter \"filter\" is not supported`},
 		{"GET", `/containers/json?filters={"bogus":["x"]}`, 400, "invalid filter 'bogus'"},
 		{"GET", `/containers/json?filters=x`, 400, "invalid filter"},
 		{"GET", "/images/a/b:c/json?bogus=1", 400, "of GET /images/{name}/json"},

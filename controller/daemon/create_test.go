@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -120,5 +121,34 @@ func TestAnswersHaveDockersKeys(t *testing.T) {
 	}
 	if log := host["LogConfig"].(map[string]any); log["Type"] != "json-file" || host["RestartPolicy"].(map[string]any)["Name"] != "no" {
 		t.Errorf("LogConfig %v, RestartPolicy %v", log, host["RestartPolicy"])
+	}
+}
+
+// TestListBounds: docker-py asks for what came after or before a container by parameters of their own.
+func TestListBounds(t *testing.T) {
+	e := start(t, nil)
+	for _, name := range []string{"one", "two", "three"} {
+		if status, text := e.request(t, "POST", "/containers/create?name="+name, `{"Image":"base","Cmd":["sleep"]}`); status != 201 {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+	for query, want := range map[string][]string{
+		"since=two": {"/three"}, "before=two": {"/one"}, "since=one&before=three": {"/two"}, "": {"/three", "/two", "/one"},
+	} {
+		status, text := e.request(t, "GET", "/containers/json?all=1&"+query, "")
+		var list []struct{ Names []string }
+		if err := json.Unmarshal([]byte(text), &list); err != nil || status != 200 {
+			t.Fatalf("%s: %d %s, %v", query, status, text, err)
+		}
+		var got []string
+		for _, c := range list {
+			got = append(got, c.Names...)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+	if status, text := e.request(t, "GET", "/containers/json?since=nosuch", ""); status != 404 {
+		t.Errorf("since=nosuch: %d %s", status, text)
 	}
 }

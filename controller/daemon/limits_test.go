@@ -26,7 +26,7 @@ func TestLimits(t *testing.T) {
 		{container.Resources{Memory: 4096}, "Minimum memory limit allowed is"},
 		{container.Resources{Memory: -1}, "must not be negative"},
 		{container.Resources{NanoCPUs: 200e9}, "must be 1 to"},
-		{container.Resources{NanoCPUs: 300e9}, "range of CPUs is from"},
+		{container.Resources{NanoCPUs: 300e9}, "Range of CPUs is from"},
 	} {
 		_, err := e.docker.ContainerCreate(e.ctx(), client.ContainerCreateOptions{
 			Config: &container.Config{Image: "base", Cmd: []string{"true"}}, HostConfig: &container.HostConfig{Resources: c.res},

@@ -89,7 +89,7 @@ func checkSize(r *container.Resources) error {
 	case r.NanoCPUs < 0, r.CPUQuota < 0 && r.CPUQuota != -1, r.CPUPeriod < 0:
 		return invalid("invalid CPU limit: must not be negative")
 	case r.NanoCPUs > maxCPUs*nanoCPU, r.NanoCPUs > 0 && r.NanoCPUs < nanoCPU/100:
-		return invalid("range of CPUs is from 0.01 to %d.00", maxCPUs)
+		return invalid("Range of CPUs is from 0.01 to %d.00, as a machine has at most %d", maxCPUs, maxCPUs)
 	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
 		return invalid("Minimum memoryswap limit should be larger than memory limit, see usage")
 	default:

@@ -84,10 +84,9 @@ func Routes() map[string]Route {
 func containers() []Route {
 	const attach = "detachKeys logs stream stdin stdout stderr"
 	return []Route{
-		route("GET /containers/json", "all limit size filters",
+		route("GET /containers/json", "all limit size filters since before",
 			"ancestor before expose exited health id isolation is-task label label! name network publish since status volume").
-			ignores("trunc_cmd", "commands are never cut off; docker-py sends it").
-			refuses("since before", "it was removed long ago: use filters"),
+			ignores("trunc_cmd", "commands are never cut off; docker-py sends it"),
 		route("POST /containers/create", "name platform", ""),
 		route("GET /containers/{id}/json", "size", ""),
 		route("GET /containers/{id}/top", "ps_args", ""),
