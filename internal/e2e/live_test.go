@@ -12,7 +12,7 @@ import (
 
 // TestLive asks and changes containers that run.
 func TestLive(t *testing.T) {
-	h := loaded(t, vmtest.Options{Split: true, Fork: true})
+	h := loaded(t, vmtest.Options{Split: true})
 	runAll(t, h, []hostTest{
 		{"Health", testHealth},
 		{"Stats", testStats},
