@@ -2,9 +2,7 @@ package process
 
 import (
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
@@ -71,28 +69,16 @@ func (c *Container) pidsLimitLocked(limit int64) (string, error) {
 // setLimit writes a value to a file of the cgroup, whose controller is switched on for it. That costs its accounting, so a controller
 // that is off is left alone when the value is the kernel's own (reset).
 func (c *Container) setLimit(controller, file, value string, reset bool) error {
-	err := c.writeCgroup(file, value)
-	if errors.Is(err, unix.ENOENT) {
-		if reset {
-			return nil
-		}
-		if err = c.writeCgroup("../cgroup.subtree_control", "+"+controller); err == nil {
-			err = c.writeCgroup(file, value)
-		}
+	value += "\n" // an empty line is a value, too
+	err := writeAt(c.cgroup, file, value)
+	switch {
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	case reset:
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("cannot set %s of the container to %q: %w", file, value, plain(err))
-	}
-	return nil
-}
-
-// writeCgroup writes a line: an empty one is a value, too.
-func (c *Container) writeCgroup(name, value string) error {
-	f, err := c.cgroupFile(name, os.O_WRONLY)
-	if err != nil {
+	if err := writeAt(c.cgroup, "../cgroup.subtree_control", "+"+controller); err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = f.WriteString(value + "\n")
-	return err
+	return writeAt(c.cgroup, file, value)
 }
