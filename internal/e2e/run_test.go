@@ -53,13 +53,18 @@ func testBigOutput(t *testing.T, h *vmtest.Host) {
 // yesHash is the checksum of what the guest prints in testBigOutput.
 func yesHash(t *testing.T) []byte {
 	hash := sha256.New()
+	writeYes(hash)
+	return hash.Sum(nil)
+}
+
+// writeYes writes what the guest prints.
+func writeYes(hash io.Writer) {
 	line := strings.Repeat("0123456789\n", 1000)
 	whole := bigBytes / len(line)
 	for range whole {
 		io.WriteString(hash, line)
 	}
 	io.WriteString(hash, line[:bigBytes-whole*len(line)])
-	return hash.Sum(nil)
 }
 
 func testBigInput(t *testing.T, h *vmtest.Host) {
