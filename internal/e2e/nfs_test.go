@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// ganeshaCommand is a real NFS server, versions 3 and 4, of a file system in its memory: to serve one of the kernel's it needs the file handles
-// of the kernel (CONFIG_FHANDLE), which the guest's does not have.
+// ganeshaCommand is a real NFS server, versions 3 and 4, of a file system in its memory: what it serves goes with its container, and no test
+// finds what another has left.
 const ganeshaCommand = `set -e
 mkdir -p /var/run/ganesha /var/lib/nfs/ganesha
 cat >/tmp/ganesha.conf <<END
