@@ -58,6 +58,9 @@ func TestPause(t *testing.T) {
 	if _, err := e.execIn("c", "true"); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "Container c is paused, unpause the container before exec") {
 		t.Errorf("exec in a paused container: %v", err)
 	}
+	if _, err := e.docker.ContainerAttach(e.ctx(), "c", client.ContainerAttachOptions{Stream: true, Stdout: true}); err == nil || !strings.Contains(err.Error(), "409") {
+		t.Errorf("attach to a paused container: %v", err)
+	}
 	if err := unpause(); err != nil {
 		t.Error(err)
 	}

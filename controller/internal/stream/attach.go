@@ -36,6 +36,9 @@ type Attachment struct {
 // started only then.
 func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*Attachment, error) {
 	c, err := s.containers.Get(ref)
+	if err == nil {
+		err = c.NotPaused(ref, "attach")
+	}
 	if err != nil {
 		return nil, err
 	}
