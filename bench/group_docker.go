@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/bench/internal/measure"
-	"github.com/containervm/containervm/bench/internal/peer"
+	"github.com/containervm/containervm/internal/dockerd"
 )
 
 // atOnce is how many the group starts together.
@@ -122,8 +122,8 @@ func (r cliRun) once(ctx context.Context) (measure.Sample, error) {
 }
 
 // dockerd is a daemon with the benchmark's image, for the length of a group.
-func (e *environment) dockerd(ctx context.Context, cli string) (*peer.Dockerd, error) {
-	d, err := peer.StartDockerd(ctx, e.dir)
+func (e *environment) dockerd(ctx context.Context, cli string) (*dockerd.Daemon, error) {
+	d, err := dockerd.Start(ctx, e.dir)
 	if err != nil {
 		return nil, err
 	}
