@@ -22,6 +22,7 @@ type hijacked struct {
 	net.Conn
 	mu    sync.Mutex
 	early *bufio.Reader // holds what the client sent with its request
+	first sync.Once     // output
 }
 
 func (h *hijacked) Read(p []byte) (int, error) {
