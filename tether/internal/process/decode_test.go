@@ -17,13 +17,13 @@ func TestResolve(t *testing.T) {
 		groups   []uint32
 		home     string
 	}{
-		{"", nil, 0, 0, []uint32{50}, "/root"},
-		{"ann", nil, 1000, 1001, []uint32{50}, "/home/ann"},
-		{"1000", []string{"7", "staff"}, 1000, 1001, []uint32{50, 7}, "/home/ann"},
-		{"ann:staff", nil, 1000, 50, nil, "/home/ann"},
-		{"1234", nil, 1234, 0, nil, ""},
-		{"1234:5678", nil, 1234, 5678, nil, ""},
-		{":50", nil, 0, 50, nil, "/root"},
+		{"", nil, 0, 0, []uint32{50, 0}, "/root"},
+		{"ann", nil, 1000, 1001, []uint32{50, 1001}, "/home/ann"},
+		{"1000", []string{"7", "staff"}, 1000, 1001, []uint32{50, 7, 1001}, "/home/ann"},
+		{"ann:staff", nil, 1000, 50, []uint32{50}, "/home/ann"},
+		{"1234", nil, 1234, 0, []uint32{0}, ""},
+		{"1234:5678", nil, 1234, 5678, []uint32{5678}, ""},
+		{":50", nil, 0, 50, []uint32{50}, "/root"},
 	} {
 		got, err := a.resolve(test.spec, test.extra)
 		if err != nil || got.uid != test.uid || got.gid != test.gid || !slices.Equal(got.groups, test.groups) || got.home != test.home {

@@ -116,7 +116,7 @@ func numericID(s string) (uint32, bool) {
 }
 
 // resolve finds the account for "", "user", "uid", "user:group", "uid:gid" by Docker's rules: a name must be known, a
-// number need not; supplementary groups come from the group file unless a group is given, and extra ones always.
+// number need not; supplementary groups come from the group file unless a group is given, and extra ones and the group itself always.
 func (a accounts) resolve(spec string, extra []string) (account, error) {
 	name, group, grouped := strings.Cut(spec, ":")
 	if name == "" {
@@ -142,6 +142,10 @@ func (a accounts) resolve(spec string, extra []string) (account, error) {
 		if !slices.Contains(acc.groups, gid) {
 			acc.groups = append(acc.groups, gid)
 		}
+	}
+	// The group is among the supplementary ones too, as in Docker: else a program that changes its group gives up what files deny to it.
+	if !slices.Contains(acc.groups, acc.gid) {
+		acc.groups = append(acc.groups, acc.gid)
 	}
 	return acc, nil
 }
