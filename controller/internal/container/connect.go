@@ -62,6 +62,9 @@ func (s *Service) Disconnect(ctx context.Context, ref, from string) error {
 			return e.Network == from || from != "" && strings.HasPrefix(e.NetworkID, from)
 		})
 		if i < 0 {
+			if _, err := s.networks.Find(from); err != nil {
+				return err
+			}
 			return errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s is not connected to network %s", c.ID, from))
 		}
 		return s.setEndpoints(ctx, c, slices.Delete(slices.Clone(have), i, i+1))

@@ -105,6 +105,9 @@ func (n *Network) Docker() network.Network {
 		IPAM:    network.IPAM{Driver: "default", Options: maps.Clone(n.IPAM), Config: []network.IPAMConfig{}},
 		Options: map[string]string{}, Labels: map[string]string{},
 	}
+	if out.IPAM.Options == nil && !n.Predefined() {
+		out.IPAM.Options = map[string]string{} // what Docker's command line asks for, and so what its users see
+	}
 	maps.Copy(out.Options, n.Options)
 	maps.Copy(out.Labels, n.Labels)
 	for _, p := range []Pool{n.IPv4, n.IPv6} {
