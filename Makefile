@@ -40,7 +40,7 @@ run: deps-run ## run a container as a VM on this machine, with everything that n
 
 .PHONY: test
 test: deps-test ## run all tests, on real VMs too
-	@$(MAKE) -j2 guest programs bin/docker
+	@$(MAKE) -j2 guest programs bin/docker $(if $(CVM_TEST_LONG),bin/compose-v2)
 	@scripts/test
 
 .PHONY: test-unit
@@ -135,6 +135,10 @@ bin/busybox-demo.tar: bin/mkdemoimage
 
 bin/docker: scripts/docker-cli | bin
 	scripts/docker-cli $@
+
+# Docker's compose of today, for the conformance suite's long form.
+bin/compose-v2: scripts/compose | bin
+	scripts/compose $@
 
 # What unpacking is measured with.
 bin/debian.tar: | bin
