@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -70,27 +69,37 @@ func (a *imageAPI) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *imageAPI) pull(w http.ResponseWriter, r *http.Request) error {
-	ref, err := pullReference(param(r, "fromImage"), param(r, "tag"))
-	if err != nil {
-		return err
+	ref, all := pullReference(param(r, "fromImage"), param(r, "tag"))
+	pull := a.store.Pull
+	if all {
+		pull = a.store.PullAll
 	}
 	// As in Docker a header that cannot be read means no credentials: the registry decides.
 	auth, _ := authconfig.Decode(r.Header.Get(registry.AuthHeader))
 	s := newJSONStream(w)
-	return s.end(a.store.Pull(r.Context(), ref, *auth, s.progress))
+	return s.end(pull(r.Context(), ref, *auth, s.progress))
 }
 
-// pullReference joins a name and a tag or digest.
-func pullReference(name, tag string) (string, error) {
-	switch base := name[strings.LastIndexByte(name, '/')+1:]; {
-	case strings.Contains(tag, ":"):
-		return name + "@" + tag, nil
-	case tag != "":
-		return name + ":" + tag, nil
-	case !strings.ContainsAny(base, ":@"):
-		return "", errdefs.ErrNotImplemented.WithMessage("not supported: pulling all tags of a repository; name one")
+// pullReference joins a name and a tag or digest, which comes before a tag of the name, and behind a digest of it; with neither all tags of
+// the repository are meant.
+func pullReference(name, tag string) (ref string, all bool) {
+	cut := strings.LastIndexByte(name, '/') + 1
+	base := name[cut:]
+	if tag != "" && !strings.Contains(base, "@") {
+		base, _, _ = strings.Cut(base, ":")
+		name = name[:cut] + base
 	}
-	return name, nil
+	switch {
+	case strings.Contains(base, "@"):
+		return name, false
+	case strings.Contains(tag, ":"):
+		return name + "@" + tag, false
+	case tag != "":
+		return name + ":" + tag, false
+	case !strings.Contains(base, ":"):
+		return name, true
+	}
+	return name, false
 }
 
 func (a *imageAPI) importRoot(w http.ResponseWriter, r *http.Request) error {

@@ -49,13 +49,15 @@ func TestPullReference(t *testing.T) {
 		{"localhost:5000/app", "sha256:abc", "localhost:5000/app@sha256:abc"},
 		{"app:v1", "", "app:v1"},
 		{"app@sha256:abc", "", "app@sha256:abc"},
+		{"app@sha256:abc", "v1", "app@sha256:abc"},
+		{"localhost:5000/app:v1", "v2", "localhost:5000/app:v2"},
 	} {
-		if got, err := pullReference(c.name, c.tag); err != nil || got != c.want {
-			t.Errorf("pullReference(%q, %q) = %q, %v", c.name, c.tag, got, err)
+		if got, all := pullReference(c.name, c.tag); all || got != c.want {
+			t.Errorf("pullReference(%q, %q) = %q, %v", c.name, c.tag, got, all)
 		}
 	}
-	if _, err := pullReference("localhost:5000/app", ""); !errdefs.IsNotImplemented(err) {
-		t.Errorf("all tags: %v", err)
+	if got, all := pullReference("localhost:5000/app", ""); !all || got != "localhost:5000/app" {
+		t.Errorf("all tags: %q, %v", got, all)
 	}
 }
 

@@ -40,6 +40,7 @@ func TestHost(t *testing.T) {
 		{"Layers", testLayers},
 		{"Import", testImport},
 		{"Pull", testPull},
+		{"ImagesOut", testImagesOut},
 		{"InterruptedLoad", testInterruptedLoad},
 		{"CVM", testCVM},
 		{"CVMTerminal", testTerminal("cvm")},

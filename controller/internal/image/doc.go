@@ -20,7 +20,8 @@
 //	locks        which image is being installed, which layer is being unpacked or its file deleted, and which blob gets its name
 //	Store.slots  how many unpacker VMs there are
 //	unpacker     one VM and the chain that it unpacks
-//	downloads    the temporary files of one pull
+//	transfers    the temporary files of pulls, which several may share
+//	downloads    how far one pull is
 //
 // The order of the locks: the lock of an image, a slot for an unpacker, the lock of a chain ID, the lock of a blob. A goroutine that holds one
 // waits only for those behind it, and for no second one of its kind. With any of them it may wait for its turn to write the

@@ -26,20 +26,21 @@ const (
 
 // downloads fetches the blobs of one pull into temporary files, maxDownloads at a time, in the order of their start.
 type downloads struct {
-	ctx   context.Context
-	blob  opener
-	say   Progress
-	slots chan struct{}
-	group sync.WaitGroup
-	files []*os.File // guarded by mu
-	mu    sync.Mutex
+	ctx      context.Context
+	shared   *transfers
+	blob     opener
+	say      Progress
+	slots    chan struct{}
+	group    sync.WaitGroup
+	mu       sync.Mutex
+	releases []func() // of transfers; guarded by mu
 }
 
 // opener opens a blob of size bytes at an offset.
 type opener func(ctx context.Context, d digest.Digest, offset, size int64) (io.ReadCloser, error)
 
-func newDownloads(ctx context.Context, blob opener, p Progress) *downloads {
-	return &downloads{ctx: ctx, blob: blob, say: p, slots: make(chan struct{}, maxDownloads)}
+func newDownloads(ctx context.Context, shared *transfers, blob opener, p Progress) *downloads {
+	return &downloads{ctx: ctx, shared: shared, blob: blob, say: p, slots: make(chan struct{}, maxDownloads)}
 }
 
 // start begins to fetch a layer, and returns what waits for it and opens it.
@@ -49,13 +50,15 @@ func (d *downloads) start(c content) func(context.Context) (io.ReadCloser, error
 	done := make(chan struct{})
 	d.group.Go(func() {
 		defer close(done)
-		select {
-		case d.slots <- struct{}{}:
-			defer func() { <-d.slots }()
-			f, err = d.fetch(c)
-		case <-d.ctx.Done():
-			err = context.Cause(d.ctx)
+		var release func()
+		f, release, err = d.shared.get(d.ctx, c.digest, func() { d.say.status(c.id(), "Waiting") }, func() (*os.File, error) { return d.fetch(c) })
+		if err != nil {
+			return
 		}
+		d.say.status(c.id(), "Download complete")
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.releases = append(d.releases, release)
 	})
 	return func(ctx context.Context) (io.ReadCloser, error) {
 		select {
@@ -70,15 +73,23 @@ func (d *downloads) start(c content) func(context.Context) (io.ReadCloser, error
 	}
 }
 
-// fetch downloads a layer of exactly c.size bytes to a file and verifies its digest.
-func (d *downloads) fetch(c content) (*os.File, error) {
+// fetch waits for a free slot, downloads a layer of exactly c.size bytes to a file and verifies its digest.
+func (d *downloads) fetch(c content) (_ *os.File, err error) {
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	case <-d.ctx.Done():
+		return nil, context.Cause(d.ctx)
+	}
 	f, err := tempFile(os.TempDir())
 	if err != nil {
 		return nil, fmt.Errorf("cannot download it: %w", err)
 	}
-	d.mu.Lock()
-	d.files = append(d.files, f)
-	d.mu.Unlock()
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	got := &fetched{Writer: f, hash: sha256.New()}
 	if err := d.complete(got, c); err != nil {
 		return nil, fmt.Errorf("cannot download it: %w", err)
@@ -86,7 +97,6 @@ func (d *downloads) fetch(c content) (*os.File, error) {
 	if sum := digest.NewDigest(digest.SHA256, got.hash); sum != c.digest {
 		return nil, invalid("cannot download it: verifying sha256 digest: the registry sent %s, not %s", sum, c.digest)
 	}
-	d.say.status(c.id(), "Download complete")
 	return f, nil
 }
 
@@ -160,11 +170,11 @@ func (f *fetched) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// wait waits until no download runs any more, and closes the files. It returns only when the context of the downloads has ended
+// wait waits until no download runs any more, and lets the files go. It returns only when the context of the downloads has ended
 // or all are fetched.
 func (d *downloads) wait() {
 	d.group.Wait()
-	for _, f := range d.files {
-		f.Close()
+	for _, release := range d.releases {
+		release()
 	}
 }

@@ -127,7 +127,7 @@ func TestAttempts(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var offsets []int64
-			d := newDownloads(t.Context(), func(_ context.Context, _ digest.Digest, offset, _ int64) (io.ReadCloser, error) {
+			d := newDownloads(t.Context(), &transfers{}, func(_ context.Context, _ digest.Digest, offset, _ int64) (io.ReadCloser, error) {
 				offsets = append(offsets, offset)
 				r, err := c.give(len(offsets), offset)
 				return io.NopCloser(r), err

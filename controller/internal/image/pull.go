@@ -1,11 +1,14 @@
 package image
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -29,6 +32,33 @@ func (s *Store) Pull(ctx context.Context, ref string, auth registry.AuthConfig, 
 	}
 	return nil
 }
+
+// PullAll is Pull of every tag that a repository has, one after the other.
+func (s *Store) PullAll(ctx context.Context, repository string, auth registry.AuthConfig, p Progress) error {
+	named, err := reference.ParseNormalizedNamed(repository)
+	if err != nil || !reference.IsNameOnly(named) {
+		return invalid("invalid reference format: %q: %w", repository, cmp.Or(err, errNotName))
+	}
+	r, err := newRemote(ctx, named, auth)
+	if err != nil {
+		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarName(named), registryError(err))
+	}
+	tags, err := r.puller.List(ctx, r.repo)
+	if err != nil {
+		return fmt.Errorf("cannot pull %s: cannot list its tags: %w", reference.FamiliarName(named), registryError(err))
+	}
+	if len(tags) == 0 {
+		return errdefs.ErrNotFound.WithMessage("cannot pull " + reference.FamiliarName(named) + ": it has no tags")
+	}
+	for _, tag := range tags {
+		if err := s.Pull(ctx, named.Name()+":"+tag, auth, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errNotName = errors.New("it is no repository alone")
 
 func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.AuthConfig, p Progress) error {
 	p.status(tagOrDigest(named), "Pulling from "+reference.FamiliarName(named))
@@ -76,7 +106,7 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 	}
 	defer unlock()
 	defer s.pins.pin(append(slices.Clone(chains), src.id))()
-	d := newDownloads(ctx, r.layer, p)
+	d := newDownloads(ctx, &s.transfers, r.layer, p)
 	defer d.wait()
 	defer cancel(nil)
 	complete := s.complete(src.id)

@@ -287,3 +287,67 @@ func TestPlainHTTPOnlyOnLoopback(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+// TestPullsShareDownloads: two pulls of different images download a layer that both have once; what the first could not get the second gets
+// by itself.
+func TestPullsShareDownloads(t *testing.T) {
+	for name, broken := range map[string]bool{"both": false, "the first is given up": true} {
+		t.Run(name, func(t *testing.T) {
+			r, h := newRegistry(t), newFakeHost(t)
+			s := newStore(t, h)
+			one, two := demo("", "base", "x"), demo("", "base", "y")
+			r.push("one", "1", one)
+			r.push("two", "1", two)
+			began, goOn := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			var downloads atomic.Int32
+			r.wrap = func(_ http.ResponseWriter, req *http.Request) bool {
+				if req.Method == http.MethodGet && strings.HasSuffix(req.URL.Path, digest.FromBytes(one.Layers[0]).String()) {
+					downloads.Add(1)
+					once.Do(func() { close(began) })
+					select {
+					case <-goOn:
+					case <-req.Context().Done():
+					}
+				}
+				return false
+			}
+			first, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			var work sync.WaitGroup
+			work.Go(func() {
+				if err := s.Pull(first, r.host+"/one:1", dockerregistry.AuthConfig{}, ignore); (err != nil) != broken {
+					t.Errorf("the first pull: %v", err)
+				}
+			})
+			<-began
+			waits := make(chan struct{})
+			work.Go(func() {
+				err := s.Pull(t.Context(), r.host+"/two:1", dockerregistry.AuthConfig{}, func(e Event) {
+					if e.Status == "Waiting" {
+						close(waits)
+					}
+				})
+				if err != nil {
+					t.Errorf("the second pull: %v", err)
+				}
+			})
+			<-waits
+			want := int32(1)
+			if broken {
+				want = 2
+				cancel()
+			}
+			close(goOn)
+			work.Wait()
+			if n := downloads.Load(); n != want {
+				t.Errorf("the layer was downloaded %d times, want %d", n, want)
+			}
+			checkImage(t, h, s, two, r.host+"/two:1")
+			h.nothingLeft(s)
+			if len(s.transfers.active) != 0 {
+				t.Errorf("transfers are left: %v", s.transfers.active)
+			}
+		})
+	}
+}

@@ -149,10 +149,11 @@ func TestPushAllTagsAndRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := newStore(t, newFakeHost(t))
-	for _, tag := range []string{":1", ":2"} {
-		if err := other.Pull(t.Context(), r.host+"/app"+tag, dockerregistry.AuthConfig{}, ignore); err != nil {
-			t.Error(err)
-		}
+	if err := other.PullAll(t.Context(), r.host+"/app", dockerregistry.AuthConfig{}, ignore); err != nil || len(other.List()) != 2 {
+		t.Errorf("%d images, %v", len(other.List()), err)
+	}
+	if err := other.PullAll(t.Context(), r.host+"/app:1", dockerregistry.AuthConfig{}, ignore); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("all tags of a tag: %v", err)
 	}
 	r.wrap = func(w http.ResponseWriter, req *http.Request) bool {
 		denied := req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/")

@@ -37,8 +37,10 @@ type Store struct {
 	index *indexfile.File[index]
 	pins  *pins
 	locks locks
-	slots chan struct{} // one element for each unpacker VM
-	loads chan struct{} // one element for each archive that is being read
+	// transfers are shared by all pulls.
+	transfers transfers
+	slots     chan struct{} // one element for each unpacker VM
+	loads     chan struct{} // one element for each archive that is being read
 }
 
 // New opens the store of a host's datastore, tells events of it, and removes what an earlier controller left half done: unpacker VMs,
