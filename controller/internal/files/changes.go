@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -71,7 +72,7 @@ func (s *Service) compare(ctx context.Context, ref string, content tetherv1.Expo
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := s.bases.lock(ctx, a.c.ID)
+	unlock, err := s.acquire(ctx, a)
 	if err != nil {
 		done()
 		return nil, err
@@ -91,6 +92,20 @@ func (s *Service) compare(ctx context.Context, ref string, content tetherv1.Expo
 		return nil, a.broken(err)
 	}
 	return r, nil
+}
+
+// acquireTime is how long a comparison waits for a start, a fork or another comparison of the container.
+const acquireTime = 30 * time.Second
+
+// acquire keeps a container from being forked, or compared by another, while its machine has one disk more: a fork would have that too.
+func (s *Service) acquire(ctx context.Context, a access) (release func(), err error) {
+	wait, cancel := context.WithTimeout(ctx, acquireTime)
+	defer cancel()
+	release, err = s.containers.AcquireStart(wait, a.c.ID)
+	if err != nil && ctx.Err() == nil {
+		err = errdefs.ErrConflict.WithMessage(fmt.Sprintf("cannot compare %s with its image: a start, a fork or another comparison of it is in flight", &a.c))
+	}
+	return release, err
 }
 
 // attachBase gives a machine the disk that the container's own is a delta of, to read it.

@@ -33,6 +33,7 @@ type Host interface {
 // Containers finds containers, and lends their disks: *container.Service.
 type Containers interface {
 	Get(ref string) (ctr.Container, error)
+	AcquireStart(ctx context.Context, id string) (release func(), err error)
 	Lend(ctx context.Context, id string, take func(context.Context, ctr.Container) (ctr.TakeBack, error)) error
 	Returned(id string)
 	Tell(c *ctr.Container, action events.Action, more map[string]string)
@@ -52,8 +53,6 @@ type Service struct {
 	calls      guest.Caller
 	times      ctr.Timeouts
 	log        *slog.Logger
-
-	bases baseLocks // one comparison of a container with its image at a time
 
 	mu      sync.Mutex
 	helpers map[string]*helper // by container
@@ -105,37 +104,3 @@ func (s *Service) reach(ctx context.Context, ref string, mounts bool) (a access,
 
 // maxTries is how often the machine that has a container's files is looked for while the container starts and ends.
 const maxTries = 5
-
-// baseLocks keeps those who compare a container with its image from each other: the image's disk is in its machine once.
-type baseLocks struct {
-	mu   sync.Mutex
-	busy map[string]chan struct{}
-}
-
-// lock waits until nobody else compares a container.
-func (l *baseLocks) lock(ctx context.Context, id string) (unlock func(), err error) {
-	for {
-		l.mu.Lock()
-		other, busy := l.busy[id]
-		if !busy {
-			mine := make(chan struct{})
-			if l.busy == nil {
-				l.busy = map[string]chan struct{}{}
-			}
-			l.busy[id] = mine
-			l.mu.Unlock()
-			return func() {
-				l.mu.Lock()
-				delete(l.busy, id)
-				l.mu.Unlock()
-				close(mine)
-			}, nil
-		}
-		l.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
