@@ -21,9 +21,11 @@ type containerAPI struct {
 	containers *ctr.Service
 	execs      *exec.Service
 	streams    *stream.Service
+	fields     fields.Table // of a create
 }
 
 func (a *containerAPI) routes(r *router) {
+	a.fields = fields.Create()
 	r.handle("GET /containers/json", a.list)
 	r.handle("POST /containers/create", a.create)
 	r.handle("POST /containers/prune", a.prune)
@@ -48,8 +50,14 @@ func notImplemented(format string, args ...any) error {
 }
 
 func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength > nullBody || r.ContentLength < 0 {
+		return invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24")
+	}
 	return noContent(w, a.containers.Start(r.Context(), r.PathValue("id")))
 }
+
+// nullBody is the most bytes of a body that says nothing ("null", with line ends): as Docker has it for old clients.
+const nullBody = 7
 
 // noContent answers 204 unless there is an error.
 func noContent(w http.ResponseWriter, err error) error {

@@ -11,7 +11,6 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
-	"github.com/containervm/containervm/controller/internal/fields"
 )
 
 // createRequest is a request for a container, with what older versions of the API have beside.
@@ -30,7 +29,7 @@ func (a *containerAPI) create(w http.ResponseWriter, r *http.Request) error {
 		return invalid("platform %s is not supported: containerVMs are linux/amd64", p)
 	}
 	var req createRequest
-	warnings, err := readRequest(w, r, fields.Create(), &req)
+	warnings, err := readRequest(w, r, a.fields, &req)
 	if err != nil {
 		return err
 	}

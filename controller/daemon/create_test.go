@@ -39,6 +39,9 @@ func TestCreateRefused(t *testing.T) {
 			t.Errorf("%.200s: %d %s, want %d %s", c.body, status, text, c.status, c.says)
 		}
 	}
+	if status, text := e.request(t, "POST", "/containers/any/start", `{"Binds":["/a:/b"]}`); status != 400 || !strings.Contains(text, "non-empty request body") {
+		t.Errorf("a start with a configuration: %d %s", status, text)
+	}
 }
 
 // request sends a body to the API and returns the answer's status and text.
