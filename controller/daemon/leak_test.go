@@ -67,6 +67,10 @@ func (e *engine) follow(id string) (leave func()) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
+	usage, err := docker.ContainerStats(ctx, id, client.ContainerStatsOptions{Stream: true})
+	if err != nil {
+		e.t.Fatal(err)
+	}
 	waiting := docker.ContainerWait(ctx, id, client.ContainerWaitOptions{})
 	events := docker.Events(ctx, client.EventsListOptions{})
 	return func() {
@@ -74,6 +78,7 @@ func (e *engine) follow(id string) (leave func()) {
 		logs.Close()
 		at.Close()
 		session.Close()
+		usage.Body.Close()
 		<-waiting.Error
 		<-events.Err
 		docker.Close()
