@@ -198,11 +198,12 @@ func (h *Host) machineFiles(templates []string) []string {
 		runs = nil // each template has one
 	}
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
+	blobs, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "blobs", "sha256", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
 	shared := func(path string) bool { // layers, images, boot files
 		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, hostapi.VolumesDir)
 	}
-	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial)
+	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial, blobs)
 }
 
 // isEmptyDir reports whether path is a directory of that name with nothing in it.

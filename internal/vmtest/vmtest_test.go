@@ -20,7 +20,7 @@ func TestLeaksAreSeen(t *testing.T) {
 		t.Fatalf("an empty host has %v", left)
 	}
 	var want []string
-	for _, path := range []string{"r/vm/vm-1", "s/hostd/datastore/abc", "s/hostd/datastore/cvm/layers/abc.partial.vmdk", "r/net/network-10/frames.sock"} {
+	for _, path := range []string{"r/vm/vm-1", "s/hostd/datastore/abc", "s/hostd/datastore/cvm/layers/abc.partial.vmdk", "s/hostd/datastore/cvm/blobs/sha256/abc.partial", "r/net/network-10/frames.sock"} {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)

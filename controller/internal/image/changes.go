@@ -133,7 +133,7 @@ func (a *applier) setWorkingDir(s string) error {
 func (a *applier) addTrigger(s string) error {
 	switch word, _, _ := strings.Cut(strings.ToUpper(s), " "); word {
 	case "ONBUILD":
-		return fmt.Errorf("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed") //nolint:staticcheck // Docker's words
+		return fmt.Errorf("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
 	case "FROM", "MAINTAINER":
 		return fmt.Errorf("%s isn't allowed as an ONBUILD trigger", word)
 	}
@@ -212,11 +212,11 @@ func (a *applier) setPorts(s string) error {
 		text = text[strings.LastIndexByte(text, ':')+1:]
 		number, proto, given := strings.Cut(strings.ToLower(text), "/")
 		if given && proto != "tcp" && proto != "udp" && proto != "sctp" {
-			return fmt.Errorf("Invalid proto: %s", proto) //nolint:staticcheck // Docker's words
+			return fmt.Errorf("Invalid proto: %s", proto)
 		}
 		ports, err := network.ParsePortRange(strings.ToLower(text))
 		if err != nil || ports.Start() == 0 {
-			return fmt.Errorf("Invalid containerPort: %s", number) //nolint:staticcheck // Docker's words
+			return fmt.Errorf("Invalid containerPort: %s", number)
 		}
 		for port := range ports.All() {
 			a.c.ExposedPorts[port.String()] = struct{}{}
@@ -244,7 +244,7 @@ func (a *applier) setHealthcheck(s string) error {
 	case kind == "NONE":
 		h.Test = []string{"NONE"}
 	case kind == "CMD" && rest == "":
-		return fmt.Errorf("Missing command after HEALTHCHECK CMD") //nolint:staticcheck // Docker's words
+		return fmt.Errorf("Missing command after HEALTHCHECK CMD")
 	case kind == "CMD":
 		words, ok, err := list(rest)
 		if err != nil {
@@ -255,7 +255,7 @@ func (a *applier) setHealthcheck(s string) error {
 			h.Test = append([]string{"CMD"}, words...)
 		}
 	default:
-		return fmt.Errorf("Unknown type %q in HEALTHCHECK (try CMD)", word) //nolint:staticcheck // Docker's words
+		return fmt.Errorf("Unknown type %q in HEALTHCHECK (try CMD)", word)
 	}
 	a.c.Healthcheck = h
 	return nil
@@ -270,14 +270,14 @@ func setHealthFlag(h *dockerspec.HealthcheckConfig, flag string) (err error) {
 	switch d, ok := durations[name]; {
 	case ok:
 		if *d, err = time.ParseDuration(value); err == nil && *d != 0 && *d < time.Millisecond {
-			err = fmt.Errorf("Interval %q cannot be less than 1ms", name) //nolint:staticcheck // Docker's words
+			err = fmt.Errorf("Interval %q cannot be less than 1ms", name)
 		}
 	case name == "retries":
 		if h.Retries, err = strconv.Atoi(value); err == nil && h.Retries < 1 {
 			err = fmt.Errorf("--retries must be at least 1 (not %d)", h.Retries)
 		}
 	default:
-		err = fmt.Errorf("Unknown flag: %s", name) //nolint:staticcheck // Docker's words
+		err = fmt.Errorf("Unknown flag: %s", name)
 	}
 	return err
 }

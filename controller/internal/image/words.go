@@ -19,7 +19,7 @@ func (a *applier) pairs(instruction, s string) ([][2]string, error) {
 	for _, w := range raw {
 		name, value, ok := strings.Cut(w, "=")
 		if !ok {
-			return nil, fmt.Errorf("Syntax error - can't find = in %q. Must be of the form: name=value", w) //nolint:staticcheck // Docker's words
+			return nil, fmt.Errorf("Syntax error - can't find = in %q. Must be of the form: name=value", w)
 		}
 		var err error
 		if out, err = a.pair(instruction, out, name, value); err != nil {
@@ -146,7 +146,7 @@ func (a *applier) variable(s string) (value string, n int, err error) {
 
 // nameAt is the name of a variable with which s begins.
 func nameAt(s string) string {
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		c := s[i]
 		if c != '_' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
 			return s[:i]
