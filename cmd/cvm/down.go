@@ -40,10 +40,7 @@ func down(ctx context.Context, a *app, keep bool) error {
 		return err
 	}
 	if !keep {
-		if err := stopAll(ctx, a); err != nil {
-			return fmt.Errorf("%w; the host is still running (use --keep to stop it alone)", err)
-		}
-		if err := endIdle(ctx, a); err != nil {
+		if err := endMachines(ctx, a); err != nil {
 			return fmt.Errorf("%w; the host is still running (use --keep to stop it alone)", err)
 		}
 	}
@@ -54,6 +51,21 @@ func down(ctx context.Context, a *app, keep bool) error {
 		return err
 	}
 	fmt.Fprintln(a.out, "containerVM stopped")
+	return nil
+}
+
+// endMachines ends everything that runs on the host. Containers with a restart policy start with the host again.
+func endMachines(ctx context.Context, a *app) error {
+	if err := quiesce(ctx, a, "?containers=1"); err != nil {
+		return cannot("announce the end of the host", err)
+	}
+	err := stopAll(ctx, a)
+	if err == nil {
+		err = cannot("end the idle machines", quiesce(ctx, a, ""))
+	}
+	if err != nil {
+		return errors.Join(err, quiesce(context.WithoutCancel(ctx), a, "?containers=0"))
+	}
 	return nil
 }
 
@@ -88,14 +100,15 @@ func stopAll(ctx context.Context, a *app) error {
 	return <-done
 }
 
-// endIdle ends the machines that no container runs in: templates, those forked ahead of time, those of created containers.
-func endIdle(ctx context.Context, a *app) error {
+// quiesce has the controller end the machines that no container runs in (templates, those forked ahead of time, those of created
+// containers), or what the query says in its place.
+func quiesce(ctx context.Context, a *app, query string) error {
 	api, err := newAPI("unix://" + a.paths.dockerSocket())
 	if err != nil {
 		return err
 	}
 	defer api.Close()
-	return cannot("end the idle machines", extra(ctx, api, http.MethodPost, "/host/quiesce", nil, nil))
+	return extra(ctx, api, http.MethodPost, "/host/quiesce"+query, nil, nil)
 }
 
 // awaitEnd returns when the host's process has ended: the kernel then drops its lock.

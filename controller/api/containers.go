@@ -136,14 +136,10 @@ func (a *containerAPI) update(w http.ResponseWriter, r *http.Request) error {
 	if _, err := readRequest(w, r, fields.Update(), &req); err != nil {
 		return err
 	}
-	if err := a.containers.Update(r.Context(), r.PathValue("id"), req.Resources); err != nil {
+	if err := a.containers.Update(r.Context(), r.PathValue("id"), req); err != nil {
 		return err
 	}
-	answer := container.UpdateResponse{Warnings: []string{}}
-	if !req.RestartPolicy.IsNone() {
-		answer.Warnings = append(answer.Warnings, "Restart policies are not supported yet.")
-	}
-	return writeJSON(w, http.StatusOK, answer)
+	return writeJSON(w, http.StatusOK, container.UpdateResponse{Warnings: []string{}})
 }
 
 func (a *containerAPI) resize(w http.ResponseWriter, r *http.Request) error {
@@ -184,10 +180,10 @@ func (a *containerAPI) prune(w http.ResponseWriter, r *http.Request) error {
 	removed, err := a.containers.Prune(r.Context(), func(c ctr.Container) bool {
 		return f.matchLabels(c.Config.Labels) && c.Created.Before(before)
 	})
-	if err != nil && len(removed) == 0 {
+	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, container.PruneReport{ContainersDeleted: removed})
+	return writeJSON(w, http.StatusOK, container.PruneReport{ContainersDeleted: removed.IDs, SpaceReclaimed: uint64(max(0, removed.Bytes))})
 }
 
 // untilFilter reads the "until" filter: what was made before that time; without it, before now.

@@ -89,8 +89,14 @@ func (a *forkAPI) remove(w http.ResponseWriter, r *http.Request) error {
 	return noContent(w, a.templates.Remove(r.Context(), r.PathValue("name")))
 }
 
-// quiesce ends every machine that no running container needs, and makes no more of them ahead of time.
+// quiesce ends every machine that no running container needs, and makes no more of them ahead of time. With containers=1 it says only that the
+// host is about to go down, and with containers=0 that it is not: containers that are stopped in between were not stopped by someone, so their
+// restart policies have them started with the host again.
 func (a *forkAPI) quiesce(w http.ResponseWriter, r *http.Request) error {
+	if going := param(r, "containers"); going != "" {
+		a.containers.GoingDown(boolParam(r, "containers"))
+		return noContent(w, nil)
+	}
 	if err := a.templates.Quiesce(r.Context()); err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func describe(ctx context.Context, c ctr.Container) container.InspectResponse {
 	return container.InspectResponse{
 		ID: c.ID, Created: c.Created.Format(time.RFC3339Nano), Path: args[0], Args: args[1:],
 		State: state(c), Image: c.ImageID.String(), Name: "/" + c.Name, Driver: storageDriver, Platform: platform,
-		LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &host, Config: &config,
+		RestartCount: c.RestartCount(), LogPath: path.Join(c.ID, hostapi.LogFile), HostConfig: &host, Config: &config,
 		GraphDriver:     &storage.DriverData{Name: storageDriver, Data: map[string]string{"Disk": path.Join(c.ID, hostapi.RootDisk)}},
 		Mounts:          c.MountPoints(),
 		NetworkSettings: networkSettings(ctx, c),
@@ -113,12 +113,12 @@ func networkSettings(ctx context.Context, c ctr.Container) *container.NetworkSet
 
 func state(c ctr.Container) *container.State {
 	s := &container.State{
-		Status: c.State(), Running: c.Running(), Paused: c.State() == container.StatePaused,
+		Status: c.State(), Running: c.Active(), Restarting: c.Restarting(), Paused: c.State() == container.StatePaused,
 		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: guest.Printable(c.Trouble()),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}
 	s.Health = c.Health()
-	if s.Running {
+	if c.Running() {
 		s.Pid = int(c.Status.GetPid())
 	}
 	return s

@@ -35,7 +35,7 @@ func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
 	all := boolParam(r, "all") || limit > 0 || len(f["status"]) > 0 || len(f["exited"]) > 0
 	out := []container.Summary{}
 	for _, c := range a.containers.All() {
-		if (!all && !c.Running()) || !choose(c) || (limit > 0 && len(out) >= limit) {
+		if (!all && !c.Active()) || !choose(c) || (limit > 0 && len(out) >= limit) {
 			continue
 		}
 		line := summarize(c, time.Now())
@@ -243,12 +243,12 @@ func status(c ctr.Container, now time.Time) string {
 		return "Up " + units.HumanDuration(now.Sub(c.StartedAt())) + " (Paused)"
 	case container.StateCreated:
 		return "Created"
+	case container.StateRemoving:
+		return "Removal In Progress"
+	case container.StateRestarting:
+		return fmt.Sprintf("Restarting (%d)%s", c.ExitCode(), since(c.FinishedAt(), now))
 	default:
-		ago := ""
-		if at := c.FinishedAt(); !at.IsZero() {
-			ago = " " + units.HumanDuration(now.Sub(at)) + " ago"
-		}
-		return fmt.Sprintf("Exited (%d)%s", c.ExitCode(), ago)
+		return fmt.Sprintf("Exited (%d)%s", c.ExitCode(), since(c.FinishedAt(), now))
 	}
 }
 
@@ -262,4 +262,12 @@ func healthText(c ctr.Container) string {
 	default:
 		return " (" + string(s) + ")"
 	}
+}
+
+// since says behind a blank how long ago a moment was; nothing of one that is not known.
+func since(at, now time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return " " + units.HumanDuration(now.Sub(at)) + " ago"
 }

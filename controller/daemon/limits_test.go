@@ -113,10 +113,6 @@ func TestNotSupported(t *testing.T) {
 		}
 	}
 	e.gone()
-	res, err := create(container.HostConfig{RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyAlways}})
-	if err != nil || len(res.Warnings) != 1 || !strings.Contains(res.Warnings[0], "Restart policies are not supported") {
-		t.Errorf("restart policy: %v, %v", res.Warnings, err)
-	}
 }
 
 // TestFractionalCPUs: what a machine has no virtual CPUs for is the host's limit of its CPU time, however the machine is made.

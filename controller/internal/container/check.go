@@ -56,15 +56,3 @@ func check(c *container.Config, h *container.HostConfig) error {
 	}
 	return cmp.Or(checkNames(c), checkHealth(c.Healthcheck), checkCPUs(&h.Resources), checkNamespaces(h), checkSecurity(h.SecurityOpt), checkSize(&h.Resources), checkLimits(h), logconf.Check(h.LogConfig))
 }
-
-// warningsFor names what a request asks for and gets nothing of, where the container is what was asked for without it.
-func warningsFor(h *container.HostConfig) []string {
-	warnings := []string{}
-	warn := func(when bool, text string) {
-		if when {
-			warnings = append(warnings, text)
-		}
-	}
-	warn(!h.RestartPolicy.IsNone(), "Restart policies are not supported yet. The container is not restarted when it ends.")
-	return warnings
-}

@@ -29,6 +29,8 @@ type Container struct {
 	receipt *tetherv1.Receipt      // what the fork did; nil: the machine of this run was booted, or has not said it yet
 	gate    bool                   // a fork's process may start
 	start   record.Start
+	restart record.Restart
+	doomed  bool // someone removes it
 }
 
 // Parse reads a container from its VM.
@@ -46,7 +48,7 @@ func Parse(vm vsphere.VM) (Container, error) {
 func (c Container) at(vm vsphere.VM) Container {
 	c = Container{
 		ID: c.ID, Container: c.Container, VM: vm, Name: vm.Extra[record.KeyName], Run: hostapi.RunOf(vm.Extra),
-		gate: vm.Extra[link.KeyGate] == link.GateOpen, start: record.DecodeStart(vm.Extra[record.KeyStart]),
+		gate: vm.Extra[link.KeyGate] == link.GateOpen, start: record.DecodeStart(vm.Extra[record.KeyStart]), restart: record.DecodeRestart(vm.Extra[record.KeyRestart]),
 	}
 	c.Status = said(vm, link.KeyStatus, link.DecodeStatus)
 	c.health = said(vm, link.KeyHealth, link.DecodeHealth)
@@ -76,6 +78,10 @@ func said[T any](vm vsphere.VM, key string, decode func(string) (*T, error)) *T 
 // State is the container's state in Docker's terms.
 func (c *Container) State() container.ContainerState {
 	switch {
+	case c.doomed:
+		return container.StateRemoving
+	case c.Restarting():
+		return container.StateRestarting
 	case c.VM.PowerState == vsphere.Suspended, c.Paused():
 		return container.StatePaused
 	case c.Running():

@@ -72,7 +72,7 @@ func (s *Service) Create(ctx context.Context, req Request) (id string, warnings 
 		s.log.Error("the volumes of a container are not seen until the next start", "container", id, "err", err)
 	}
 	s.metrics.created(p.way, time.Since(begun))
-	return id, slices.Concat(limitWarnings(req.HostConfig), warningsFor(req.HostConfig), s.sizeWarnings(p.size), p.warnings(), s.networks.Warnings(p.endpoints)), nil
+	return id, slices.Concat(limitWarnings(req.HostConfig), s.sizeWarnings(p.size), p.warnings(), s.networks.Warnings(p.endpoints)), nil
 }
 
 // plan is a container that is to be made. Its ID is that of the machine it gets, which may have one already.

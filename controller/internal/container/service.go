@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -89,6 +90,9 @@ type Service struct {
 	teller    *teller
 	ports     *publish.Ports // that this process publishes in the host's place
 
+	pruning chan struct{} // has an element while a prune goes on
+	closing atomic.Bool   // the host is about to be shut down: what ends is not restarted, and what is stopped was not stopped by someone
+
 	mu      sync.Mutex
 	claimed map[string]bool // names of containers that are being made or renamed
 }
@@ -99,7 +103,7 @@ func New(host Host, images Images, templates *template.Store, volumes *volume.Se
 	return &Service{
 		host: host, images: images, templates: templates, volumes: volumes, networks: networks, metrics: metrics, log: log,
 		times: times, calls: guest.Caller{Host: host, Within: times.Link},
-		starts: newStarts(), clock: newClock(), teller: &teller{feed: events}, ports: publish.New(host, log), claimed: map[string]bool{},
+		starts: newStarts(), pruning: make(chan struct{}, 1), clock: newClock(), teller: &teller{feed: events}, ports: publish.New(host, log), claimed: map[string]bool{},
 	}
 }
 
@@ -115,6 +119,7 @@ func (s *Service) All() []Container {
 			s.log.Warn("a VM with the role of a container cannot be read", "vm", vm.Name, "err", err)
 			continue
 		}
+		c.doomed = s.starts.isDoomed(c.ID)
 		all = append(all, c)
 	}
 	slices.SortStableFunc(all, func(a, b Container) int { return b.Created.Compare(a.Created) })
@@ -124,7 +129,9 @@ func (s *Service) All() []Container {
 // Get finds a container by ID, name or unique prefix of its ID, in this order.
 func (s *Service) Get(ref string) (Container, error) {
 	if vm, ok := s.host.Get(ref); ok && vm.Extra[record.KeyRole] == record.RoleContainer {
-		return Parse(vm)
+		c, err := Parse(vm)
+		c.doomed = s.starts.isDoomed(c.ID)
+		return c, err
 	}
 	name := strings.TrimPrefix(ref, "/")
 	var byPrefix []Container
@@ -149,7 +156,11 @@ func (s *Service) Get(ref string) (Container, error) {
 // GetRunning finds a container that runs; the error's words are Docker's.
 func (s *Service) GetRunning(ref string) (Container, error) {
 	c, err := s.Get(ref)
-	if err == nil && !c.Running() {
+	switch {
+	case err != nil:
+	case c.Restarting():
+		err = errdefs.ErrConflict.WithMessage("Container " + c.ID + " is restarting, wait until the container is running")
+	case !c.Running():
 		err = errdefs.ErrConflict.WithMessage("container " + c.ID + " is not running")
 	}
 	return c, err

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/record"
@@ -19,8 +19,8 @@ import (
 )
 
 // Start brings a container's process up and waits until it runs: the gate of a parked machine is opened, one that is off
-// is powered on. It goes on when the client leaves: a start is not left half done. The error of a container that runs already
-// is of class errdefs.ErrNotModified.
+// is powered on. It goes on when the client leaves: a start is not left half done. The error of a container that runs already, or that its
+// policy is about to restart, is of class errdefs.ErrNotModified.
 func (s *Service) Start(ctx context.Context, ref string) error {
 	begun := time.Now()
 	defer s.templates.Busy()()
@@ -28,71 +28,45 @@ func (s *Service) Start(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	release, err := s.AcquireStart(ctx, c.ID)
+	op, err := s.starts.acquire(ctx, c.ID, toStart)
 	if err != nil {
-		return fmt.Errorf("cannot start %s: another start of it is in flight: %w", &c, err)
+		return err
 	}
-	defer release()
+	defer op.release()
 	if c, err = s.Get(c.ID); err != nil {
 		return err
 	}
-	if c.Running() {
+	switch {
+	case c.State() == container.StatePaused:
+		return errdefs.ErrConflict.WithMessage("cannot start a paused container, try unpause instead")
+	case c.Active():
 		return errdefs.ErrNotModified.WithMessage("container already started")
 	}
+	return s.bring(ctx, op, c, begun, record.Restart{})
+}
+
+// bring brings up a container that does not run, in an operation, and writes how its restart policy stands then.
+func (s *Service) bring(ctx context.Context, op *operation, c Container, begun time.Time, r record.Restart) error {
 	s.takeBack(ctx, c.ID, true)
 	s.takeBackShared(ctx, c)
 	if at := c.Endpoints(); len(at) > 0 {
 		held, err := s.networks.Hold(at)
 		if err != nil {
-			return s.startFailed(c, err)
+			return s.startFailed(op, c, err)
 		}
 		defer held()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.times.Start)
+	patience, cancel := context.WithTimeout(op.patience, s.times.Start)
 	defer cancel()
-	kind, err := s.start(ctx, c, begun)
+	kind, err := s.start(context.WithoutCancel(ctx), patience, c, begun, r)
+	if context.Cause(op.patience) == errAbandoned {
+		return errAbandoned
+	}
 	if err != nil {
-		return s.startFailed(c, err)
+		return s.startFailed(op, c, err)
 	}
 	s.metrics.started(kind, time.Since(begun))
 	return nil
-}
-
-// starts are the starts in flight. While a container is being started nobody else starts it, and it is not removed by
-// itself: its start could not tell any more what became of it.
-type starts struct {
-	mu   sync.Mutex
-	busy map[string]chan struct{} // by container ID; closed at the end
-}
-
-func newStarts() *starts { return &starts{busy: map[string]chan struct{}{}} }
-
-// AcquireStart waits until no start of a container is in flight, and keeps others from starting it until release is called.
-func (s *Service) AcquireStart(ctx context.Context, id string) (release func(), err error) {
-	x := s.starts
-	for {
-		x.mu.Lock()
-		other, busy := x.busy[id]
-		if !busy {
-			mine := make(chan struct{})
-			x.busy[id] = mine
-			x.mu.Unlock()
-			return func() { x.end(id, mine) }, nil
-		}
-		x.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-func (x *starts) end(id string, mine chan struct{}) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.busy, id)
-	close(mine)
 }
 
 // start lets a container's process come up, waits for it, and says in which way. It goes by the run and its phase:
@@ -108,21 +82,25 @@ func (x *starts) end(id string, mine chan struct{}) {
 //	            that or later  new, ended before it ran  fails
 //	            that or later  any other                 has started
 //
+// What is done on the host with ctx is ended in any case; patience is for waiting for the guest.
+//
 // A host that numbers no runs shows the new run when its power-on has ended, so there run 0 is the one that is waited for.
-func (s *Service) start(ctx context.Context, c Container, begun time.Time) (kind string, err error) {
+func (s *Service) start(ctx, patience context.Context, c Container, begun time.Time, r record.Restart) (kind string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.times.Start)
+	defer cancel()
 	kind, run := kindBoot, c.Run+1
 	if p := c.Phase(); p == PhaseParked || p == PhaseUnfit {
 		kind, run = kindFork, c.Run
-		c, err = s.openGate(ctx, c, begun)
+		c, err = s.openGate(ctx, c, begun, r)
 	}
 	if err == nil && (kind == kindBoot || c.endedBeforeItRan()) {
 		kind, run = kindBoot, c.Run+1
-		err = s.powerOn(ctx, c, begun)
+		err = s.powerOn(ctx, c, begun, r)
 	}
 	if err != nil {
 		return kind, startError(&c, err)
 	}
-	c, err = Await(ctx, s.host, c, func(now *Container) bool {
+	c, err = Await(patience, s.host, c, func(now *Container) bool {
 		return (now.Run >= run || now.Run == 0) && now.Phase() != PhaseStarting
 	})
 	switch {
@@ -156,7 +134,7 @@ func (c *Container) endedBeforeItRan() bool {
 
 // openGate lets the process of a parked machine start, and returns the container as it was when its gate was open. For one that
 // could not be forked it notes that the start was tried.
-func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (Container, error) {
+func (s *Service) openGate(ctx context.Context, c Container, begun time.Time, r record.Restart) (Container, error) {
 	net, err := s.HostNet(c.ID, c.Name, &c.Container, c.Endpoints())
 	if err != nil {
 		return c, err
@@ -166,6 +144,7 @@ func (s *Service) openGate(ctx context.Context, c Container, begun time.Time) (C
 	change := vsphere.Change{Extra: map[string]string{
 		link.KeyGate: link.GateOpen, record.KeyStart: record.Start{Why: c.start.Why, Marks: marks}.Encode(), hostapi.KeyNet: net,
 	}}
+	c.addRestart(&change, r)
 	c.addDisks(&change)
 	if err := s.bindPorts(&c, c.Run, change.Extra); err != nil {
 		return c, err
@@ -189,7 +168,7 @@ func (s *Service) made(c Container) []record.Mark {
 }
 
 // powerOn boots a machine from its disk. One that was forked is like any other from then on.
-func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) error {
+func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time, r record.Restart) error {
 	asked := record.MarkAt("startRequested", begun)
 	marks := []record.Mark{record.MarkAt("api", begun), asked}
 	if !c.Started() && c.fork == nil {
@@ -209,6 +188,7 @@ func (s *Service) powerOn(ctx context.Context, c Container, begun time.Time) err
 	if c.VM.Extra[hostapi.KeyNet] != net { // it was parked and has ended
 		change.Extra[hostapi.KeyNet] = net
 	}
+	c.addRestart(&change, r)
 	c.addDisks(&change)
 	if err := s.bindPorts(&c, c.Run+1, change.Extra); err != nil {
 		return err
@@ -265,11 +245,11 @@ func startFailure(c *Container) error {
 }
 
 // startFailed removes a container that is not to outlive its process.
-func (s *Service) startFailed(c Container, err error) error {
+func (s *Service) startFailed(op *operation, c Container, err error) error {
 	if !c.HostConfig.AutoRemove {
 		return err
 	}
-	return errors.Join(err, s.remove(context.Background(), c, true))
+	return errors.Join(err, s.remove(context.Background(), op, c, true))
 }
 
 // settleOff waits until the machine of a container whose process has ended is off, and ends it when it does not go.

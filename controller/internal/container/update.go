@@ -36,13 +36,18 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	})
 }
 
-// Update changes the limits of a container. Zero fields stay as they are.
-func (s *Service) Update(ctx context.Context, ref string, change container.Resources) error {
+// Update changes the limits of a container, and its restart policy. Zero fields stay as they are.
+func (s *Service) Update(ctx context.Context, ref string, change container.UpdateConfig) error {
 	c, err := s.Get(ref)
 	if err != nil {
 		return err
 	}
-	if err := s.updateLimits(ctx, c, change); err != nil {
+	if change.RestartPolicy.Name != "" {
+		if c, err = s.setPolicy(ctx, c.ID, change.RestartPolicy); err != nil {
+			return err
+		}
+	}
+	if err := s.updateLimits(ctx, c, change.Resources); err != nil {
 		return err
 	}
 	s.Tell(&c, events.ActionUpdate, nil)

@@ -22,7 +22,7 @@ func (s *Service) Wait(ctx context.Context, ref string, condition container.Wait
 	w := &waiter{condition: condition, vm: c.VM.Ref, last: c}
 	switch condition {
 	case "", container.WaitConditionNotRunning:
-		w.met = !c.Running()
+		w.met = !c.Active()
 	case container.WaitConditionNextExit, container.WaitConditionRemoved:
 	default:
 		stop()

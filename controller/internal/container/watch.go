@@ -10,7 +10,7 @@ import (
 )
 
 // Run follows what happens to containers until ctx ends, and returns when all that it began has ended. It tells the feed, removes those with
-// AutoRemove when they have ended, also those that ended while no controller ran, and finishes changes of networks that an earlier
+// AutoRemove when they have ended, also those that ended while no controller ran, restarts those whose policy says so, and finishes changes of networks that an earlier
 // controller began.
 func (s *Service) Run(ctx context.Context) {
 	changes := s.host.Subscribe(ctx)
@@ -21,12 +21,14 @@ func (s *Service) Run(ctx context.Context) {
 	left.Go(func() { s.configureLeft(ctx) })
 	left.Go(func() { s.publish(ctx) })
 	defer left.Wait()
+	again := newRestarter(s)
 	known := pictures{}
 	for _, c := range s.All() {
 		known.keep(c)
 		r.consider(ctx, c)
+		again.revive(c)
 	}
-	for changes != nil || len(r.busy) > 0 {
+	for changes != nil || len(r.busy)+len(again.busy) > 0 {
 		select {
 		case e, ok := <-changes:
 			if !ok {
@@ -37,9 +39,19 @@ func (s *Service) Run(ctx context.Context) {
 			before, after := known.of(e.Before), known.of(e.After)
 			s.teller.seen(e.Seq, eventsOf(before, after, time.Now()))
 			known.forget(e)
+			if e.After == nil {
+				again.forget(e.Before.Name)
+			}
 			if after != nil {
 				r.consider(ctx, *after)
+				again.consider(*after)
 			}
+		case <-again.timer.C:
+			if changes != nil {
+				again.begin(ctx)
+			}
+		case ended := <-again.done:
+			again.ended(ended)
 		case ended := <-r.done:
 			delete(r.busy, ended.id)
 			if vm, ok := s.host.Get(ended.id); ok && ended.err == nil { // it was started again, and may have ended since

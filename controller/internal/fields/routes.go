@@ -214,7 +214,7 @@ func ours() []Route {
 		own("POST /containers/{id}/fork", ""),
 		own("GET /templates", "memory"),
 		own("DELETE /templates/{name}", ""),
-		own("POST /host/quiesce", ""),
+		own("POST /host/quiesce", "containers"),
 		own("GET /metrics", ""),
 	}
 }

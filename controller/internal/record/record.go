@@ -11,6 +11,7 @@ const (
 	KeyStart     = "cvm.start"     // JSON: why the machine was not forked, and the API's marks of the start-up timeline
 	KeyTemplate  = "cvm.template"  // JSON: what the template was made of, and when
 	KeyNetworks  = "cvm.networks"  // JSON: array of Endpoint; what the machine is in its networks
+	KeyRestart   = "cvm.restart"   // JSON: how the restart policy stands
 	// KeyPublished is hostapi.KeyPublished of a container whose ports the controller publishes itself, in its present or last run.
 	KeyPublished = "cvm.published"
 	// KeyUnconfigured is there while the guest has still to be told of a change of KeyNetworks.
