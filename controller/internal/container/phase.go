@@ -106,6 +106,10 @@ func (c *Container) BegunSince(before *Container) bool {
 
 func isOff(vm vsphere.VM) bool { return vm.PowerState != vsphere.PoweredOn }
 
+// isOver reports whether the run that a container was seen in has ended with its machine: it is off, or in a later run, which may be all that
+// is seen of it.
+func (c *Container) isOver(vm vsphere.VM) bool { return isOff(vm) || hostapi.RunOf(vm.Extra) > c.Run }
+
 // Waiter waits for changes of VMs: *vsphere.Client.
 type Waiter interface {
 	// Wait blocks until the VM satisfies until, which must not block.

@@ -96,7 +96,7 @@ func (s *Service) remove(ctx context.Context, op *operation, c Container, volume
 
 func (s *Service) destroy(ctx context.Context, c Container) error {
 	if now, ok := s.host.Get(c.ID); ok && !isOff(now) {
-		if err := s.powerOff(c); err != nil {
+		if err := s.powerOff(c.at(now)); err != nil {
 			return err
 		}
 	}

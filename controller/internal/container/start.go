@@ -256,13 +256,16 @@ func (s *Service) startFailed(op *operation, c Container, err error) error {
 func (s *Service) settleOff(c Container) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.times.Off)
 	defer cancel()
-	if _, err := s.host.Wait(ctx, c.VM.Ref, isOff); err != nil && !errdefs.IsNotFound(err) {
+	if _, err := s.host.Wait(ctx, c.VM.Ref, c.isOver); err != nil && !errdefs.IsNotFound(err) {
 		s.powerOff(c)
 	}
 }
 
-// powerOff ends a machine whose guest does not.
+// powerOff ends a machine whose guest does not, unless someone has begun another run of it since.
 func (s *Service) powerOff(c Container) error {
+	if now, ok := s.host.Get(c.ID); ok && hostapi.RunOf(now.Extra) > c.Run {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.times.Off)
 	defer cancel()
 	err := s.host.PowerOff(ctx, c.VM.Ref)

@@ -106,7 +106,7 @@ func (s *Service) stop(ctx, patience context.Context, c Container, opt StopOptio
 	if seconds >= 0 {
 		before, cancel := context.WithDeadline(patience, grace)
 		defer cancel()
-		_, err := Await(before, s.host, c, func(now *Container) bool { return now.Phase() != PhaseRunning })
+		_, err := Await(before, s.host, c, func(now *Container) bool { return now.Phase() != PhaseRunning || now.Run > c.Run })
 		if errors.Is(err, context.DeadlineExceeded) {
 			s.tellKill(&c, int32(unix.SIGKILL)) // the tether sends it
 		}
@@ -121,7 +121,7 @@ func (s *Service) awaitOff(ctx context.Context, c Container, graceSeconds int) e
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(graceSeconds)*time.Second+s.times.Off)
 		defer cancel()
 	}
-	_, err := s.host.Wait(ctx, c.VM.Ref, isOff)
+	_, err := s.host.Wait(ctx, c.VM.Ref, c.isOver)
 	switch {
 	case err == nil, errdefs.IsNotFound(err):
 		return nil

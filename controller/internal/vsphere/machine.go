@@ -134,13 +134,18 @@ func begun(now *VM, last hostapi.Run) bool {
 	return run > last && now.Extra[hostapi.KeyExit] != ""
 }
 
-// PowerOff ends a VM at once. A VM that is off already is no error.
+// PowerOff ends a VM at once. A VM that is off already is no error. When it returns the inventory has shown the end of the run, and may show a
+// later one that someone else has begun.
 func (c *Client) PowerOff(ctx context.Context, vm Ref) error {
+	ended := hostapi.Run(0)
+	if before := c.now(vm); before != nil {
+		ended = hostapi.RunOf(before.Extra)
+	}
 	err := c.wait(ctx, c.machine(vm).PowerOff)
 	if err != nil && !fault.IsAlreadyPoweredOffError(err) && !c.isOff(vm, err) {
 		return failed(err, "power off VM %s", vm.Value)
 	}
-	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || now.PowerState != PoweredOn })
+	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || now.PowerState != PoweredOn || hostapi.RunOf(now.Extra) > ended })
 }
 
 // isOff recognises the InvalidPowerState fault of a VM that ended by itself meanwhile.
