@@ -105,15 +105,29 @@ func pointInTime(s string) (time.Time, error) {
 	return t, nil
 }
 
-// hasReference reports whether a name of the image fits a pattern, as a whole or without its tag.
+// hasReference reports whether a name of the image fits a pattern.
 func hasReference(img image.Image, pattern string) bool {
-	return slices.ContainsFunc(slices.Concat(img.RepoTags, img.RepoDigests), func(name string) bool {
-		named, err := reference.ParseNormalizedNamed(name)
-		if err != nil {
-			return false
+	return slices.ContainsFunc(slices.Concat(img.RepoTags, img.RepoDigests), func(name string) bool { return fitsReference(name, pattern) })
+}
+
+// references are those of an image's names that are asked for: all of them without that filter.
+func (f filters) references(names []string) []string {
+	asked := []string{}
+	for _, name := range names {
+		if f.match("reference", func(pattern string) bool { return fitsReference(name, pattern) }) {
+			asked = append(asked, name)
 		}
-		whole, _ := reference.FamiliarMatch(pattern, named)
-		repo, _ := path.Match(pattern, reference.FamiliarName(named))
-		return whole || repo
-	})
+	}
+	return asked
+}
+
+// fitsReference reports whether a name fits a pattern, as a whole or without its tag.
+func fitsReference(name, pattern string) bool {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return false
+	}
+	whole, _ := reference.FamiliarMatch(pattern, named)
+	repo, _ := path.Match(pattern, reference.FamiliarName(named))
+	return whole || repo
 }

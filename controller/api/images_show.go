@@ -38,6 +38,7 @@ func (a *imageAPI) list(w http.ResponseWriter, r *http.Request) error {
 			continue
 		}
 		line := imageSummary{Summary: summary(use.Image)}
+		line.RepoTags, line.RepoDigests = f.references(line.RepoTags), f.references(line.RepoDigests)
 		if boolParam(r, "shared-size") {
 			line.SharedSize = use.Shared
 		}
@@ -71,7 +72,7 @@ func summary(img image.Image) dockerimage.Summary {
 		ID:          img.ID.String(),
 		RepoTags:    img.RepoTags,
 		RepoDigests: img.RepoDigests,
-		Created:     unixOrZero(img.Created),
+		Created:     img.Created.Unix(), // of an image without a date the zero time's, which clients know as none
 		Size:        img.Size,
 		SharedSize:  -1, // not calculated, as Docker says it
 		Containers:  -1,
@@ -102,13 +103,6 @@ func manifests(img image.Image, users []image.User) []dockerimage.ManifestSummar
 		m.ImageData.Containers = append(m.ImageData.Containers, u.Container)
 	}
 	return []dockerimage.ManifestSummary{m}
-}
-
-func unixOrZero(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.Unix()
 }
 
 // inspect serves `docker image inspect`.

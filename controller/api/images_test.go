@@ -201,3 +201,19 @@ func TestOlderList(t *testing.T) {
 		}
 	}
 }
+
+// TestReferences: a list by name shows the names that were asked for.
+func TestReferences(t *testing.T) {
+	names := []string{"busybox:1", "other/name:v1", "other/name:v2"}
+	for pattern, want := range map[string][]string{
+		"": names, "other/name": names[1:], "oth*/n*": names[1:], "*/name:v2": names[2:], "busybox": names[:1], "nothing": {},
+	} {
+		f := filters{}
+		if pattern != "" {
+			f["reference"] = []string{pattern}
+		}
+		if got := f.references(names); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", pattern, got, want)
+		}
+	}
+}
