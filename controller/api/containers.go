@@ -100,9 +100,6 @@ func (a *containerAPI) kill(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *containerAPI) remove(w http.ResponseWriter, r *http.Request) error {
-	if boolParam(r, "link") {
-		return notImplemented("links are not supported yet")
-	}
 	return noContent(w, a.containers.Remove(r.Context(), r.PathValue("id"), ctr.RemoveOptions{Force: boolParam(r, "force"), Volumes: boolParam(r, "v")}))
 }
 

@@ -86,11 +86,8 @@ func checkQuery(route fields.Route, req *http.Request) error {
 func (r *router) refuseRest() {
 	for _, pattern := range slices.Sorted(maps.Keys(r.routes)) {
 		route := r.routes[pattern]
-		if strings.Contains(pattern, " /images/{name}") || r.taken[pattern] || strings.HasPrefix(pattern, "HEAD ") {
+		if route.State != fields.Refused || strings.Contains(pattern, " /images/{name}") || r.taken[pattern] {
 			continue
-		}
-		if route.State != fields.Refused {
-			route.Status, route.Text = http.StatusNotImplemented, pattern+" is not supported yet"
 		}
 		for _, with := range []string{" /plugins/{name}", " /distribution/{name}"} { // names with slashes
 			if method, _, ok := strings.Cut(pattern, with); ok {
