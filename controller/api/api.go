@@ -60,6 +60,7 @@ func routes(d Deps) *router {
 	(&containerAPI{containers: d.Containers, execs: d.Execs, streams: d.Streams}).routes(r)
 	(&streamAPI{streams: d.Streams}).routes(r)
 	(&eventsAPI{feed: d.Feed}).routes(r)
+	(&dfAPI{containers: d.Containers, images: d.Images, volumes: d.Volumes}).routes(r)
 	(&volumeAPI{containers: d.Containers, volumes: d.Volumes}).routes(r)
 	(&archiveAPI{files: d.Files}).routes(r)
 	(&execAPI{execs: d.Execs}).routes(r)

@@ -109,10 +109,8 @@ func (a *containerAPI) listFilter(f filters) (func(ctr.Container) bool, error) {
 func matches(f filters, c ctr.Container) bool {
 	return f.matchLabels(c.Config.Labels) &&
 		f.match("status", func(v string) bool { return string(c.State()) == v }) &&
-		f.match("name", func(v string) bool {
-			return strings.Contains("/"+c.Name, strings.Trim(v, "^$")) && exactName(v, c.Name)
-		}) &&
-		f.match("id", func(v string) bool { return strings.HasPrefix(c.ID, v) }) &&
+		f.match("name", func(v string) bool { return fitsText(v, c.Name) || fitsText(v, "/"+c.Name) }) &&
+		f.match("id", func(v string) bool { return fitsText(v, c.ID) }) &&
 		f.match("exited", func(v string) bool { return c.State() == container.StateExited && strconv.Itoa(c.ExitCode()) == v }) &&
 		f.match("ancestor", func(v string) bool { return isImage(c, v) }) &&
 		f.match("network", func(v string) bool { return inNetwork(c, v) }) &&
@@ -163,13 +161,6 @@ func checkPortFilters(f filters) error {
 		}
 	}
 	return nil
-}
-
-// exactName honours the anchors of "^/?name$", which scripts use to name exactly one container.
-func exactName(pattern, name string) bool {
-	bare := strings.TrimPrefix(strings.Trim(pattern, "^$"), "/")
-	return (!strings.HasPrefix(pattern, "^") || strings.HasPrefix(name, bare)) &&
-		(!strings.HasSuffix(pattern, "$") || strings.HasSuffix(name, bare))
 }
 
 func isImage(c ctr.Container, ref string) bool {

@@ -145,7 +145,9 @@ func (c *Client) PowerOff(ctx context.Context, vm Ref) error {
 	if err != nil && !fault.IsAlreadyPoweredOffError(err) && !c.isOff(vm, err) {
 		return failed(err, "power off VM %s", vm.Value)
 	}
-	return c.settle(ctx, vm, func(now *VM) bool { return now == nil || now.PowerState != PoweredOn || hostapi.RunOf(now.Extra) > ended })
+	return c.settle(ctx, vm, func(now *VM) bool {
+		return now == nil || now.PowerState != PoweredOn || hostapi.RunOf(now.Extra) > ended
+	})
 }
 
 // isOff recognises the InvalidPowerState fault of a VM that ended by itself meanwhile.
