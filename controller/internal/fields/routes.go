@@ -161,7 +161,7 @@ func others() []Route {
 		route("GET /_ping", "", ""),
 		route("HEAD /_ping", "", ""),
 		route("GET /events", "since until filters", "config container daemon event image label label! network node plugin scope secret service type volume"),
-		{Pattern: "GET /system/df", State: Refused, Status: http.StatusNotImplemented, Text: "docker system df is not supported yet: docker ps -as, docker images and docker volume ls show what there is"},
+		route("GET /system/df", "type verbose", ""),
 		route("GET /volumes", "filters", "dangling driver label label! name"),
 		route("POST /volumes/create", "", ""),
 		route("GET /volumes/{name}", "", ""),
