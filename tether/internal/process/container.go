@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -48,11 +49,12 @@ type Container struct {
 	ownPids  string     // pids.max as the tether made it; empty: not read yet
 	freezing sync.Mutex // held while the processes are stopped or let go on; before mu
 
-	mu       sync.Mutex
-	standing standing
-	first    string              // session of PID 1
-	sessions map[string]*Session // nil: being started
-	ended    []*Session          // oldest first
+	mu        sync.Mutex
+	namespace inode // of PIDs; zero: there is none before PID 1
+	standing  standing
+	first     string              // session of PID 1
+	sessions  map[string]*Session // nil: being started
+	ended     []*Session          // oldest first
 }
 
 // NewContainer takes charge of space, whose root must have a devpts on /dev/pts, and closes it when that fails. Processes
@@ -217,7 +219,7 @@ func (c *Container) start(id string, p *tetherv1.Process, g *Group) (*Session, e
 			if !first {
 				return nil
 			}
-			return c.complete(p.Tty, streams)
+			return errors.Join(c.learnNamespace(child.pid), c.complete(p.Tty, streams))
 		})
 	}
 	if err != nil {
@@ -225,6 +227,20 @@ func (c *Container) start(id string, p *tetherv1.Process, g *Group) (*Session, e
 		return nil, err
 	}
 	return newSession(id, child, c.reaper, streams, c.oom, first), nil
+}
+
+// learnNamespace remembers the PID namespace of the container's PID 1.
+func (c *Container) learnNamespace(pid int) error {
+	fd, err := unix.Openat(c.space.proc, strconv.Itoa(pid)+"/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot find the PID namespace of the container: %w", err)
+	}
+	defer unix.Close(fd)
+	id, err := fileID(fd)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.namespace = id
+	return err
 }
 
 // complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, what covers paths

@@ -25,7 +25,7 @@ func (c *Container) List() ([]*tetherv1.ProcessInfo, error) {
 	booted := bootTime()
 	inside := map[int32]int32{} // PID here to PID in the container
 	var list []*tetherv1.ProcessInfo
-	err := eachInside(func(outer, inner int32, status string) {
+	err := c.eachInside(func(outer, inner int32, status string) {
 		p, err := readProcess(outer)
 		if err != nil {
 			return // it has ended
@@ -55,7 +55,7 @@ func addStatus(p *tetherv1.ProcessInfo, status string, known accounts) {
 // SignalAll sends sig to every process of the container.
 func (c *Container) SignalAll(sig unix.Signal) error {
 	var failed error
-	err := eachInside(func(outer, _ int32, _ string) {
+	err := c.eachInside(func(outer, _ int32, _ string) {
 		if err := unix.Kill(int(outer), sig); err != nil && !errors.Is(err, unix.ESRCH) {
 			failed = err
 		}
@@ -63,9 +63,9 @@ func (c *Container) SignalAll(sig unix.Signal) error {
 	return errors.Join(err, failed)
 }
 
-// eachInside calls f with the processes that live in a PID namespace below the tether's: their PIDs in the tether's
-// namespace and in the one right below it, and their /proc/PID/status.
-func eachInside(f func(outer, inner int32, status string)) error {
+// eachInside calls f with the processes that live in the container's PID namespace, or in one below it: their PIDs in the tether's
+// namespace and in the container's, and their /proc/PID/status. Where the tether is not alone, in a test, those of others are none of them.
+func (c *Container) eachInside(f func(outer, inner int32, status string)) error {
 	own, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		return err
@@ -90,11 +90,44 @@ func eachInside(f func(outer, inner int32, status string)) error {
 			continue // it has ended
 		}
 		if pids := strings.Fields(statusLine(string(status), "NSpid")); len(pids) > depth {
+			if !c.holds("/proc/"+name+"/ns/pid", len(pids)-depth-1) {
+				continue
+			}
 			inner, _ := strconv.ParseInt(pids[depth], 10, 32)
 			f(int32(pid), int32(inner), string(status))
 		}
 	}
 	return nil
+}
+
+// holds reports whether a PID namespace is the container's, or so many levels below it.
+func (c *Container) holds(path string, below int) bool {
+	ns, err := os.Open(path)
+	if err != nil {
+		return false // its process has ended
+	}
+	defer func() { ns.Close() }()
+	for range below {
+		fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_PARENT)
+		if err != nil {
+			return false
+		}
+		ns.Close()
+		ns = os.NewFile(uintptr(fd), path)
+	}
+	id, err := fileID(int(ns.Fd()))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return err == nil && id == c.namespace
+}
+
+// inode is what no two files have in common at a time.
+type inode struct{ dev, ino uint64 }
+
+func fileID(fd int) (inode, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return inode{st.Dev, st.Ino}, err
 }
 
 // statusLine is the value of a line of /proc/PID/status.

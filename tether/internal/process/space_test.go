@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -293,6 +294,15 @@ func TestProcessList(t *testing.T) {
 	waitFor(t, s.Stdout, "ready\n")
 	list, err := c.List()
 	must(t, err)
+	stranger := exec.Command("sleep", "1000") // as another's container on this machine
+	stranger.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+	must(t, stranger.Start())
+	t.Cleanup(func() { _ = stranger.Process.Kill() }) // the container's reaper reaps it
+	again, err := c.List()
+	must(t, err)
+	if len(again) != len(list) {
+		t.Errorf("with another container there are %d processes, without %d", len(again), len(list))
+	}
 	if len(list) < 1 || list[0].Pid != 1 || list[0].User != "root" || !strings.HasPrefix(list[0].Command, "sh -c echo ready") || list[0].StartUnixNano == 0 {
 		t.Errorf("%v", list)
 	}
