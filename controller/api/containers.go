@@ -1,13 +1,11 @@
 package api
 
 import (
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
@@ -43,10 +41,6 @@ func (a *containerAPI) routes(r *router) {
 	r.handle("POST /containers/{id}/update", a.update)
 	r.handle("POST /containers/{id}/resize", a.resize)
 	r.handle("DELETE /containers/{id}", a.remove)
-}
-
-func notImplemented(format string, args ...any) error {
-	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf(format, args...))
 }
 
 func (a *containerAPI) start(w http.ResponseWriter, r *http.Request) error {

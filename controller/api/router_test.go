@@ -27,10 +27,11 @@ func mobysRoutes(t *testing.T) map[string][]string {
 			continue
 		}
 		route := words[0] + " " + words[1]
-		all[route] = all[route]
+		parameters := all[route]
 		for _, query := range words[2:] {
-			all[route] = append(all[route], strings.Split(query, ",")...)
+			parameters = append(parameters, strings.Split(query, ",")...)
 		}
+		all[route] = parameters // none, too
 	}
 	return all
 }
