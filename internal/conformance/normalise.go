@@ -22,6 +22,8 @@ func NewNormaliser(own ...string) *Normaliser {
 	n := &Normaliser{own: strings.NewReplacer(own...), firstLetter: regexp.MustCompile(`(?:Error response from daemon: |"message":")[A-Z][a-z' ]`)}
 	for _, r := range [][2]string{
 		{`\r`, ``},
+		// What the command line says of its own goroutines comes or not, and before or after the rest.
+		{`(?m)^time="[^"]*" level=error msg="(error waiting for container: context canceled|Can't [^"]* on closed pipe)"\n?`, ``},
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?( [+-]\d{4})?( UTC)?`, `<time>`},
 		{`\b(Less than a second|About an? (second|minute|hour)|\d+ (seconds?|minutes?|hours?|days?|weeks?|months?|years?))( ago)?\b`, `<duration>`},
 		{`\b[0-9a-f]{64}\b`, `<id>`},

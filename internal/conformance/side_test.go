@@ -116,7 +116,7 @@ func newSide(t *testing.T, cli, name, socket string) *side {
 	t.Helper()
 	s := &side{name: name, socket: socket, dir: t.TempDir()}
 	s.env = append(os.Environ(), "PATH="+cli+":"+os.Getenv("PATH"), "DOCKER_HOST=unix://"+socket, "DOCKER_CONFIG="+filepath.Join(s.dir, "config"), "HOME="+s.dir, "LC_ALL=C", "TZ=UTC", "IMAGE="+image)
-	s.normal = NewNormaliser(socket, "<socket>", s.dir, "<dir>")
+	s.normal = NewNormaliser(socket, "<socket>", filepath.Dir(socket), "<state>", s.dir, "<dir>")
 	return s
 }
 

@@ -13,7 +13,7 @@ client = docker.from_env(timeout=90)
 
 def group_run():
     print(client.containers.run(IMAGE, "echo hi", remove=True))
-    print(client.containers.run(IMAGE, ["sh", "-c", "echo out; echo err >&2"], stdout=True, stderr=True, remove=True))
+    print(client.containers.run(IMAGE, ["sh", "-c", "echo out; sleep 0.3; echo err >&2"], stdout=True, stderr=True, remove=True))
     try:
         client.containers.run(IMAGE, "sh -c 'echo failed >&2; exit 3'", remove=True)
     except docker.errors.ContainerError as e:
