@@ -2,7 +2,10 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"os"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 )
 
 // operation is work that only the owner may do.
@@ -27,7 +30,11 @@ func (m *machine) serve(until <-chan struct{}) {
 	for {
 		select {
 		case o := <-m.operations:
-			o.done <- o.do()
+			err := o.do()
+			if errors.Is(err, qmp.ErrClosed) { // QEMU ended under it
+				err = fmt.Errorf("%w: %w", errEnded, err)
+			}
+			o.done <- err
 		case <-until:
 			return
 		}
