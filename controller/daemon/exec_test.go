@@ -112,6 +112,28 @@ func TestExecDetachAndResize(t *testing.T) {
 	}
 }
 
+// TestExecEvents: a session is told of in Docker's order and words.
+func TestExecEvents(t *testing.T) {
+	e := start(t, nil)
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	told := e.docker.Events(e.ctx(), client.EventsListOptions{Since: "1m", Filters: client.Filters{}.Add("event", "exec_create", "exec_start", "exec_die")})
+	session := e.execDetached(id, false, "exit", "5")
+	for _, want := range []string{"exec_create: exit 5", "exec_start: exit 5", "exec_die"} {
+		select {
+		case m := <-told.Messages:
+			if string(m.Action) != want || m.Actor.Attributes["execID"] != session || want == "exec_die" && m.Actor.Attributes["exitCode"] != "5" {
+				t.Errorf("told %s %v, want %s of %s", m.Action, m.Actor.Attributes, want, session)
+			}
+		case err := <-told.Err:
+			t.Fatal(err)
+		}
+	}
+	if _, err := e.docker.ContainerRename(e.ctx(), "c", client.ContainerRenameOptions{NewName: "c"}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a new name that is the old one: %v", err)
+	}
+}
+
 // TestExecSurvivesController: the next controller finds the sessions of the one before, those that run and those that
 // ended lately, with their exit codes.
 func TestExecSurvivesController(t *testing.T) {

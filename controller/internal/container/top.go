@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/guest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -43,5 +44,6 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 		}
 		top.Processes = append(top.Processes, line)
 	}
+	s.Tell(&c, events.ActionTop, nil)
 	return top, nil
 }

@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -19,6 +20,9 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	c, err := s.Get(ref)
 	if err != nil {
 		return err
+	}
+	if strings.TrimPrefix(name, "/") == c.Name {
+		return invalid("Renaming a container with the same name as its current name")
 	}
 	name, release, err := s.ClaimName(name)
 	if err != nil {

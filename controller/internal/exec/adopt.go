@@ -3,9 +3,12 @@ package exec
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -75,7 +78,11 @@ func (x *Execution) await(l *link.Client) {
 	for {
 		res, err := l.Tether().Wait(context.Background(), &tetherv1.WaitRequest{Session: x.e.ID})
 		if err == nil {
-			x.s.sessions.end(x.e, int(res.GetExit().GetCode()))
+			code := int(res.GetExit().GetCode())
+			x.s.sessions.end(x.e, code)
+			if c, err := x.s.containers.GetRunning(x.e.ContainerID); err == nil { // the container's own end says enough
+				x.s.containers.Tell(&c, events.ActionExecDie, map[string]string{"execID": x.e.ID, "exitCode": strconv.Itoa(code)})
+			}
 			return
 		}
 		if l = x.relink(err); l == nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
@@ -27,6 +28,8 @@ type one struct {
 func (o *one) All() []container.Container { return []container.Container{o.c} }
 
 func (o *one) GetRunning(string) (container.Container, error) { return o.c, nil }
+
+func (o *one) Tell(*container.Container, events.Action, map[string]string) {}
 
 func (o *one) Get(string) (vsphere.VM, bool) { return o.c.VM, true }
 

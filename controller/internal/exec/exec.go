@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sync/errgroup"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
@@ -81,6 +82,7 @@ func (s *Service) start(ctx context.Context, c ctr.Container, e *session, attach
 		return nil, err
 	}
 	conf := &e.Config
+	s.tell(&c, e, events.ActionExecStart) // as Docker, also of a command that cannot be started
 	res, err := l.Tether().Exec(ctx, &tetherv1.ExecRequest{
 		Session: e.ID, Process: process(&c, conf, attach, consoleSize),
 		AttachStdout: attach && conf.AttachStdout, AttachStderr: attach && conf.AttachStderr,

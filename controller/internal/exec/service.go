@@ -2,10 +2,12 @@ package exec
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -16,6 +18,7 @@ import (
 type Containers interface {
 	All() []ctr.Container
 	GetRunning(ref string) (ctr.Container, error)
+	Tell(c *ctr.Container, action events.Action, more map[string]string)
 }
 
 // Host is what sessions need of a vSphere host: *vsphere.Client.
@@ -70,7 +73,14 @@ func (s *Service) Create(ref string, req Request) (id string, err error) {
 		return "", err
 	}
 	e, _ := s.sessions.add(&session{keys: req.DetachKeys, vm: c.VM.Ref, run: c.Run, State: State{ID: newID(c.ID), ContainerID: c.ID, Config: req.Config}})
+	s.tell(&c, e, events.ActionExecCreate)
 	return e.ID, nil
+}
+
+// tell tells of a session with its command in the action, as Docker does.
+func (s *Service) tell(c *ctr.Container, e *session, action events.Action) {
+	action += events.Action(": " + e.Config.Cmd[0] + " " + strings.Join(e.Config.Cmd[1:], " "))
+	s.containers.Tell(c, action, map[string]string{"execID": e.ID})
 }
 
 // Inspect tells of a session.
