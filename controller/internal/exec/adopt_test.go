@@ -112,10 +112,13 @@ func TestEndsWithRun(t *testing.T) {
 	off.PowerState = vsphere.PoweredOff
 	other := on("4")
 	other.Ref.Value = "vm-2"
+	before := on("2")
+	before.PowerState = vsphere.PoweredOff
 	for name, c := range map[string]struct {
 		after *vsphere.VM
 		ends  bool
 	}{
+		"off before its run, told late": {before, false}, "on before its run, told late": {on("2"), false},
 		"something was said": {on("3"), false}, "another machine": {other, false}, "off": {off, true}, "gone": {nil, true}, "off and on again": {on("4"), true},
 	} {
 		x := newSessions()

@@ -61,13 +61,14 @@ func (x *sessions) add(e *session) (kept *session, added bool) {
 }
 
 // observe ends the sessions of a machine that is off or gone, or in a later run. They can be asked for a while longer: the client
-// of one that ended with its container wants its exit code.
+// of one that ended with its container wants its exit code. Events come late: what one shows of an earlier run than a session's is
+// past, and ends nothing.
 func (x *sessions) observe(ev vsphere.VMEvent) {
 	vm := cmp.Or(ev.After, ev.Before).Ref
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, e := range x.byID {
-		if e.vm == vm && (ev.After == nil || e.isOver(*ev.After)) {
+		if e.vm == vm && (ev.After == nil || hostapi.RunOf(ev.After.Extra) >= e.run && e.isOver(*ev.After)) {
 			e.endLocked(guest.ExitKilled)
 		}
 	}
