@@ -197,8 +197,8 @@ func (h *relapsing) live(life time.Duration) {
 	})
 }
 
-// follow runs a Service of the host until all has settled after a first run.
-func (h *relapsing) follow(t *testing.T, first time.Duration) {
+// follow runs a Service of the host until all has settled after a first run. Before that begins it is handed to act, unless that is nil.
+func (h *relapsing) follow(t *testing.T, first time.Duration, act func(*Service)) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	s := New(h, noImages{}, template.New(h, template.Options{}, log), nil, nil, nil, NewMetrics(prometheus.NewRegistry()), Timeouts{}.WithDefaults(), log)
@@ -209,6 +209,9 @@ func (h *relapsing) follow(t *testing.T, first time.Duration) {
 		close(ended)
 	}()
 	synctest.Wait()
+	if act != nil {
+		act(s)
+	}
 	h.live(first)
 	time.Sleep(24 * time.Hour)
 	synctest.Wait()
@@ -228,29 +231,41 @@ func TestRestartWaits(t *testing.T) {
 		fail   []error
 		waits  []time.Duration
 		note   record.Restart
+		act    func(*Service)
 	}{
 		"always": {
 			withPolicy(container.RestartPolicyAlways, 0), time.Second, []time.Duration{0, time.Second, 20 * time.Second, 9 * time.Second, -1}, nil,
-			[]time.Duration{100 * ms, 200 * ms, 400 * ms, 100 * ms, 200 * ms}, record.Restart{Count: 5, Delay: 200 * ms},
+			[]time.Duration{100 * ms, 200 * ms, 400 * ms, 100 * ms, 200 * ms}, record.Restart{Count: 5, Delay: 200 * ms}, nil,
 		},
 		"a minute at most": {
 			withPolicy(container.RestartPolicyAlways, 0), 0, append(slices.Repeat([]time.Duration{0}, 11), -1), nil,
 			[]time.Duration{100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 3200 * ms, 6400 * ms, 12800 * ms, 25600 * ms, 51200 * ms, time.Minute, time.Minute},
-			record.Restart{Count: 12, Delay: time.Minute},
+			record.Restart{Count: 12, Delay: time.Minute}, nil,
 		},
 		"so often and no more": {
 			withPolicy(container.RestartPolicyOnFailure, 2), 0, []time.Duration{0, 0, 0}, nil,
-			[]time.Duration{100 * ms, 200 * ms}, record.Restart{Count: 2, Delay: 200 * ms},
+			[]time.Duration{100 * ms, 200 * ms}, record.Restart{Count: 2, Delay: 200 * ms}, nil,
 		},
-		"none":    {withPolicy(container.RestartPolicyDisabled, 0), 0, nil, nil, nil, record.Restart{}},
-		"stopped": {all(withPolicy(container.RestartPolicyAlways, 0), noted(record.Restart{Stopped: true})), 0, nil, nil, nil, record.Restart{Stopped: true}},
+		"none":    {withPolicy(container.RestartPolicyDisabled, 0), 0, nil, nil, nil, record.Restart{}, nil},
+		"stopped": {all(withPolicy(container.RestartPolicyAlways, 0), noted(record.Restart{Stopped: true})), 0, nil, nil, nil, record.Restart{Stopped: true}, nil},
 		"the host says no": {
 			withPolicy(container.RestartPolicyAlways, 0), 0, nil, []error{errors.New("no")},
-			[]time.Duration{100 * ms}, record.Restart{Count: 1, Delay: 100 * ms, Over: true},
+			[]time.Duration{100 * ms}, record.Restart{Count: 1, Delay: 100 * ms, Over: true}, nil,
 		},
 		"the host is away": {
 			withPolicy(container.RestartPolicyAlways, 0), 0, []time.Duration{-1}, []error{unreachable, unreachable, unreachable},
-			[]time.Duration{100 * ms, 200 * ms, 400 * ms, 800 * ms}, record.Restart{Count: 4, Delay: 800 * ms},
+			[]time.Duration{100 * ms, 200 * ms, 400 * ms, 800 * ms}, record.Restart{Count: 4, Delay: 800 * ms}, nil,
+		},
+		"stopped while it waits": {
+			withPolicy(container.RestartPolicyAlways, 0), 0, []time.Duration{0, -1}, nil,
+			[]time.Duration{100 * ms}, record.Restart{Count: 1, Delay: 100 * ms, Stopped: true},
+			func(s *Service) {
+				id := s.host.VMs()[0].Name
+				time.AfterFunc(150*ms, func() { _, _ = s.stopRestarts(context.Background(), id) }) // its failure shows in the waits
+			},
+		},
+		"the host goes down": {
+			withPolicy(container.RestartPolicyAlways, 0), 0, []time.Duration{-1}, nil, nil, record.Restart{}, func(s *Service) { s.GoingDown(true) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -258,7 +273,7 @@ func TestRestartWaits(t *testing.T) {
 				h := &relapsing{seen: make(chan struct{}), changes: make(chan vsphere.VMEvent, 16), lives: c.lives, fail: c.fail}
 				h.vm = vmWith(t, vsphere.PoweredOff, nil, "")
 				h.apply(c.policy)
-				if h.follow(t, c.first); fmt.Sprint(h.waits) != fmt.Sprint(c.waits) {
+				if h.follow(t, c.first, c.act); fmt.Sprint(h.waits) != fmt.Sprint(c.waits) {
 					t.Errorf("waited %v, want %v", h.waits, c.waits)
 				}
 				if got := record.DecodeRestart(h.vm.Extra[record.KeyRestart]); got != c.note {
