@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containervm/containervm/internal/vmtest"
 )
@@ -55,7 +56,7 @@ func testCVM(t *testing.T, h *vmtest.Host) {
 }
 
 // testDownAndUp stops the host: running containers are stopped in order; with --keep they go on. Images and containers
-// are there again afterwards.
+// are there again afterwards, and what a restart policy wants to run runs.
 func testDownAndUp(t *testing.T, h *vmtest.Host) {
 	h.MustDocker(t, "run", "-d", "--name", "kept", image, "sh", "-c", `i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done`)
 	waitLog(t, h, "kept", "3")
@@ -67,6 +68,8 @@ func testDownAndUp(t *testing.T, h *vmtest.Host) {
 
 	h.MustDocker(t, "run", "-d", "--name", "polite", image, "sh", "-c", politeScript)
 	waitLog(t, h, "polite", "ready")
+	h.MustDocker(t, "run", "-d", "--name", "again", "--restart", "unless-stopped", image, "sh", "-c", politeScript)
+	waitLog(t, h, "again", "ready")
 	h.Down()
 	for _, p := range h.Processes() {
 		t.Errorf("after cvm down there is %s", p)
@@ -74,5 +77,7 @@ func testDownAndUp(t *testing.T, h *vmtest.Host) {
 	want(t, h.CVM(t, "status"), 3, "not running", "")
 	h.Up()
 	equal(t, "exit status of what cvm down has stopped", inspect(t, h, "polite", ".State.ExitCode"), "5")
+	vmtest.Eventually(t, time.Minute, "what a policy wants to run runs", func() bool { return inspect(t, h, "again", ".State.Pid") != "0" })
+	waitLogLines(t, h, "again", "ready", 2)
 	equal(t, "docker start -a", h.MustDocker(t, "run", "--rm", image, "echo", "images are kept"), "images are kept")
 }

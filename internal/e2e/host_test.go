@@ -54,6 +54,8 @@ func TestHost(t *testing.T) {
 		{"ClientDisconnects", testClientDisconnects},
 		{"MaliciousImages", testMaliciousImages},
 		{"MachineKilled", testMachineKilled},
+		{"List", testList},
+		{"Usage", testUsage},
 		{"DownAndUp", testDownAndUp}, // last: the host restarts
 	})
 }
