@@ -106,7 +106,7 @@ func TestShortLives(t *testing.T) {
 
 // TestTetherGone: what a tether does not do any more, the host does; what only a tether can do is an error soon.
 func TestTetherGone(t *testing.T) {
-	e := startOn(t, badGuests(t, nil), ctr.Timeouts{Link: impatient.Link, Off: impatient.Off}) // every start succeeds, and has its time
+	e := startOn(t, badGuests(t, nil), ctr.Timeouts{Start: 2 * time.Second, Link: impatient.Link, Off: impatient.Off}) // each container starts
 	zero := 0
 	for _, cmd := range []string{"nolink", "deaf"} {
 		for what, end := range map[string]func(id string) error{
