@@ -24,6 +24,8 @@ func NewNormaliser(own ...string) *Normaliser {
 		{`\r`, ``},
 		// What the command line says of its own goroutines comes or not, and before or after the rest.
 		{`(?m)^time="[^"]*" level=error msg="(error waiting for container: context canceled|Can't [^"]* on closed pipe)"\n?`, ``},
+		// Why a registry is not reached is this machine's network.
+		{`([Gg]et "https?://[^"]*"): [^\n]*`, `$1: <unreachable>`},
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?( [+-]\d{4})?( UTC)?`, `<time>`},
 		{`\b(Less than a second|About an? (second|minute|hour)|\d+ (seconds?|minutes?|hours?|days?|weeks?|months?|years?))( ago)?\b`, `<duration>`},
 		{`\b[0-9a-f]{64}\b`, `<id>`},
