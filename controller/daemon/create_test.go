@@ -24,7 +24,7 @@ func TestCreateRefused(t *testing.T) {
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"BlkioWeight":500}}`, 501, "HostConfig.BlkioWeight is not supported"},
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"Devices":[{"PathOnHost":"/dev/fuse","PathInContainer":"/dev/fuse","CgroupPermissions":"rwm"}]}}`, 501, "mknod /dev/fuse"},
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"DeviceRequests":[{"Count":-1,"Capabilities":[["gpu"]]}]}}`, 501, "GPUs"},
-		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"Links":["a:b"]}}`, 501, "--network-alias"},
+		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"Links":["a:b"]}}`, 501, "a network of your own"},
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"SecurityOpt":["seccomp={}"]}}`, 501, "seccomp"},
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"NetworkMode":"nosuch"}}`, 400, "network nosuch not found"},
 		{`{"Image":"base","Cmd":["sleep"],"HostConfig":{"VolumesFrom":["nosuch"]}}`, 400, "No such container: nosuch"},

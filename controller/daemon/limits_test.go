@@ -106,7 +106,7 @@ func TestNotSupported(t *testing.T) {
 		"sctp is not supported":              {PortBindings: network.PortMap{network.MustParsePort("80/sctp"): nil}},
 		"devices of the host":                {Resources: container.Resources{Devices: []container.DeviceMapping{{PathOnHost: "/dev/null"}}}},
 		"network mode host is not supported": {NetworkMode: "host"},
-		"HostConfig.Links is not supported":  {Links: []string{"a:b"}},
+		"links in network bridge":            {Links: []string{"a:b"}},
 	} {
 		if _, err := create(h); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal that says %q", err, want)

@@ -508,3 +508,32 @@ func TestPublish(t *testing.T) {
 		})
 	}
 }
+
+// TestLinks: a container finds another one by the name that a link gives it, in a network of the user's own.
+func TestLinks(t *testing.T) {
+	e := start(t, nil)
+	e.network("front", "10.1.0.0/24")
+	if _, err := e.createIn("db", container.HostConfig{NetworkMode: "front"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	hosts := func(id string) (all []string) {
+		for _, h := range e.spec(id).GetHosts() {
+			all = append(all, h.Address+" "+strings.Join(h.Names, " "))
+		}
+		return all
+	}
+	want := []string{"10.1.0.2 store"}
+	id, err := e.createIn("web", container.HostConfig{NetworkMode: "front", Links: []string{"db:store"}}, nil)
+	if err != nil || !slices.Equal(hosts(id), want) {
+		t.Errorf("hosts %q, %v", hosts(id), err)
+	}
+	id, err = e.createIn("app", container.HostConfig{NetworkMode: "front"}, map[string]*network.EndpointSettings{"front": {Links: []string{"/db:/app/store"}}})
+	if err != nil || !slices.Equal(hosts(id), want) {
+		t.Errorf("hosts by the network's links: %q, %v", hosts(id), err)
+	}
+	for _, bad := range []string{"nonesuch:x", "a:b c", ":x"} {
+		if _, err := e.createIn("", container.HostConfig{NetworkMode: "front", Links: []string{bad}}, nil); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("link %q: %v", bad, err)
+		}
+	}
+}

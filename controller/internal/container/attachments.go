@@ -50,6 +50,9 @@ func (s *Service) attachments(ctx context.Context, req Request) ([]attachment, e
 	if _, err := publications(req.Config, req.HostConfig); err != nil {
 		return nil, err
 	}
+	if err := s.checkLinks(attached); err != nil {
+		return nil, err
+	}
 	return attached, s.checkHostGateway(ctx, req, attached)
 }
 

@@ -33,6 +33,9 @@ func (s *Service) Connect(ctx context.Context, ref, to string, settings *dockern
 		return err
 	}
 	at := attachment{n, wish{n.Name, *settings.Copy()}}
+	if err := s.checkLinks([]attachment{at}); err != nil {
+		return err
+	}
 	return s.changeNetworks(ctx, ref, func(c Container) error {
 		have := c.Endpoints()
 		switch {
@@ -159,6 +162,7 @@ func (s *Service) configure(ctx context.Context, c *Container, endpoints []recor
 	if err != nil {
 		return err
 	}
+	spec.Hosts = append(spec.Hosts, s.linked(endpoints)...)
 	return s.calls.Call(ctx, c.VM.Ref, func(ctx context.Context, t tetherv1.TetherService) error {
 		_, err := t.Configure(ctx, &tetherv1.ConfigureRequest{Interfaces: spec.GetInterfaces(), Hosts: spec.GetHosts(), Resolver: spec.GetResolver()})
 		return err

@@ -167,6 +167,7 @@ func (s *Service) encodeSpec(id string, rec *record.Container, endpoints []recor
 	if err != nil {
 		return "", err
 	}
+	tether.Hosts = append(tether.Hosts, s.linked(endpoints)...)
 	spec, err := link.EncodeSpec(tether)
 	if err != nil {
 		return "", tooMuch(rec, err)

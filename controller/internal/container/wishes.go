@@ -62,7 +62,7 @@ func wishes(c *container.Config, h *container.HostConfig, conf *network.Networki
 	for i, name := range names {
 		all[i] = wish{name, *endpoints[name].Copy()}
 	}
-	return all, nil
+	return all, addLinks(h, all)
 }
 
 // checkMode refuses the network modes that a machine of its own cannot have.

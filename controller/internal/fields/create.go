@@ -51,7 +51,7 @@ func hostConfig(under string) []Line {
 		nothing(under, "ContainerIDFile", "the client writes the file; shown by inspect"),
 		nothing(under, "Annotations", "kept and shown; there is no OCI runtime that reads them"),
 		refused(under, "Cgroup", ownCgroups),
-		refused(under, "Links", "containers of one network find each other by name, and --network-alias gives one more names"),
+		done(under, "Links"),
 		refused(under, "StorageOpt", "a container's root grows up to 64 GiB: give it a volume with a size (docker volume create -o size=10g) for what is to be bounded"),
 		[]Line{{Path: under + "Isolation", State: Refused, Text: windows, Takes: []string{"default"}}},
 	)
@@ -102,9 +102,8 @@ func mounts(under string) []Line {
 // endpoint are the lines of network.EndpointSettings.
 func endpoint(under string) []Line {
 	return slices.Concat(
-		done(under, "Aliases DriverOpts GwPriority MacAddress IPAMConfig.IPv4Address IPAMConfig.IPv6Address"),
+		done(under, "Aliases Links DriverOpts GwPriority MacAddress IPAMConfig.IPv4Address IPAMConfig.IPv6Address"),
 		refused(under+"IPAMConfig.", "LinkLocalIPs", "link-local addresses are not supported: an IPv6 network gives one to each interface by itself"),
-		refused(under, "Links", "containers of one network find each other by name, and --network-alias gives one more names"),
 		nothing(under, "NetworkID EndpointID Gateway IPAddress IPPrefixLen IPv6Gateway GlobalIPv6Address GlobalIPv6PrefixLen DNSNames", asShown),
 	)
 }

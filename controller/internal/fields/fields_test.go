@@ -2,6 +2,7 @@ package fields
 
 import (
 	"encoding/json"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -126,8 +127,8 @@ func TestCheck(t *testing.T) {
 		{container.CreateRequest{HostConfig: &container.HostConfig{Resources: container.Resources{CpusetMems: "0", MemorySwappiness: &minus}}}, ""},
 		{container.CreateRequest{HostConfig: &container.HostConfig{Mounts: []mount.Mount{{}, {BindOptions: &mount.BindOptions{CreateMountpoint: true}}}}},
 			"HostConfig.Mounts.BindOptions.CreateMountpoint is not"},
-		{container.CreateRequest{NetworkingConfig: &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"a": nil, "b": {Links: []string{"x"}}}}},
-			"NetworkingConfig.EndpointsConfig.Links is not supported"},
+		{container.CreateRequest{NetworkingConfig: &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"a": nil, "b": {IPAMConfig: &network.EndpointIPAMConfig{LinkLocalIPs: []netip.Addr{netip.MustParseAddr("169.254.0.1")}}}}}},
+			"NetworkingConfig.EndpointsConfig.IPAMConfig.LinkLocalIPs is not supported"},
 	} {
 		_, err := Create().Check(c.request)
 		if (err == nil) != (c.says == "") || err != nil && (!errdefs.IsNotImplemented(err) || !strings.HasPrefix(err.Error(), c.says)) {

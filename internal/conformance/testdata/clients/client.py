@@ -45,7 +45,7 @@ def group_containers():
     print(b.status)
     b.unpause()
     print(b.top()["Titles"], len(b.top()["Processes"]))
-    print(b.update(mem_limit="192m", memswap_limit="192m"))
+    print(b.update(cpu_shares=512))
     b.restart(timeout=0)
     b.kill(signal="SIGKILL")
     print(b.wait(condition="not-running")["StatusCode"])
