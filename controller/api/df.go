@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/container"
-	dockerimage "github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/system"
 	volumetypes "github.com/moby/moby/api/types/volume"
 
@@ -32,11 +31,11 @@ func (a *dfAPI) routes(r *router) {
 // usage is the answer, with what it had before version 1.52 of the API and has since.
 type usage struct {
 	system.DiskUsage
-	LayersSize *int64                `json:",omitempty"`
-	Images     []dockerimage.Summary `json:",omitempty"`
-	Containers []container.Summary   `json:",omitempty"`
-	Volumes    []volumetypes.Volume  `json:",omitempty"`
-	BuildCache []build.CacheRecord   `json:",omitempty"`
+	LayersSize *int64               `json:",omitempty"`
+	Images     []imageSummary       `json:",omitempty"`
+	Containers []container.Summary  `json:",omitempty"`
+	Volumes    []volumetypes.Volume `json:",omitempty"`
+	BuildCache []build.CacheRecord  `json:",omitempty"`
 }
 
 func (a *dfAPI) df(w http.ResponseWriter, r *http.Request) error {
@@ -72,7 +71,12 @@ func (a *dfAPI) df(w http.ResponseWriter, r *http.Request) error {
 func (u *usage) adapt(r *http.Request) {
 	if !atLeast(r.Context(), "1.52") {
 		if i := u.ImageUsage; i != nil {
-			u.LayersSize, u.Images = &i.TotalSize, i.Items
+			u.LayersSize = &i.TotalSize
+			for _, item := range i.Items {
+				line := imageSummary{Summary: item}
+				line.adapt(r)
+				u.Images = append(u.Images, line)
+			}
 		}
 		if c := u.ContainerUsage; c != nil {
 			u.Containers = c.Items

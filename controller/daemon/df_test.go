@@ -50,6 +50,10 @@ func TestDiskUsage(t *testing.T) {
 		}
 	}
 	var u container.DiskUsage
+	var old []struct{ Size, VirtualSize int64 }
+	if err := json.Unmarshal(get("/v1.41/system/df")["Images"], &old); err != nil || len(old) == 0 || old[0].VirtualSize != old[0].Size { // the older command line reads it
+		t.Errorf("images %+v, %v", old, err)
+	}
 	if err := json.Unmarshal(get("/system/df?verbose=1")["ContainerUsage"], &u); err != nil || u.TotalCount != 2 || u.ActiveCount != 1 || len(u.Items) != 2 || u.Reclaimable == 0 {
 		t.Errorf("%+v, %v", u, err)
 	}
