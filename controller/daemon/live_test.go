@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/internal/vmtest"
 	"github.com/containervm/containervm/tether/link"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -76,14 +77,14 @@ func TestPause(t *testing.T) {
 	if s := e.state("c"); s.Paused || s.Running {
 		t.Errorf("state of a paused container that was stopped: %+v", s)
 	}
-	until := client.EventsListOptions{Since: "1m", Until: time.Now().Format(time.RFC3339Nano), Filters: client.Filters{}.Add("event", "pause", "unpause")}
-	var actions []string
-	for _, m := range e.eventsOf(until) {
-		actions = append(actions, string(m.Action))
-	}
-	if want := []string{"unpause", "pause", "unpause"}; !slices.Equal(actions, want) { // of the first controller's nothing is left
-		t.Errorf("events %v, want %v", actions, want)
-	}
+	vmtest.Eventually(t, testTime/2, "all of it is told", func() bool {
+		past := client.EventsListOptions{Since: "1m", Until: time.Now().Format(time.RFC3339Nano), Filters: client.Filters{}.Add("event", "pause", "unpause")}
+		var actions []string
+		for _, m := range e.eventsOf(past) {
+			actions = append(actions, string(m.Action))
+		}
+		return slices.Equal(actions, []string{"unpause", "pause", "unpause"}) // of the first controller's nothing is left
+	})
 }
 
 // eventsOf are the events of the past.

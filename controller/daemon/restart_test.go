@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -89,7 +90,9 @@ func TestWhileRestarting(t *testing.T) {
 	wait := func(id string) {
 		t.Helper()
 		e.until(id, "waiting for a restart", func(c container.InspectResponse) bool {
-			return c.State.Restarting && c.State.Status == "restarting" && c.State.Running && c.State.ExitCode == 3 && c.RestartCount > 4
+			ended, err := time.Parse(time.RFC3339Nano, c.State.FinishedAt)
+			fresh := err == nil && time.Since(ended) < 500*time.Millisecond // it waits for a while yet: more than a second and a half in all
+			return fresh && c.State.Restarting && c.State.Status == "restarting" && c.State.Running && c.State.ExitCode == 3 && c.RestartCount > 4
 		})
 	}
 	id := e.create("c", container.Config{Cmd: []string{"relapse"}}, policy(container.RestartPolicyAlways, 0))

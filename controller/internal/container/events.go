@@ -103,6 +103,9 @@ func eventsOf(before, after *Container, now time.Time) []events.Message {
 			add(after, events.ActionStart, nil)
 		}
 		if after.goneSince(before) {
+			if before.Paused() { // it went on, and ended at once
+				add(after, events.ActionUnPause, nil)
+			}
 			if after.OOMKilled() {
 				add(after, events.ActionOOM, nil)
 			}
