@@ -172,17 +172,23 @@ func TestRestartFails(t *testing.T) {
 	began.Store(0)
 	e.begin(id)
 	host := e.connect()
-	for range 2 {
-		running := e.inspect(id).State.StartedAt
+	powerOff := func() {
+		t.Helper()
 		vm, _ := host.Get(id)
 		if err := host.PowerOff(e.ctx(), vm.Ref); err != nil {
 			t.Fatal(err)
 		}
-		e.until(id, "what comes after its machine's end", func(c container.InspectResponse) bool {
-			return !c.State.Restarting && c.State.StartedAt != running
-		})
 	}
-	e.until(id, "its being left alone", func(c container.InspectResponse) bool { return !c.State.Running })
+	first := e.inspect(id).State.StartedAt
+	powerOff()
+	e.until(id, "its second run", func(c container.InspectResponse) bool {
+		began := c.State.StartedAt
+		return c.State.Running && !c.State.Restarting && !strings.HasPrefix(began, "0001-") && began != first
+	})
+	powerOff()
+	e.until(id, "its being left alone", func(c container.InspectResponse) bool {
+		return !c.State.Running && !c.State.Restarting && c.State.ExitCode == 127
+	})
 	n := began.Load()
 	if c := e.inspect(id); c.State.Running || c.State.Restarting || began.Load() != n || n != 3 {
 		t.Errorf("%+v, %d starts", c.State, began.Load())
