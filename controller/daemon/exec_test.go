@@ -218,3 +218,55 @@ func TestExecGoesWithContainer(t *testing.T) {
 		t.Errorf("%+v, %v; want the exit code of a kill", res, err)
 	}
 }
+
+// TestAttachEvents: who attaches, resizes a terminal and detaches is told, of a container and of a session.
+func TestAttachEvents(t *testing.T) {
+	e := start(t, nil)
+	id := e.create("c", container.Config{Cmd: []string{"cat"}, Tty: true, OpenStdin: true}, container.HostConfig{})
+	e.begin(id)
+	told := e.docker.Events(e.ctx(), client.EventsListOptions{Since: "1m", Filters: client.Filters{}.Add("event", "attach", "resize", "detach", "exec_detach")})
+	const keys = "\x10\x11"
+	attached, err := e.docker.ContainerAttach(e.ctx(), id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attached.Close()
+	if _, err := e.docker.ContainerResize(e.ctx(), id, client.ContainerResizeOptions{Height: 33, Width: 77}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := attached.Conn.Write([]byte(keys)); err != nil {
+		t.Fatal(err)
+	}
+	made, err := e.docker.ExecCreate(e.ctx(), id, client.ExecCreateOptions{Cmd: []string{"cat"}, TTY: true, AttachStdin: true, AttachStdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(want string, has map[string]string) {
+		t.Helper()
+		select {
+		case m := <-told.Messages:
+			for key, value := range has {
+				if m.Actor.Attributes[key] != value {
+					t.Errorf("%s: %s is %q, want %q", m.Action, key, m.Actor.Attributes[key], value)
+				}
+			}
+			if string(m.Action) != want || m.Actor.ID != id {
+				t.Errorf("told %s of %s, want %s", m.Action, m.Actor.ID, want)
+			}
+		case err := <-told.Err:
+			t.Fatal(err)
+		}
+	}
+	next("attach", nil)
+	next("resize", map[string]string{"height": "33", "width": "77"})
+	next("detach", nil)
+	session, err := e.docker.ExecAttach(e.ctx(), made.ID, client.ExecAttachOptions{TTY: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	if _, err := session.Conn.Write([]byte(keys)); err != nil {
+		t.Fatal(err)
+	}
+	next("exec_detach", map[string]string{"execID": made.ID})
+}

@@ -173,6 +173,9 @@ func (x *Execution) Run(ctx context.Context, stdin io.Reader, out stream.Sink) e
 			switch err := x.feed(stdin); {
 			case errors.Is(err, stream.ErrDetached):
 				x.Close()
+				if c, err := x.s.containers.GetRunning(x.e.ContainerID); err == nil {
+					x.s.containers.Tell(&c, events.ActionExecDetach, map[string]string{"execID": x.e.ID})
+				}
 			case err != nil:
 				_, _ = io.Copy(io.Discard, stdin) // the process takes no more; the client's end is still to be noticed
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/logconf"
@@ -44,6 +45,7 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 	}
 	a := &Attachment{Container: c, s: s, opt: opt, cancel: func() {}}
 	if !opt.Stdout && !opt.Stderr || !opt.Stream && !opt.Logs {
+		s.containers.Tell(&c, events.ActionAttach, nil)
 		return a, nil
 	}
 	if opt.Logs && c.HostConfig.LogConfig.Type == logconf.None {
@@ -60,6 +62,7 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 		return nil, fmt.Errorf("cannot attach to %s: %w", &c, err)
 	}
 	a.log = &logReader{r: r, at: at, run: c.Run}
+	s.containers.Tell(&c, events.ActionAttach, nil)
 	return a, nil
 }
 
@@ -100,6 +103,7 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 				a.Close()
 				cancel()
 				<-written
+				a.s.containers.Tell(&a.Container, events.ActionDetach, nil)
 				return nil
 			}
 			detached = nil // stdin has ended; output goes on
@@ -165,7 +169,10 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 		}
 	}()
 	select {
-	case <-detached:
+	case err := <-detached:
+		if errors.Is(err, ErrDetached) {
+			a.s.containers.Tell(&a.Container, events.ActionDetach, nil)
+		}
 	case <-off:
 	case <-ctx.Done():
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/events"
+
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
 	"github.com/containervm/containervm/tether/link"
@@ -26,6 +28,8 @@ type found struct{ c container.Container }
 func (f found) Get(string) (container.Container, error) { return f.c, nil }
 
 func (f found) GetRunning(string) (container.Container, error) { return f.c, nil }
+
+func (found) Tell(*container.Container, events.Action, map[string]string) {}
 
 // tagged is a container whose log lines have the details "tag=T".
 func tagged() found {

@@ -3,6 +3,9 @@ package stream
 import (
 	"context"
 	"io"
+	"strconv"
+
+	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
@@ -14,6 +17,7 @@ import (
 type Containers interface {
 	Get(ref string) (container.Container, error)
 	GetRunning(ref string) (container.Container, error)
+	Tell(c *container.Container, action events.Action, more map[string]string)
 }
 
 // Host is what streams need of a vSphere host: *vsphere.Client.
@@ -42,5 +46,9 @@ func (s *Service) Resize(ctx context.Context, ref string, rows, columns uint32) 
 	if err != nil {
 		return err
 	}
-	return guest.Failed(s.calls.Resize(ctx, c.VM, link.MainSession, rows, columns), "cannot resize the terminal of %s", &c)
+	if err := s.calls.Resize(ctx, c.VM, link.MainSession, rows, columns); err != nil {
+		return guest.Failed(err, "cannot resize the terminal of %s", &c)
+	}
+	s.containers.Tell(&c, events.ActionResize, map[string]string{"height": strconv.FormatUint(uint64(rows), 10), "width": strconv.FormatUint(uint64(columns), 10)})
+	return nil
 }
