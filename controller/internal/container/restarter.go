@@ -36,7 +36,7 @@ type planned struct {
 type restartEnd struct {
 	id    string
 	plan  planned
-	again bool // the host could not be asked
+	again bool // the host could not be asked, or goes down
 }
 
 func newRestarter(s *Service) *restarter {
@@ -143,8 +143,11 @@ func (s *Service) restart(ctx context.Context, id string, plan planned) (again b
 	}
 	defer op.release()
 	c, err := s.Get(id)
-	if err != nil || s.closing.Load() || !plan.wanted(&c) {
+	if err != nil || !plan.wanted(&c) {
 		return false
+	}
+	if s.closing.Load() {
+		return true // it may stay after all
 	}
 	stop := context.AfterFunc(ctx, func() { op.breakOff(context.Canceled) }) // the machine that comes up is the next controller's
 	defer stop()
