@@ -49,7 +49,6 @@ type Machines interface {
 	InstantClone(ctx context.Context, source vsphere.Ref, spec vsphere.CloneSpec) (vsphere.Ref, error)
 	Change(ctx context.Context, vm vsphere.Ref, change vsphere.Change) error
 	Reconfigure(ctx context.Context, vm vsphere.Ref, extra map[string]string) error
-	Resize(ctx context.Context, vm vsphere.Ref, cpus, memoryMiB int, extra map[string]string) error
 	DetachDisks(ctx context.Context, vm vsphere.Ref, units []int, extra map[string]string) error
 	HostNetworks(ctx context.Context) (hostapi.Networks, error)
 	Boot() vsphere.BootFiles

@@ -171,13 +171,7 @@ func (c *Client) Destroy(ctx context.Context, vm Ref) error {
 
 // Reconfigure changes keys of extraConfig; an empty value removes a key.
 func (c *Client) Reconfigure(ctx context.Context, vm Ref, extra map[string]string) error {
-	return c.Resize(ctx, vm, 0, 0, extra)
-}
-
-// Resize changes a VM's CPUs and memory, and keys of extraConfig with them; a size of 0 leaves it as it is, an empty
-// value removes a key.
-func (c *Client) Resize(ctx context.Context, vm Ref, cpus, memoryMiB int, extra map[string]string) error {
-	return c.Change(ctx, vm, Change{CPUs: cpus, MemoryMiB: memoryMiB, Extra: extra})
+	return c.Change(ctx, vm, Change{Extra: extra})
 }
 
 // Change is what one reconfiguration of a VM changes; what is zero stays as it is.

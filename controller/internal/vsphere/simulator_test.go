@@ -185,7 +185,7 @@ func TestSimulatorMachines(t *testing.T) {
 	}
 	must(c.PowerOff(ctx, ref))
 	must(c.PowerOff(ctx, ref))
-	must(c.Resize(ctx, ref, 2, 128, nil))
+	must(c.Change(ctx, ref, vsphere.Change{CPUs: 2, MemoryMiB: 128}))
 	if vm := now(); vm.CPUs != 2 || vm.MemoryMiB != 128 {
 		t.Errorf("resized: %+v", vm)
 	}
