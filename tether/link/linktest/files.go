@@ -166,11 +166,9 @@ func (f *Tether) Download(ctx context.Context, id string, w io.Writer) error {
 // Import implements link.Handler: files and directories of the tar become those of the fake.
 func (f *Tether) Import(ctx context.Context, req *tetherv1.ImportRequest) (*tetherv1.ImportResponse, error) {
 	u := f.upload(req.GetUpload())
-	var source io.Reader
-	select {
-	case source = <-u.source:
-	case <-ctx.Done():
-		return nil, link.Refuse(ctx.Err(), "%v", ctx.Err())
+	source, err := u.await(ctx)
+	if err != nil {
+		return nil, err
 	}
 	entries, err := f.readTar(source, req.GetPath())
 	select {

@@ -220,14 +220,22 @@ func (f *Tether) Upload(ctx context.Context, id string, r io.Reader) error {
 	}
 }
 
+// await waits until the bytes of an upload come.
+func (u *upload) await(ctx context.Context) (io.Reader, error) {
+	select {
+	case source := <-u.source:
+		return source, nil
+	case <-ctx.Done():
+		return nil, link.Refuse(ctx.Err(), "%v", ctx.Err())
+	}
+}
+
 // Unpack implements link.Handler: it keeps the tar and counts what is in it.
 func (f *Tether) Unpack(ctx context.Context, req *tetherv1.UnpackRequest) (*tetherv1.UnpackResponse, error) {
 	u := f.upload(req.GetUpload())
-	var source io.Reader
-	select {
-	case source = <-u.source:
-	case <-ctx.Done():
-		return nil, link.Refuse(ctx.Err(), "%v", ctx.Err())
+	source, err := u.await(ctx)
+	if err != nil {
+		return nil, err
 	}
 	data, err := io.ReadAll(source)
 	resp := &tetherv1.UnpackResponse{}
