@@ -107,7 +107,7 @@ func (t *tether) mountEarly(context.Context) error {
 		t.console.Warn("the runtime's monitor takes time", "err", err)
 	}
 	if err := boot.SetSysctls(); err != nil {
-		t.console.Warn("not all that Docker allows is allowed", "err", err)
+		t.console.Warn("not all parameters of the kernel are set", "err", err)
 	}
 	return boot.Limits()
 }

@@ -9,20 +9,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysctl is a value below /proc/sys.
+// sysctl is a parameter of the kernel: a file below / and what it is to hold.
 type sysctl struct{ path, value string }
 
-// sysctls are what Docker sets in a container's network namespace since its version 20.10 (Linux' Documentation/networking/ip-sysctl.rst).
+// sysctls are what Docker sets in a container's network namespace since its version 20.10 (Linux' Documentation/networking/ip-sysctl.rst),
+// and what makes a machine without memory end a program rather than read the code of all programs from its disk again and again: the
+// kernel kills when what was used within this time, in ms, does not fit (Documentation/admin-guide/mm/multigen_lru.rst has 1000 for it).
 // The container has the machine's first namespace, and a fork has its source's memory, so both have them without more work.
 func sysctls() []sysctl {
 	return []sysctl{
-		{"net/ipv4/ip_unprivileged_port_start", "0"},  // who is not root may bind port 80
-		{"net/ipv4/ping_group_range", "0 2147483647"}, // every group may open a ping socket
+		{"proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},  // who is not root may bind port 80
+		{"proc/sys/net/ipv4/ping_group_range", "0 2147483647"}, // every group may open a ping socket
+		{"sys/kernel/mm/lru_gen/min_ttl_ms", "1000"},
 	}
 }
 
-// SetSysctls sets the kernel's values that differ from its own defaults. It needs /proc. All are tried.
-func SetSysctls() error { return setSysctls("/proc/sys", sysctls()) }
+// SetSysctls sets the kernel's values that differ from its own defaults. It needs /proc and /sys. All are tried.
+func SetSysctls() error { return setSysctls("/", sysctls()) }
 
 func setSysctls(root string, all []sysctl) error {
 	var errs []error
