@@ -3,6 +3,9 @@
 // Every change is written to the end of one file; Commit also waits for its fsync. When the file has grown to several
 // times its live content it is written anew beside the old one and renamed over it. A torn tail, which a crash leaves, is
 // cut off when the journal is opened; damage before the last record is an error, because something that was promised is lost.
+//
+// On a full disk it goes on in a file whose blocks are set aside (package spare), in which there is room for what removals have to write. When that
+// is full too a change fails, and changes nothing; what comes later is tried anew, so the journal works again by itself when there is space.
 package journal
 
 import (
@@ -15,21 +18,30 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/spare"
 )
 
-// minCompact is the size in bytes below which a journal is never compacted.
-const minCompact = 1 << 20
+const (
+	// minCompact is the size in bytes below which a journal is never compacted.
+	minCompact = 1 << 20
+	// minSpare is how many bytes are set aside for the next file at least: with room for a thousand changes behind the documents.
+	minSpare = 4 << 20
+)
 
 // Journal is an open journal. Its methods may be called by several goroutines.
 type Journal struct {
 	path string
+	dir  *os.Root
 
 	mu      sync.Mutex
 	file    *os.File
+	spare   *spare.File
 	docs    map[string]json.RawMessage
-	size    int64         // of the file
-	live    int64         // of the documents in it
-	err     error         // what made the file unusable: nothing can be promised any more
+	size    int64 // of the file
+	live    int64 // of the documents in it
+	closed  bool
+	broken  error         // nothing can be promised of the file any more: another one takes its place before the next record
 	written int           // records, in the life of this value
 	synced  int           // how many of them are known to be on the disk
 	syncing chan struct{} // closed when the fsync in flight has ended; nil: there is none
@@ -41,12 +53,27 @@ func Open(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the journal: %w", err)
 	}
-	j := &Journal{path: path, file: file, docs: map[string]json.RawMessage{}}
+	dir, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("cannot open the journal's directory: %w", err)
+	}
+	j := &Journal{path: path, dir: dir, file: file, docs: map[string]json.RawMessage{}}
 	if err := j.load(); err != nil {
 		file.Close()
+		dir.Close()
 		return nil, fmt.Errorf("cannot read the journal %s: %w", path, err)
 	}
+	// Of what the journal goes on in: before it is needed, as far as there is room.
+	j.spare = spare.New(dir, filepath.Base(path)+".spare", minSpare)
+	j.prepareLocked()
 	return j, syncDir(path)
+}
+
+// prepareLocked sets the next file aside, if it can; the caller holds mu, or is alone.
+func (j *Journal) prepareLocked() {
+	j.spare.Resize(2 * j.live)
+	_ = j.spare.Make() // without one a journal on a full disk is full, and says so
 }
 
 func (j *Journal) load() error {
@@ -79,9 +106,6 @@ func (j *Journal) cutTail() error {
 		return fmt.Errorf("damaged at byte %d, but intact again at %d: restore the file from a backup", j.size, j.size+int64(next))
 	}
 	if err := j.file.Truncate(j.size); err != nil {
-		return err
-	}
-	if _, err := j.file.Seek(j.size, io.SeekStart); err != nil {
 		return err
 	}
 	return j.file.Sync()
@@ -124,26 +148,51 @@ func (j *Journal) Write(changes ...Change) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.err != nil {
-		return j.err
+	if err := j.mendLocked(); err != nil {
+		return err
 	}
-	n, err := j.file.Write(record)
-	j.size += int64(n)
-	if err != nil {
-		return j.brokenLocked(err)
+	if err := j.appendLocked(record); err != nil {
+		// What is set aside takes the documents, and then the record.
+		if j.rescueLocked() != nil || j.appendLocked(record) != nil {
+			return fmt.Errorf("cannot write the journal %s: %w", j.path, err)
+		}
 	}
 	j.written++
 	j.apply(changes)
 	if j.size > minCompact && j.size > 4*j.live {
-		return j.compactLocked()
+		_ = j.compactLocked() // the file is as good as before, if it cannot be
 	}
+	j.prepareLocked()
 	return nil
 }
 
-// brokenLocked makes the journal unusable. The caller holds mu.
-func (j *Journal) brokenLocked(err error) error {
-	j.err = fmt.Errorf("cannot write the journal %s: %w", j.path, err)
-	return j.err
+// appendLocked writes a record to the end of the file, or leaves the file as it was. The caller holds mu.
+func (j *Journal) appendLocked(record []byte) error {
+	n, err := j.file.WriteAt(record, j.size)
+	if err == nil {
+		j.size += int64(n)
+		return nil
+	}
+	if n > 0 { // a start would cut it off; a record that was written over a part of it would be damage
+		if cut := j.file.Truncate(j.size); cut != nil {
+			j.broken = cut
+		}
+	}
+	return err
+}
+
+// mendLocked makes a journal usable that is not. The caller holds mu.
+func (j *Journal) mendLocked() error {
+	if j.closed {
+		return errors.New("the journal is closed")
+	}
+	if j.broken == nil {
+		return nil
+	}
+	if err := j.rescueLocked(); err != nil {
+		return fmt.Errorf("cannot write the journal %s: %w; it failed before: %w", j.path, err, j.broken)
+	}
+	return nil
 }
 
 // Sync returns when everything that was written before is on the disk. Those who wait at the same time share an fsync.
@@ -151,8 +200,8 @@ func (j *Journal) Sync() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for want := j.written; j.synced < want; {
-		if j.err != nil {
-			return j.err
+		if err := j.mendLocked(); err != nil {
+			return err
 		}
 		if other := j.syncing; other != nil {
 			j.mu.Unlock()
@@ -176,65 +225,71 @@ func (j *Journal) syncLocked() {
 	close(done)
 	switch {
 	case file != j.file: // it was compacted meanwhile, which has synced everything
-	case err != nil:
-		_ = j.brokenLocked(err) // whoever waits finds it
+	case err != nil: // whoever waits mends it: nobody knows what of the file is on the disk (fsync(2))
+		j.broken = err
 	default:
 		j.synced = max(j.synced, upTo)
 	}
 }
 
-// compactLocked writes a file with one record for each document, and puts it in the old one's place. The caller holds mu, also
-// during the fsync of the new file: what is written meanwhile would be missing there.
+// compactLocked puts a file with one record for each document in the old one's place. The caller holds mu, also during the fsync of the
+// new file: what is written meanwhile would be missing there.
 func (j *Journal) compactLocked() error {
-	changes := make([]Change, 0, len(j.docs))
-	for key, value := range j.docs {
-		changes = append(changes, Change{Key: key, Value: value})
-	}
-	var data []byte
-	for _, c := range changes {
-		var err error
-		if data, err = appendRecord(data, []Change{c}); err != nil {
-			return err
-		}
-	}
-	file, err := replace(j.path, data)
+	file, err := j.dir.OpenFile(filepath.Base(j.path)+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot compact the journal %s: %w", j.path, err)
 	}
-	j.file.Close()
-	j.file, j.size, j.synced = file, int64(len(data)), j.written
-	return nil
+	return j.replaceLocked(file)
 }
 
-// replace puts data in path's place so that a crash leaves the old content or the new one, and returns the open file.
-func replace(path string, data []byte) (*os.File, error) {
-	file, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// rescueLocked is compactLocked for a full disk, or a file that failed: it uses what is set aside, if that is there. It is not for every day: an fsync
+// of what is written into blocks that were set aside may take longer. The caller holds mu.
+func (j *Journal) rescueLocked() error {
+	file, err := j.spare.Take()
 	if err != nil {
-		return nil, err
+		return j.compactLocked()
 	}
-	_, err = file.Write(data)
+	return j.replaceLocked(file)
+}
+
+// replaceLocked writes the documents into an empty file and renames it over the journal, so that a crash leaves the old content or the new one.
+// What is set aside behind them stays so, for the records that follow. The caller holds mu.
+func (j *Journal) replaceLocked(file *os.File) error {
+	var data []byte
+	var err error
+	for key, value := range j.docs {
+		if data, err = appendRecord(data, []Change{{Key: key, Value: value}}); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		_, err = file.WriteAt(data, 0)
+	}
 	if err == nil {
 		err = file.Sync()
 	}
 	if err == nil {
-		err = os.Rename(file.Name(), path)
+		err = j.dir.Rename(filepath.Base(file.Name()), filepath.Base(j.path))
 	}
 	if err == nil {
-		err = syncDir(path)
+		err = syncDir(j.path)
 	}
 	if err != nil {
 		file.Close()
-		return nil, err
+		_ = j.dir.Remove(filepath.Base(file.Name())) // it takes space that there is not; the next one may succeed
+		return fmt.Errorf("cannot write the journal %s anew: %w", j.path, err)
 	}
-	return file, nil
+	j.file.Close()
+	j.file, j.size, j.synced, j.broken = file, int64(len(data)), j.written, nil
+	return nil
 }
 
 // Close closes the file; later appends fail.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.err = errors.New("the journal is closed")
-	return j.file.Close()
+	j.closed = true
+	return errors.Join(j.file.Close(), j.dir.Close())
 }
 
 // syncDir makes the name path itself durable.

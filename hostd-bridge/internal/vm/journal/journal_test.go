@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/internal/smalldisk"
 )
 
 func put(t *testing.T, key string, value any) Change {
@@ -178,16 +183,82 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
-// A failed write makes the journal unusable: what follows a torn record would be lost at the next start.
-func TestFailedWriteIsFinal(t *testing.T) {
-	j := open(t, filepath.Join(t.TempDir(), "j"))
-	j.file.Close()
-	if err := j.Commit(put(t, "a", 1)); err == nil {
-		t.Fatal("a write to a closed file succeeded")
+// A file that fails is replaced by another one with all that was promised; what followed a torn record would be lost at the next start.
+func TestFailedFileIsReplaced(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "j")
+	j := open(t, path)
+	if err := j.Commit(put(t, "a", 1)); err != nil {
+		t.Fatal(err)
 	}
-	if err := j.Commit(put(t, "b", 1)); err == nil || len(j.Documents()) != 0 {
-		t.Errorf("error %v, documents %v", err, documents(j))
+	for n, fail := range []func(){
+		func() { j.file.Close() },
+		func() { j.broken = errors.New("an fsync failed") },
+	} {
+		fail()
+		if err := j.Commit(put(t, fmt.Sprint("b", n), 2)); err != nil {
+			t.Errorf("after failure %d: %v", n, err)
+		}
 	}
+	want := map[string]string{"a": "1", "b0": "2", "b1": "2"}
+	if got := documents(open(t, path)); !reflect.DeepEqual(got, want) {
+		t.Errorf("documents %v, want %v", got, want)
+	}
+}
+
+// On a full disk removals are written, in what was set aside; a journal for which nothing is left changes nothing, says so, and goes on by
+// itself when there is space.
+func TestFullDisk(t *testing.T) {
+	for _, kind := range smalldisk.Kinds {
+		t.Run(kind, func(t *testing.T) {
+			dir := smalldisk.Mount(t, kind, 16<<20)
+			path := filepath.Join(dir, "journal")
+			j := open(t, path)
+			for n := range 100 {
+				if err := j.Commit(put(t, fmt.Sprint(n), strings.Repeat("x", 5000))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			culprit := smalldisk.Fill(t, dir)
+			for n := range 100 { // a record of the removal that has begun, and one that deletes
+				if err := j.Write(put(t, fmt.Sprint(n), strings.Repeat("y", 5000))); err != nil {
+					t.Fatalf("removal %d on a full disk: %v", n, err)
+				}
+				if err := j.Commit(Delete(fmt.Sprint(n))); err != nil {
+					t.Fatalf("removal %d on a full disk: %v", n, err)
+				}
+				smalldisk.Fill(t, dir) // others take what the journal gives up
+			}
+			taken := fillJournal(t, j)
+			if got := documents(open(t, path)); len(got) != taken {
+				t.Errorf("%d documents were read of a full disk, want %d", len(got), taken)
+			}
+			if err := os.Remove(culprit); err != nil {
+				t.Fatal(err)
+			}
+			if err := j.Commit(put(t, "after", 1)); err != nil {
+				t.Errorf("there is space again: %v", err)
+			}
+			if got := documents(open(t, path)); len(got) != taken+1 {
+				t.Errorf("%d documents, want %d", len(got), taken+1)
+			}
+		})
+	}
+}
+
+// fillJournal writes documents until one is refused for lack of space, and returns how many were not.
+func fillJournal(t *testing.T, j *Journal) (n int) {
+	t.Helper()
+	for ; n < 10_000; n++ {
+		err := j.Commit(put(t, fmt.Sprint("full", n), strings.Repeat("z", 50_000)))
+		if errors.Is(err, unix.ENOSPC) {
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("the disk is never full")
+	return n
 }
 
 func FuzzReadRecord(f *testing.F) {
