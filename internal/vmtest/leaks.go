@@ -200,8 +200,8 @@ func (h *Host) machineFiles(templates []string) []string {
 	partial, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "layers", "*partial*"))
 	blobs, _ := filepath.Glob(filepath.Join(h.datastore(), "cvm", "blobs", "sha256", "*partial*"))
 	homes, _ := filepath.Glob(filepath.Join(h.datastore(), "*"))
-	shared := func(path string) bool { // layers, images, boot files
-		return filepath.Base(path) == "cvm" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, hostapi.VolumesDir)
+	shared := func(path string) bool { // layers, images, boot files; what the datastore has set aside
+		return filepath.Base(path) == "cvm" || filepath.Base(path) == ".reserve" || slices.Contains(templates, path) || isEmptyDir(path, "cvm-forks") || isEmptyDir(path, hostapi.VolumesDir)
 	}
 	return slices.Concat(runs, slices.DeleteFunc(homes, shared), partial, blobs)
 }

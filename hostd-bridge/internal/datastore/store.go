@@ -2,6 +2,7 @@
 package datastore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,9 @@ const uploadPrefix = ".upload-"
 // Store is a directory tree. All paths are relative to its root, as ParsePath returns them; none leads out of it, not
 // even by a symbolic link.
 type Store struct {
-	dir  string
-	root *os.Root
+	dir     string
+	root    *os.Root
+	reserve *reserve
 }
 
 // Open opens the directory dir, creating it when it is missing, and removes what interrupted uploads left.
@@ -33,8 +35,15 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the datastore: %w", err)
 	}
-	s := &Store{dir: dir, root: root}
-	return s, s.sweep()
+	s := &Store{dir: dir, root: root, reserve: newReserve(root)}
+	if err := s.sweep(); err != nil {
+		return nil, err
+	}
+	if err := root.Mkdir(ReserveDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("cannot make the datastore's reserve: %w", err)
+	}
+	s.reserve.fill()
+	return s, nil
 }
 
 // sweep removes the files of interrupted uploads; they are all in the upload directory.
@@ -82,7 +91,7 @@ func (s *Store) List(rel string) ([]fs.FileInfo, error) {
 	infos := make([]fs.FileInfo, 0, len(entries))
 	for _, e := range entries {
 		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) || isUpload(e.Name()) {
+		if errors.Is(err, fs.ErrNotExist) || isUpload(e.Name()) || e.Name() == ReserveDir {
 			continue
 		}
 		if err != nil {
@@ -109,7 +118,9 @@ func (s *Store) Remove(rel string) error {
 	if _, err := s.root.Lstat(rel); err != nil {
 		return err
 	}
-	return s.root.RemoveAll(rel)
+	err := s.root.RemoveAll(rel)
+	s.reserve.fill() // there may be space again
+	return err
 }
 
 // RemoveIfEmpty removes a directory that has no content and leaves any other.
@@ -206,8 +217,30 @@ func (s *Store) makeRoom(to string, force bool) error {
 }
 
 // Write puts what r yields at rel, so that rel has its old content or all of the new. A size of 0 or more is checked
-// against what r yields; missing parent directories are made.
-func (s *Store) Write(rel string, r io.Reader, size int64) (err error) {
+// against what r yields; missing parent directories are made. On a full disk a file can be replaced by one of maxReserved bytes at most,
+// as often as the reserve allows.
+func (s *Store) Write(rel string, r io.Reader, size int64) error {
+	if info, err := s.root.Lstat(rel); err == nil && info.Mode().IsRegular() && size >= 0 && size <= maxReserved {
+		return s.replace(rel, r, size)
+	}
+	return s.write(rel, r, size)
+}
+
+// replace is Write over a file that is there.
+func (s *Store) replace(rel string, r io.Reader, size int64) error {
+	content := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+	if _, err := content.ReadFrom(io.LimitReader(r, size+1)); err != nil {
+		return fmt.Errorf("cannot write %s: %w", FormatPath(rel), err)
+	}
+	err := s.write(rel, bytes.NewReader(content.Bytes()), size)
+	if whole := int64(content.Len()) == size; whole && errors.Is(err, unix.ENOSPC) {
+		err = s.reserve.write(rel, content.Bytes(), err)
+	}
+	s.reserve.fill()
+	return err
+}
+
+func (s *Store) write(rel string, r io.Reader, size int64) (err error) {
 	tmp := uploadPrefix + randomName()
 	file, err := s.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

@@ -10,6 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/internal/smalldisk"
 )
 
 func openStore(t *testing.T, dir string) *Store {
@@ -104,7 +108,7 @@ func TestInterruptedUploadsLeaveNothing(t *testing.T) {
 		t.Errorf("files %v, %v", infos, err)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
+	if err != nil || len(entries) != 2 || entries[0].Name() != ReserveDir {
 		t.Errorf("files on the host %v, %v", entries, err)
 	}
 }
@@ -158,5 +162,40 @@ func TestHandler(t *testing.T) {
 	write(t, s, "r", "0123456789")
 	if w := do("GET", "/folder/r", "", "Range", "bytes=3-5"); w.Code != http.StatusPartialContent || w.Body.String() != "345" {
 		t.Errorf("range: %d %q", w.Code, w.Body)
+	}
+}
+
+// On a full disk an index is replaced, so that what fills the disk can be removed; nothing else is written. With space the reserve is there again.
+func TestFullDisk(t *testing.T) {
+	for _, kind := range smalldisk.Kinds {
+		t.Run(kind, func(t *testing.T) {
+			dir := smalldisk.Mount(t, kind, 32<<20)
+			s := openStore(t, dir)
+			write(t, s, "cvm/volumes.json", "first")
+			for round := range 2 {
+				smalldisk.Fill(t, dir)
+				small, large := strings.Repeat("s", 60<<10), strings.Repeat("l", maxReserved)
+				for n, text := range []string{small + "1", small + "2", small + "3", large} {
+					write(t, s, "cvm/volumes.json", text)
+					if got := read(t, s, "cvm/volumes.json"); got != text {
+						t.Errorf("round %d: after write %d the file has %d bytes, want %d", round, n, len(got), len(text))
+					}
+					smalldisk.Fill(t, dir) // others take what was given up
+				}
+				if err := s.Write("cvm/new", strings.NewReader(large), int64(len(large))); !errors.Is(err, unix.ENOSPC) {
+					t.Errorf("round %d: a new file: %v", round, err)
+				}
+				if err := s.Write("cvm/volumes.json", strings.NewReader("short"), 10); err == nil {
+					t.Errorf("round %d: a body that ends early: %v", round, err)
+				}
+				if err := s.Remove("culprit"); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			}
+			entries, err := s.List(".")
+			if err != nil || len(entries) != 1 && kind == "tmpfs" { // ext4 has lost+found
+				t.Errorf("the store shows %v, %v", entries, err)
+			}
+		})
 	}
 }
