@@ -2,18 +2,18 @@ package daemon_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
+	"github.com/containerd/cgroups/v3/cgroup1"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
 
@@ -103,9 +103,8 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	defer stop()
 	c = connect(t, e)
 	status := waitStatus(t, c, ref, tetherv1.State_RUNNING)
-	group := groupOf(config, ref)
-	if procs, err := os.ReadFile(group); err != nil || len(procs) == 0 {
-		t.Errorf("the control group of a machine with a limit of its CPU time: %q, %v", procs, err)
+	if procs := groups(t); len(procs) != 1 || len(procs[0]) < 2 {
+		t.Errorf("control groups with the processes %v, want one with a supervisor and QEMU", procs)
 	}
 	machine := object.NewVirtualMachine(c.Client, ref)
 	defer func() {
@@ -132,8 +131,10 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	}
 	waitPower(t, c, ref, "poweredOff")
 	done(t)(machine.Destroy(t.Context()))
-	if _, err := os.Stat(group); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the control group of a machine that is gone: %v", err)
+	for end := time.Now().Add(20 * time.Second); len(groups(t)) > 0; time.Sleep(10 * time.Millisecond) { // the supervisor goes last
+		if time.Now().After(end) {
+			t.Fatalf("control groups of a machine that is gone, with the processes %v", groups(t))
+		}
 	}
 	left, err := os.ReadDir(filepath.Join(config.RunDir, "vm"))
 	if err != nil || len(left) != 0 {
@@ -141,14 +142,27 @@ func TestRealVMOutlivesTheDaemon(t *testing.T) {
 	}
 }
 
-// groupOf is the list of processes in the control group of a VM's machine.
-func groupOf(config daemon.Config, ref types.ManagedObjectReference) string {
-	root := "/sys/fs/cgroup"
+// groups are the processes in each of the control groups that this process has made.
+func groups(t *testing.T) (procs [][]string) {
+	t.Helper()
+	dir, controller := "/sys/fs/cgroup", ""
 	if cgroups.Mode() != cgroups.Unified {
-		root += "/cpu"
+		own, err := cgroup1.ParseCgroupFile("/proc/self/cgroup")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, controller = filepath.Join(dir, "cpu"), own["cpu"]
 	}
-	sum := sha256.Sum256([]byte(filepath.Join(config.RunDir, "vm", ref.Value)))
-	return filepath.Join(root, "containervm", hex.EncodeToString(sum[:8]), "cgroup.procs")
+	found, err := filepath.Glob(filepath.Join(dir, controller, "containervm", strconv.Itoa(os.Getpid())+"-*", "cgroup.procs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range found {
+		if text, err := os.ReadFile(path); err == nil {
+			procs = append(procs, strings.Fields(string(text)))
+		}
+	}
+	return procs
 }
 
 // Volumes of real machines: at the boot, plugged in and taken out while they run, forked with them, and opened again as deltas of what was

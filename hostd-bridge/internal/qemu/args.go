@@ -72,7 +72,7 @@ func arguments(s shape, h host) ([]string, error) {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-machine", p.machine + ",memory-backend=ram,suppress-vmdesc=on",
-		"-accel", h.accel,
+		"-accel", accelerator(h.accel),
 		"-cpu", cpu(h.accel),
 		"-smp", smp(max(1, s.cpus), h.accel),
 		"-m", fmt.Sprintf("%dM", s.memoryMiB),
@@ -126,6 +126,14 @@ func onOff(on bool) string {
 		return "on"
 	}
 	return "off"
+}
+
+// accelerator is the value of -accel, with a bound of what QEMU keeps of translated code.
+func accelerator(accel string) string {
+	if accel == accelTCG {
+		return fmt.Sprintf("%s,tb-size=%d", accel, translations>>20) // MiB
+	}
+	return accel
 }
 
 // cpu is the CPU model. TCG executes string moves byte by byte, and Linux prefers them when the CPU claims that they

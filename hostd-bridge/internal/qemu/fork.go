@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -47,22 +48,35 @@ func (t *template) Close() error { return errors.Join(t.ram.Close(), t.state.Clo
 
 // ForkPoint implements vm.Machine.
 func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) {
-	return m.Snapshot(ctx, vm.NewDisks{})
-}
-
-// Snapshot implements vm.Machine.
-func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
-	p, err := m.Client.Template(ctx, supervisor.NewDisks(to))
+	p, err := m.Client.Template(ctx, supervisor.NewDisks{}) // the memory of a frozen machine is handed out as it is
 	if err != nil {
 		return nil, err
 	}
 	return &template{p.RAM, p.State, p.Hardware}, nil
 }
 
+// Snapshot implements vm.Machine. The copy of the memory is on the account of the machine, whose supervisor makes it: its limit grows by as much.
+func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
+	copied, err := m.group.Copying(m.hypervisor.overhead())
+	if err != nil {
+		return nil, err
+	}
+	p, err := m.Client.Template(ctx, supervisor.NewDisks(to))
+	if err != nil {
+		return nil, errors.Join(err, copied(0))
+	}
+	t := &template{p.RAM, p.State, p.Hardware}
+	if err := copied(int64(t.ResidentMiB()+1) << 20); err != nil { // the machine goes on with a limit that is too high
+		m.log.Warn("a machine has more room than its limit", "runDir", m.runDir, "err", err)
+	}
+	return t, nil
+}
+
 // child is a prestarted machine: a QEMU that waits for its template's state.
 type child struct {
 	h          *Hypervisor
 	prestarted *supervisor.Prestarted
+	group      *cgroup.Group
 	runDir     string
 }
 
@@ -81,11 +95,11 @@ func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.Prest
 		return nil, err
 	}
 	s := shape{cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID}
-	p, err := h.prestart(ctx, s, spec.RunDir, of)
+	p, group, err := h.prestart(ctx, s, spec.RunDir, of)
 	if err != nil {
 		return nil, err
 	}
-	return &child{h: h, prestarted: p, runDir: spec.RunDir}, nil
+	return &child{h: h, prestarted: p, group: group, runDir: spec.RunDir}, nil
 }
 
 // Start implements vm.Prestarted.
@@ -102,7 +116,7 @@ func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, err
 		info[link.KeyMACs] = strings.Join(macs, ",")
 		spec.Guestinfo = info
 	}
-	return c.h.begin(ctx, c.prestarted, spec)
+	return c.h.begin(ctx, c.prestarted, c.group, spec)
 }
 
 // Close implements vm.Prestarted.
@@ -110,5 +124,5 @@ func (c *child) Close() error {
 	if err := c.prestarted.Close(); err != nil {
 		return err // the directory shows what is left
 	}
-	return os.RemoveAll(c.runDir)
+	return errors.Join(c.group.Remove(), os.RemoveAll(c.runDir))
 }

@@ -4,8 +4,6 @@ package qemu
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -46,8 +44,7 @@ type Hypervisor struct {
 	config      Config
 	host        host
 	description string
-	groups      *cgroup.Host // nil: noGroups says why
-	noGroups    error
+	groups      *cgroup.Host
 }
 
 var (
@@ -74,8 +71,11 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if err := h.chooseVsock(); err != nil {
 		return nil, err
 	}
-	if h.groups, h.noGroups = cgroup.New(); h.noGroups != nil {
-		c.Log.Warn("the CPU time of machines cannot be limited", "why", h.noGroups)
+	h.groups = cgroup.New()
+	for _, l := range cgroup.Controllers {
+		if why := h.groups.Missing(l); why != nil {
+			c.Log.Warn("machines are not limited in what they take of the host", "limit", l, "why", why)
+		}
 	}
 	c.Log.Info("machines run under "+h.description, "qemu", c.QEMU)
 	return h, nil
@@ -128,7 +128,12 @@ func (h *Hypervisor) chooseVsock() error {
 }
 
 // LimitsCPUs implements vm.Hypervisor.
-func (h *Hypervisor) LimitsCPUs() error { return h.noGroups }
+func (h *Hypervisor) LimitsCPUs() error {
+	if why := h.groups.Missing(cgroup.CPU); why != nil {
+		return fmt.Errorf("cannot make control groups that limit CPU time: %w", why)
+	}
+	return nil
+}
 
 // Describe implements vm.Hypervisor.
 func (h *Hypervisor) Describe() string { return h.description }
@@ -142,36 +147,46 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 		cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID, nics: spec.NICs, name: spec.Name, uuid: spec.UUID,
 		boot: &boot{kernel: spec.Kernel, initrd: spec.Initrd, cmdline: spec.Cmdline},
 	}
-	p, err := h.prestart(ctx, s, spec.RunDir, nil)
+	p, group, err := h.prestart(ctx, s, spec.RunDir, nil)
 	if err != nil {
 		return nil, err
 	}
-	return h.begin(ctx, p, spec)
+	return h.begin(ctx, p, group, spec)
 }
 
-// prestart starts a machine's QEMU; of is a child's template. Its supervisor writes debug records when this process does.
-func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *template) (*supervisor.Prestarted, error) {
+// prestart starts a machine's QEMU, in a control group of its own; of is a child's template. Its supervisor writes debug records when this
+// process does.
+func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *template) (*supervisor.Prestarted, *cgroup.Group, error) {
 	args, err := arguments(s, h.host)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	group, err := h.groups.Make(h.limits(s))
+	if err != nil {
+		return nil, nil, err
 	}
 	cfg := supervisor.Config{
 		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
 		MemoryMiB: s.memoryMiB, Child: of != nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
-		Debug: h.config.DebugSupervisor,
+		Debug: h.config.DebugSupervisor, Start: group.Start,
 	}
 	for slot := range cardSlots {
 		cfg.Cards = append(cfg.Cards, cardID(slot))
 	}
-	if of == nil {
-		return supervisor.Prestart(ctx, h.config.Supervisor, cfg)
+	var files []*os.File
+	if of != nil {
+		cfg.Hardware = of.hardware
+		files = []*os.File{of.ram, of.state}
 	}
-	cfg.Hardware = of.hardware
-	return supervisor.Prestart(ctx, h.config.Supervisor, cfg, of.ram, of.state)
+	p, err := supervisor.Prestart(ctx, h.config.Supervisor, cfg, files...)
+	if err != nil {
+		return nil, nil, errors.Join(err, group.Remove())
+	}
+	return p, group, nil
 }
 
-// begin gives a prestarted machine its identity and lets it run.
-func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec vm.MachineSpec) (vm.Machine, error) {
+// begin gives a prestarted machine its identity and lets it run. When it fails nothing is left of the machine.
+func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, group *cgroup.Group, spec vm.MachineSpec) (vm.Machine, error) {
 	id := supervisor.Identity{
 		RunDir: spec.RunDir, VM: spec.Ref, HomeDir: spec.HomeDir, Log: spec.Log, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
 	}
@@ -184,24 +199,22 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, spec v
 	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
 		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")
 		if err := createDelta(id.Rehearsal, spec.Blank); err != nil {
-			return nil, errors.Join(err, p.Close())
+			return nil, errors.Join(err, p.Close(), group.Remove())
 		}
 	}
 	c, err := p.Begin(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, group.Remove())
 	}
-	m, err := h.newMachine(ctx, c, spec.RunDir)
+	m, err := h.newMachine(ctx, c, group, spec.RunDir)
 	if err != nil { // nobody would know of a machine that goes on
-		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close())
+		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close(), group.Remove())
 	}
 	if spec.CPULimit == 0 {
 		return m, nil
 	}
 	if err := m.LimitCPUs(ctx, spec.CPULimit); err != nil {
-		err = errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
-		h.ungroup(spec.RunDir)
-		return nil, err
+		return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
 	}
 	return m, nil
 }
@@ -223,7 +236,7 @@ func check(s vm.MachineSpec) error {
 func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
 	c, err := supervisor.Connect(ctx, runDir)
 	if err == nil {
-		m, err := h.newMachine(ctx, c, runDir)
+		m, err := h.adopt(ctx, c, runDir)
 		if err == nil {
 			return m, nil, nil
 		}
@@ -236,6 +249,20 @@ func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.
 	return nil, exit, err
 }
 
+// adopt takes over a machine that an earlier daemon has started.
+func (h *Hypervisor) adopt(ctx context.Context, c *supervisor.Client, runDir string) (*machine, error) {
+	pid, err := c.PID()
+	if err != nil {
+		return nil, err
+	}
+	group, err := h.groups.Find(pid)
+	if err != nil { // that of a daemon which could make none, or of an older version
+		h.config.Log.Warn("a machine goes on without limits", "runDir", runDir, "why", err)
+		group = &cgroup.Group{}
+	}
+	return h.newMachine(ctx, c, group, runDir)
+}
+
 // lastExit waits for the end of the processes in runDir and says how the machine ended.
 func (h *Hypervisor) lastExit(ctx context.Context, runDir string) (*vm.Exit, error) {
 	if !supervisor.Existed(runDir) {
@@ -244,7 +271,6 @@ func (h *Hypervisor) lastExit(ctx context.Context, runDir string) (*vm.Exit, err
 	if err := supervisor.AwaitEnd(ctx, runDir); err != nil {
 		return nil, fmt.Errorf("cannot wait for the end of the machine in %s: %w", runDir, err)
 	}
-	h.ungroup(runDir)
 	x, err := supervisor.LastReport(runDir)
 	if errors.Is(err, os.ErrNotExist) {
 		return &vm.Exit{At: time.Now().UTC(), Reason: "the machine's supervisor was killed or crashed, and QEMU ended with it"}, nil
@@ -253,22 +279,6 @@ func (h *Hypervisor) lastExit(ctx context.Context, runDir string) (*vm.Exit, err
 		return nil, err
 	}
 	return exitOf(x), nil
-}
-
-// groupOf names the control group of the machine in runDir: no other machine of this host has its name.
-func groupOf(runDir string) string {
-	sum := sha256.Sum256([]byte(runDir))
-	return hex.EncodeToString(sum[:8])
-}
-
-// ungroup removes the control group of a machine that has ended, if it had one.
-func (h *Hypervisor) ungroup(runDir string) {
-	if h.groups == nil {
-		return
-	}
-	if err := h.groups.Remove(groupOf(runDir)); err != nil {
-		h.config.Log.Warn("something is left of a machine that has ended", "runDir", runDir, "err", err)
-	}
 }
 
 func exitOf(x *supervisor.Exit) *vm.Exit {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
@@ -17,9 +18,10 @@ import (
 
 // machine is a running machine, seen through its supervisor.
 type machine struct {
-	*supervisor.Client // SetGuestinfo, SetLog, Pause, Resume, Reset, Memory, Kill
+	*supervisor.Client // SetGuestinfo, SetLog, Pause, Resume, Reset, Memory
 	hypervisor         *Hypervisor
 	runDir             string
+	group              *cgroup.Group
 	log                *slog.Logger
 
 	events chan vm.Event
@@ -30,13 +32,16 @@ type machine struct {
 
 var _ vm.Machine = (*machine)(nil)
 
-// newMachine takes over the client, unless it fails.
-func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, runDir string) (*machine, error) {
+// newMachine takes over the client, unless it fails; the group in any case.
+func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, group *cgroup.Group, runDir string) (*machine, error) {
+	if err := c.Gone(func() { h.ungroup(group) }); err != nil {
+		return nil, err
+	}
 	stream, err := c.Subscribe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{Client: c, hypervisor: h, runDir: runDir, log: h.config.Log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
+	m := &machine{Client: c, hypervisor: h, runDir: runDir, group: group, log: h.config.Log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
 	m.close = sync.OnceValue(m.release)
 	go m.follow()
 	return m, nil
@@ -51,8 +56,7 @@ func (m *machine) follow() {
 	exited := false
 	err := supervisor.Events(m.stream, func(e supervisor.Event) {
 		if e.Exit != nil {
-			m.hypervisor.ungroup(m.runDir)
-			exited = m.emit(vm.Event{Exit: exitOf(e.Exit)})
+			exited = m.emit(vm.Event{Exit: m.limited(exitOf(e.Exit))})
 			return
 		}
 		m.emit(eventOf(e))
@@ -75,7 +79,15 @@ func (m *machine) follow() {
 		m.log.Error("cannot find out how a machine ended", "runDir", m.runDir, "err", err)
 		return
 	}
-	m.emit(vm.Event{Exit: x})
+	m.emit(vm.Event{Exit: m.limited(x)})
+}
+
+// limited says that a machine has ended because of its host's limit.
+func (m *machine) limited(x *vm.Exit) *vm.Exit {
+	if !x.Orderly && m.group.Killed() {
+		x.Reason += ": the machine's processes took more memory of the host than their limit"
+	}
+	return x
 }
 
 func eventOf(e supervisor.Event) vm.Event {
@@ -146,16 +158,20 @@ func (m *machine) UnplugDisk(ctx context.Context, unit int) error {
 	return err
 }
 
-// LimitCPUs implements vm.Machine. The limit is that of QEMU: the supervisor serves the guest all the same.
-func (m *machine) LimitCPUs(ctx context.Context, cpus float64) error {
-	if m.hypervisor.groups == nil {
-		return m.hypervisor.noGroups
-	}
-	pid, err := m.QEMU(ctx)
-	if err != nil {
+// LimitCPUs implements vm.Machine. The limit is that of all the machine's processes.
+func (m *machine) LimitCPUs(_ context.Context, cpus float64) error {
+	if err := m.hypervisor.LimitsCPUs(); err != nil {
 		return err
 	}
-	return m.hypervisor.groups.SetCPUs(groupOf(m.runDir), pid, cpus)
+	return m.group.SetCPUs(cpus)
+}
+
+// Kill implements vm.Machine. What is left to do is not slowed down by the machine's limit.
+func (m *machine) Kill(ctx context.Context) error {
+	if err := m.group.SetCPUs(0); err != nil {
+		m.log.Warn("a machine ends slowly", "runDir", m.runDir, "err", err)
+	}
+	return m.Client.Kill(ctx)
 }
 
 // SetNIC implements vm.Machine.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +50,7 @@ func Prestart(ctx context.Context, program string, cfg Config, files ...*os.File
 	p.process.ExtraFiles = files
 	if p.in, err = p.process.StdinPipe(); err == nil {
 		if p.out, err = p.process.StdoutPipe(); err == nil {
-			err = p.process.Start()
+			err = cfg.start(p.process)
 		}
 	}
 	if err != nil {
@@ -128,6 +130,48 @@ func Connect(ctx context.Context, runDir string) (*Client, error) {
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "supervisor")
 	return c, nil
+}
+
+// PID is the supervisor's process ID, as this process sees it.
+func (c *Client) PID() (int, error) {
+	info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", c.pidfd.Fd())) // pidfd_open(2)
+	if err != nil {
+		return 0, fmt.Errorf("cannot identify the supervisor: %w", err)
+	}
+	for line := range strings.Lines(string(info)) {
+		if pid, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(pid))
+		}
+	}
+	return 0, errors.New("cannot identify the supervisor: the kernel does not say")
+}
+
+// Gone calls f in a goroutine of its own when the supervisor has ended, also after Close.
+func (c *Client) Gone(f func()) error {
+	fd, err := unix.FcntlInt(c.pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot watch the supervisor: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // the runtime waits, without a thread
+		unix.Close(fd)
+		return fmt.Errorf("cannot watch the supervisor: %w", err)
+	}
+	process := os.NewFile(uintptr(fd), "supervisor")
+	raw, err := process.SyscallConn()
+	if err != nil {
+		process.Close()
+		return fmt.Errorf("cannot watch the supervisor: %w", err)
+	}
+	go func() {
+		defer process.Close()
+		// Readable when the process has ended (pidfd_open(2)).
+		_ = raw.Read(func(fd uintptr) bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+		})
+		f()
+	}()
+	return nil
 }
 
 // Close forgets the supervisor, which goes on.

@@ -18,6 +18,7 @@
 package supervisor
 
 import (
+	"os/exec"
 	"path/filepath"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
@@ -54,6 +55,16 @@ type Config struct {
 	RootNode  string   `json:"rootNode"`  // block node of the placeholder
 	EmptySize int64    `json:"emptySize"` // bytes of the placeholder
 	Debug     bool     `json:"debug"`     // write debug records to supervisor.log
+
+	// Start starts the supervisor; nil: exec.Cmd.Start.
+	Start func(*exec.Cmd) error `json:"-"`
+}
+
+func (c Config) start(cmd *exec.Cmd) error {
+	if c.Start == nil {
+		return cmd.Start()
+	}
+	return c.Start(cmd)
 }
 
 // Identity is the second JSON document: which machine this is. A supervisor whose input ends without one ends too.

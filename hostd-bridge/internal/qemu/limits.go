@@ -1,0 +1,34 @@
+package qemu
+
+import "github.com/containervm/containervm/hostd-bridge/internal/cgroup"
+
+// What a machine's processes may take of their host beside the guest's memory, in bytes.
+const (
+	// allowance is for QEMU's and the supervisor's own memory, the kernel's for them, and the files that they read and write meanwhile.
+	allowance = 192 << 20
+	// translations bounds the code that QEMU has translated under TCG, whose own default is 1 GiB whatever the guest's size.
+	translations = 256 << 20
+)
+
+// maxThreads is how many threads a machine's processes may have beside the guest's CPUs: QEMU has up to 64 for the disks.
+const maxThreads = 256
+
+// overhead is what a machine's processes may take beside the guest's memory, in bytes.
+func (h *Hypervisor) overhead() int64 {
+	if h.host.accel == accelTCG {
+		return allowance + translations
+	}
+	return allowance
+}
+
+func (h *Hypervisor) limits(s shape) cgroup.Limits {
+	cpus := max(1, s.cpus)
+	return cgroup.Limits{CPUs: cpus, MemoryBytes: int64(s.memoryMiB)<<20 + h.overhead(), PIDs: int64(maxThreads + cpus)}
+}
+
+// ungroup removes the control group of a machine that has ended.
+func (h *Hypervisor) ungroup(g *cgroup.Group) {
+	if err := g.Remove(); err != nil {
+		h.config.Log.Warn("something is left of a machine that has ended", "err", err)
+	}
+}
