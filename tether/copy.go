@@ -60,9 +60,11 @@ func (t *tether) becomeCopy(ctx context.Context) (cid uint32, err error) {
 			return cid, fmt.Errorf("cannot become a fork point: %w", err)
 		}
 	}
+	t.clock.stop() // it is set by the receipt
 	if err := t.specialise(ctx); err != nil {
 		return cid, err
 	}
+	t.clock.keep(ctx)
 	t.reporter.Set(link.KeyVersion, t.version)
 	t.progress.tellPhase()
 	t.setStatus(t.running())

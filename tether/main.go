@@ -10,6 +10,7 @@
 //	receipt.go   what a fork does to become someone else    rehearse.go  a start of a container for practice
 //	hold.go      processes that stand for a fork            progress.go  phase, status and timeline, as others see them
 //	network.go   the network of a running container         limits.go    limits, sysctls, swap, devices, init
+//	clock.go     the wall clock of a running container
 //	files.go     the files of a container that runs, or is not to run
 //
 // It logs to the machine's console. The word cvm.log of the kernel's command line chooses the least level, debug, info, warn or error;

@@ -40,14 +40,17 @@ type stopRequest struct {
 }
 
 // attend serves the running container until its process has ended, its output is in the host's log and its status known.
-func (t *tether) attend(ctx context.Context) error {
+func (t *tether) attend(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logged := t.startLog(ctx)
 	ask := requests{make(chan stopRequest), make(chan chan<- uint32), make(chan networkRequest), make(chan pauseRequest)}
 	hold, ended := t.instance.hold, t.instance.main.Done()
+	if t.clock, err = newWallClock(t.host, t.reporter, t.console); err != nil {
+		return err
+	}
 	a, stopServing, err := t.serve(ctx, agent.Config{
-		Container: t.instance.container, Files: t.files(false), Stop: stopBy(ask.stops, ended), Hold: hold.take, Release: hold.release, Network: networkBy(ask.networks, ended),
+		Container: t.instance.container, Files: t.files(false), Stop: stopBy(ask.stops, ended), Hold: hold.take, Release: t.release, Network: networkBy(ask.networks, ended),
 		Pause: pauseBy(ask.pauses, ended),
 	})
 	if err != nil {
@@ -65,6 +68,7 @@ func (t *tether) attend(ctx context.Context) error {
 	t.listenForSignals()
 	running, over := context.WithCancel(ctx)
 	t.monitor(running)
+	t.clock.keep(running)
 	err = t.loop(ctx, ask)
 	over()
 	if err != nil {
@@ -76,6 +80,12 @@ func (t *tether) attend(ctx context.Context) error {
 	exited.Exit, _ = t.instance.main.Wait(ctx) // at once
 	t.end(ctx, a, exited)
 	return nil
+}
+
+// release lets a source's processes go on after a fork, for which the machine has stood still: its clock is behind.
+func (t *tether) release(f *tetherv1.Fork) error {
+	defer t.clock.hurry()
+	return t.instance.hold.release(f)
 }
 
 // loop does one thing at a time with the container until its process has ended. An error is that of a fork that cannot go on.

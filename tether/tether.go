@@ -58,6 +58,7 @@ type tether struct {
 	base     rootfs.Root      // the zero Root: not found out yet
 	ready    *process.Space   // made by a template for the container of each child; nil: there is none
 	cards    *netconf.Cards   // nil until they are looked for
+	clock    *wallClock       // nil until a container runs
 	child    *child           // who the last fork made of this machine; nil: it was booted
 	signals  <-chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
 }

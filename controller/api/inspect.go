@@ -26,7 +26,7 @@ func (a *containerAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	answer := inspection{InspectResponse: describe(r.Context(), c), Fork: forkInfo(a.containers.Fork(c))}
+	answer := inspection{InspectResponse: describe(r.Context(), c), Fork: forkInfo(a.containers.Fork(c)), Clock: c.Clock()}
 	answer.ExecIDs = a.execs.IDs(c.ID)
 	if boolParam(r, "size") {
 		own, all, err := a.containers.DiskUse(r.Context(), c)
@@ -70,10 +70,11 @@ func obsoleteFields(ctx context.Context, c ctr.Container) map[string]map[string]
 	return all
 }
 
-// inspection is Docker's answer with a key of our own.
+// inspection is Docker's answer with keys of our own.
 type inspection struct {
 	container.InspectResponse
-	Fork forkAnswer
+	Fork  forkAnswer
+	Clock *ctr.Clock
 }
 
 func describe(ctx context.Context, c ctr.Container) container.InspectResponse {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ func TestLive(t *testing.T) {
 		{"Stats", testStats},
 		{"Update", testUpdate},
 		{"Pause", testPause},
+		{"Clock", testClock},
 	})
 }
 
@@ -133,4 +135,21 @@ func testPause(t *testing.T, h *vmtest.Host) {
 	equal(t, "state of the fork that was stopped", inspect(t, h, "p-1", ".State.Status"), "exited")
 	h.MustDocker(t, "pause", "p")
 	h.MustDocker(t, "rm", "-f", "p")
+}
+
+// testClock: the guest's clock is looked at and reported; a container that sets it has it.
+func testClock(t *testing.T, h *vmtest.Host) {
+	h.MustDocker(t, "run", "-d", "--name", "clock", image, "sleep", "1000")
+	keeper := func() string { return inspect(t, h, "clock", "if .Clock}}{{.Clock.KeptBy}} {{.Clock.BehindNanos}}{{end") }
+	vmtest.Eventually(t, time.Minute, "the clock was looked at", func() bool { return keeper() != "" })
+	var off int64
+	if _, err := fmt.Sscanf(keeper(), "tether %d", &off); err != nil || time.Duration(off).Abs() > time.Second {
+		t.Errorf("the clock is kept so: %q", keeper())
+	}
+	h.MustDocker(t, "exec", "clock", "date", "-s", "2001-01-01")
+	vmtest.Eventually(t, time.Minute, "the container has its clock", func() bool { return strings.HasPrefix(keeper(), "container ") })
+	if year := h.MustDocker(t, "exec", "clock", "date", "+%Y"); strings.TrimSpace(year) != "2001" {
+		t.Errorf("the container's year is %s", year)
+	}
+	h.MustDocker(t, "rm", "-f", "clock")
 }

@@ -160,6 +160,14 @@ func describeHealthStatus(c *codec, s *tetherv1.HealthStatus) {
 	messages(c, "results", &s.Results, describeHealthResult)
 }
 
+func describeClockStatus(c *codec, s *tetherv1.ClockStatus) {
+	number(c, "behindNanos", &s.BehindNanos)
+	number(c, "doubtNanos", &s.DoubtNanos)
+	number(c, "driftPpb", &s.DriftPpb)
+	number(c, "atUnixNano", &s.AtUnixNano)
+	c.flag("foreign", &s.Foreign)
+}
+
 func describeHealthResult(c *codec, r *tetherv1.HealthResult) {
 	number(c, "startUnixNano", &r.StartUnixNano)
 	number(c, "endUnixNano", &r.EndUnixNano)

@@ -78,6 +78,7 @@ func TestDescriptionsAreWhole(t *testing.T) {
 		compareJSON(t, &tetherv1.Spec{}, random, EncodeSpec, DecodeSpec)
 		compareJSON(t, &tetherv1.Status{}, random, EncodeStatus, DecodeStatus)
 		compareJSON(t, &tetherv1.HealthStatus{}, random, EncodeHealth, DecodeHealth)
+		compareJSON(t, &tetherv1.ClockStatus{}, random, EncodeClock, DecodeClock)
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	KeyStatus = "guestinfo.cvm.status"
 	// KeyHealth holds the HealthStatus as protobuf JSON; set by the guest at the end of each check of a container that has a Health.
 	KeyHealth = "guestinfo.cvm.health"
+	// KeyClock holds the ClockStatus as protobuf JSON; set by the guest while a container runs, at most once in 8 s and mostly once in 10 minutes.
+	KeyClock = "guestinfo.cvm.clock"
 	// KeyVersion holds the version of the tether's build; set by the guest.
 	KeyVersion = "guestinfo.cvm.version"
 	// KeyFork holds the Fork as protobuf JSON; set by the host in a machine that is one.

@@ -38,6 +38,17 @@ func DecodeHealth(text string) (*tetherv1.HealthStatus, error) {
 	return h, decodeJSON("health", text, h, describeHealthStatus)
 }
 
+// EncodeClock is the value of KeyClock: protobuf JSON on one line.
+func EncodeClock(s *tetherv1.ClockStatus) (string, error) {
+	return encodeJSON("clock", s, describeClockStatus)
+}
+
+// DecodeClock decodes the value of KeyClock. Fields that this version does not know are ignored.
+func DecodeClock(text string) (*tetherv1.ClockStatus, error) {
+	s := &tetherv1.ClockStatus{}
+	return s, decodeJSON("clock", text, s, describeClockStatus)
+}
+
 // EncodeFork is the value of KeyFork: protobuf JSON on one line.
 func EncodeFork(f *tetherv1.Fork) (string, error) { return encodeJSON("fork", f, describeFork) }
 

@@ -26,6 +26,7 @@ type Container struct {
 
 	fork    *tetherv1.Fork         // which fork the machine was made as; nil: it was not, or has booted since
 	health  *tetherv1.HealthStatus // nil: nothing was said of it
+	clock   *tetherv1.ClockStatus  // nil: nobody has looked at it yet
 	receipt *tetherv1.Receipt      // what the fork did; nil: the machine of this run was booted, or has not said it yet
 	gate    bool                   // a fork's process may start
 	start   record.Start
@@ -52,6 +53,7 @@ func (c Container) at(vm vsphere.VM) Container {
 	}
 	c.Status = said(vm, link.KeyStatus, link.DecodeStatus)
 	c.health = said(vm, link.KeyHealth, link.DecodeHealth)
+	c.clock = said(vm, link.KeyClock, link.DecodeClock)
 	c.fork = said(vm, link.KeyFork, link.DecodeFork)
 	c.receipt = said(vm, link.KeyReceipt, link.DecodeReceipt)
 	if text := vm.Extra[hostapi.KeyExit]; text != "" {

@@ -230,7 +230,7 @@ func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReceiptItem_Outcome.Descriptor instead.
 func (ReceiptItem_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22, 0}
+	return file_tether_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // Reason chooses the exit code and message of the remote API.
@@ -298,7 +298,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24, 0}
+	return file_tether_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type ExportRequest_Content int32
@@ -350,7 +350,7 @@ func (x ExportRequest_Content) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExportRequest_Content.Descriptor instead.
 func (ExportRequest_Content) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{59, 0}
+	return file_tether_proto_rawDescGZIP(), []int{60, 0}
 }
 
 // Spec is what a tether is told about itself: guestinfo key "guestinfo.cvm.spec", as protobuf JSON.
@@ -1897,6 +1897,83 @@ func (x *HealthResult) GetOutput() string {
 	return ""
 }
 
+// ClockStatus is how far a guest's wall clock was off its host's when that was last looked at.
+type ClockStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	BehindNanos   int64                  `protobuf:"varint,1,opt,name=behind_nanos,json=behindNanos,proto3" json:"behind_nanos,omitempty"` // the host's time less the guest's, before it was mended
+	DoubtNanos    int64                  `protobuf:"varint,2,opt,name=doubt_nanos,json=doubtNanos,proto3" json:"doubt_nanos,omitempty"`    // to what that is known
+	DriftPpb      int64                  `protobuf:"varint,3,opt,name=drift_ppb,json=driftPpb,proto3" json:"drift_ppb,omitempty"`          // by which the clock is too slow by itself, in parts per billion, as far as it was learned
+	AtUnixNano    int64                  `protobuf:"varint,4,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`  // by the host's clock
+	Foreign       bool                   `protobuf:"varint,5,opt,name=foreign,proto3" json:"foreign,omitempty"`                            // someone in the container has set or steered the clock: it is left alone since then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockStatus) Reset() {
+	*x = ClockStatus{}
+	mi := &file_tether_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockStatus) ProtoMessage() {}
+
+func (x *ClockStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockStatus.ProtoReflect.Descriptor instead.
+func (*ClockStatus) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ClockStatus) GetBehindNanos() int64 {
+	if x != nil {
+		return x.BehindNanos
+	}
+	return 0
+}
+
+func (x *ClockStatus) GetDoubtNanos() int64 {
+	if x != nil {
+		return x.DoubtNanos
+	}
+	return 0
+}
+
+func (x *ClockStatus) GetDriftPpb() int64 {
+	if x != nil {
+		return x.DriftPpb
+	}
+	return 0
+}
+
+func (x *ClockStatus) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
+}
+
+func (x *ClockStatus) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
 // Mark is a point of a start-up timeline.
 type Mark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1908,7 +1985,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +1997,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[19]
+	mi := &file_tether_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2010,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{19}
+	return file_tether_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Mark) GetName() string {
@@ -1963,7 +2040,7 @@ type Fork struct {
 
 func (x *Fork) Reset() {
 	*x = Fork{}
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2052,7 @@ func (x *Fork) String() string {
 func (*Fork) ProtoMessage() {}
 
 func (x *Fork) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[20]
+	mi := &file_tether_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2065,7 @@ func (x *Fork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fork.ProtoReflect.Descriptor instead.
 func (*Fork) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{20}
+	return file_tether_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Fork) GetGeneration() uint32 {
@@ -2026,7 +2103,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2115,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[21]
+	mi := &file_tether_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2128,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{21}
+	return file_tether_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetItems() []*ReceiptItem {
@@ -2095,7 +2172,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2184,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2197,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReceiptItem) GetName() string {
@@ -2164,7 +2241,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2176,7 +2253,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2189,7 +2266,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -2231,7 +2308,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2320,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2333,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -2281,7 +2358,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2370,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2383,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 type InfoResponse struct {
@@ -2324,7 +2401,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2413,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2426,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -2414,7 +2491,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2503,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2516,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{27}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SessionInfo) GetSession() string {
@@ -2482,7 +2559,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2571,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2584,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{28}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -2548,7 +2625,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2637,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2650,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{29}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -2599,7 +2676,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2688,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2701,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{30}
+	return file_tether_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -2643,7 +2720,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2732,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2745,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{31}
+	return file_tether_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -2689,7 +2766,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2701,7 +2778,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2714,7 +2791,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{32}
+	return file_tether_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -2746,7 +2823,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2835,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +2848,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{33}
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 type ResizeRequest struct {
@@ -2784,7 +2861,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2796,7 +2873,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2809,7 +2886,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{34}
+	return file_tether_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -2834,7 +2911,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2923,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2936,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{35}
+	return file_tether_proto_rawDescGZIP(), []int{36}
 }
 
 type ProcessesRequest struct {
@@ -2870,7 +2947,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +2959,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +2972,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{36}
+	return file_tether_proto_rawDescGZIP(), []int{37}
 }
 
 // ProcessInfo is a line of a process list.
@@ -2928,7 +3005,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3017,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3030,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{37}
+	return file_tether_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -3114,7 +3191,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3203,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3216,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{38}
+	return file_tether_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -3174,7 +3251,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3186,7 +3263,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3199,7 +3276,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{39}
+	return file_tether_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -3231,7 +3308,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3320,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3333,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{40}
+	return file_tether_proto_rawDescGZIP(), []int{41}
 }
 
 type UnpackRequest struct {
@@ -3270,7 +3347,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3359,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3372,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{41}
+	return file_tether_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -3330,7 +3407,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3342,7 +3419,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3355,7 +3432,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{42}
+	return file_tether_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -3388,7 +3465,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_tether_proto_msgTypes[43]
+	mi := &file_tether_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3400,7 +3477,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[43]
+	mi := &file_tether_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3413,7 +3490,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{43}
+	return file_tether_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *HoldRequest) GetAtPoint() bool {
@@ -3431,7 +3508,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_tether_proto_msgTypes[44]
+	mi := &file_tether_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3520,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[44]
+	mi := &file_tether_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3533,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{44}
+	return file_tether_proto_rawDescGZIP(), []int{45}
 }
 
 type ReleaseRequest struct {
@@ -3468,7 +3545,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_tether_proto_msgTypes[45]
+	mi := &file_tether_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3480,7 +3557,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[45]
+	mi := &file_tether_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3493,7 +3570,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{45}
+	return file_tether_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReleaseRequest) GetFork() *Fork {
@@ -3511,7 +3588,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_tether_proto_msgTypes[46]
+	mi := &file_tether_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +3600,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[46]
+	mi := &file_tether_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +3613,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{46}
+	return file_tether_proto_rawDescGZIP(), []int{47}
 }
 
 type ConfigureRequest struct {
@@ -3550,7 +3627,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_tether_proto_msgTypes[47]
+	mi := &file_tether_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3562,7 +3639,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[47]
+	mi := &file_tether_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3575,7 +3652,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{47}
+	return file_tether_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ConfigureRequest) GetInterfaces() []*Interface {
@@ -3608,7 +3685,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_tether_proto_msgTypes[48]
+	mi := &file_tether_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3697,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[48]
+	mi := &file_tether_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3710,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{48}
+	return file_tether_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ConfigureResponse) GetInterfaces() []*Interface {
@@ -3652,7 +3729,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_tether_proto_msgTypes[49]
+	mi := &file_tether_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3741,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[49]
+	mi := &file_tether_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3754,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{49}
+	return file_tether_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PauseRequest) GetResume() bool {
@@ -3695,7 +3772,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_tether_proto_msgTypes[50]
+	mi := &file_tether_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +3784,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[50]
+	mi := &file_tether_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +3797,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{50}
+	return file_tether_proto_rawDescGZIP(), []int{51}
 }
 
 type StatsRequest struct {
@@ -3731,7 +3808,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_tether_proto_msgTypes[51]
+	mi := &file_tether_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +3820,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[51]
+	mi := &file_tether_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +3833,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{51}
+	return file_tether_proto_rawDescGZIP(), []int{52}
 }
 
 // StatsResponse has counters since the container's start, and sizes as they are. A fork counts from its source's start.
@@ -3775,7 +3852,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_tether_proto_msgTypes[52]
+	mi := &file_tether_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +3864,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[52]
+	mi := &file_tether_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +3877,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{52}
+	return file_tether_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StatsResponse) GetUnixNano() int64 {
@@ -3870,7 +3947,7 @@ type NetworkStats struct {
 
 func (x *NetworkStats) Reset() {
 	*x = NetworkStats{}
-	mi := &file_tether_proto_msgTypes[53]
+	mi := &file_tether_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +3959,7 @@ func (x *NetworkStats) String() string {
 func (*NetworkStats) ProtoMessage() {}
 
 func (x *NetworkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[53]
+	mi := &file_tether_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +3972,7 @@ func (x *NetworkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStats.ProtoReflect.Descriptor instead.
 func (*NetworkStats) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{53}
+	return file_tether_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *NetworkStats) GetName() string {
@@ -3976,7 +4053,7 @@ type BlockStats struct {
 
 func (x *BlockStats) Reset() {
 	*x = BlockStats{}
-	mi := &file_tether_proto_msgTypes[54]
+	mi := &file_tether_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4065,7 @@ func (x *BlockStats) String() string {
 func (*BlockStats) ProtoMessage() {}
 
 func (x *BlockStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[54]
+	mi := &file_tether_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4078,7 @@ func (x *BlockStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStats.ProtoReflect.Descriptor instead.
 func (*BlockStats) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{54}
+	return file_tether_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *BlockStats) GetMajor() uint32 {
@@ -4059,7 +4136,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_tether_proto_msgTypes[55]
+	mi := &file_tether_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4071,7 +4148,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[55]
+	mi := &file_tether_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4084,7 +4161,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{55}
+	return file_tether_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *UpdateRequest) GetPidsLimit() int64 {
@@ -4123,7 +4200,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_tether_proto_msgTypes[56]
+	mi := &file_tether_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +4212,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[56]
+	mi := &file_tether_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +4225,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{56}
+	return file_tether_proto_rawDescGZIP(), []int{57}
 }
 
 type StatPathRequest struct {
@@ -4161,7 +4238,7 @@ type StatPathRequest struct {
 
 func (x *StatPathRequest) Reset() {
 	*x = StatPathRequest{}
-	mi := &file_tether_proto_msgTypes[57]
+	mi := &file_tether_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4173,7 +4250,7 @@ func (x *StatPathRequest) String() string {
 func (*StatPathRequest) ProtoMessage() {}
 
 func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[57]
+	mi := &file_tether_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4186,7 +4263,7 @@ func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatPathRequest.ProtoReflect.Descriptor instead.
 func (*StatPathRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{57}
+	return file_tether_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *StatPathRequest) GetPath() string {
@@ -4210,7 +4287,7 @@ type StatPathResponse struct {
 
 func (x *StatPathResponse) Reset() {
 	*x = StatPathResponse{}
-	mi := &file_tether_proto_msgTypes[58]
+	mi := &file_tether_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +4299,7 @@ func (x *StatPathResponse) String() string {
 func (*StatPathResponse) ProtoMessage() {}
 
 func (x *StatPathResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[58]
+	mi := &file_tether_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +4312,7 @@ func (x *StatPathResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatPathResponse.ProtoReflect.Descriptor instead.
 func (*StatPathResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{58}
+	return file_tether_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *StatPathResponse) GetName() string {
@@ -4285,7 +4362,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_tether_proto_msgTypes[59]
+	mi := &file_tether_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4374,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[59]
+	mi := &file_tether_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4387,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{59}
+	return file_tether_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExportRequest) GetDownload() string {
@@ -4350,7 +4427,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_tether_proto_msgTypes[60]
+	mi := &file_tether_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +4439,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[60]
+	mi := &file_tether_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +4452,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{60}
+	return file_tether_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ExportResponse) GetEntries() uint64 {
@@ -4397,7 +4474,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_tether_proto_msgTypes[61]
+	mi := &file_tether_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4409,7 +4486,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[61]
+	mi := &file_tether_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4422,7 +4499,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{61}
+	return file_tether_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ImportRequest) GetUpload() string {
@@ -4462,7 +4539,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_tether_proto_msgTypes[62]
+	mi := &file_tether_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4474,7 +4551,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[62]
+	mi := &file_tether_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4487,7 +4564,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{62}
+	return file_tether_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImportResponse) GetEntries() uint64 {
@@ -4515,7 +4592,7 @@ type StatsResponse_Cpu struct {
 
 func (x *StatsResponse_Cpu) Reset() {
 	*x = StatsResponse_Cpu{}
-	mi := &file_tether_proto_msgTypes[63]
+	mi := &file_tether_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4527,7 +4604,7 @@ func (x *StatsResponse_Cpu) String() string {
 func (*StatsResponse_Cpu) ProtoMessage() {}
 
 func (x *StatsResponse_Cpu) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[63]
+	mi := &file_tether_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4540,7 +4617,7 @@ func (x *StatsResponse_Cpu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Cpu.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Cpu) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{52, 0}
+	return file_tether_proto_rawDescGZIP(), []int{53, 0}
 }
 
 func (x *StatsResponse_Cpu) GetUsage() uint64 {
@@ -4622,7 +4699,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_tether_proto_msgTypes[64]
+	mi := &file_tether_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +4711,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[64]
+	mi := &file_tether_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +4724,7 @@ func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Memory.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Memory) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{52, 1}
+	return file_tether_proto_rawDescGZIP(), []int{53, 1}
 }
 
 func (x *StatsResponse_Memory) GetUsage() uint64 {
@@ -4839,7 +4916,15 @@ const file_tether_proto_rawDesc = "" +
 	"\x0fstart_unix_nano\x18\x01 \x01(\x03R\rstartUnixNano\x12\"\n" +
 	"\rend_unix_nano\x18\x02 \x01(\x03R\vendUnixNano\x12\x1b\n" +
 	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x16\n" +
-	"\x06output\x18\x04 \x01(\tR\x06output\"7\n" +
+	"\x06output\x18\x04 \x01(\tR\x06output\"\xaa\x01\n" +
+	"\vClockStatus\x12!\n" +
+	"\fbehind_nanos\x18\x01 \x01(\x03R\vbehindNanos\x12\x1f\n" +
+	"\vdoubt_nanos\x18\x02 \x01(\x03R\n" +
+	"doubtNanos\x12\x1b\n" +
+	"\tdrift_ppb\x18\x03 \x01(\x03R\bdriftPpb\x12 \n" +
+	"\fat_unix_nano\x18\x04 \x01(\x03R\n" +
+	"atUnixNano\x12\x18\n" +
+	"\aforeign\x18\x05 \x01(\bR\aforeign\"7\n" +
 	"\x04Mark\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\"T\n" +
@@ -5120,7 +5205,7 @@ func file_tether_proto_rawDescGZIP() []byte {
 }
 
 var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 66)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_tether_proto_goTypes = []any{
 	(Mode)(0),                    // 0: containervm.tether.v1.Mode
 	(State)(0),                   // 1: containervm.tether.v1.State
@@ -5147,53 +5232,54 @@ var file_tether_proto_goTypes = []any{
 	(*Status)(nil),               // 22: containervm.tether.v1.Status
 	(*HealthStatus)(nil),         // 23: containervm.tether.v1.HealthStatus
 	(*HealthResult)(nil),         // 24: containervm.tether.v1.HealthResult
-	(*Mark)(nil),                 // 25: containervm.tether.v1.Mark
-	(*Fork)(nil),                 // 26: containervm.tether.v1.Fork
-	(*Receipt)(nil),              // 27: containervm.tether.v1.Receipt
-	(*ReceiptItem)(nil),          // 28: containervm.tether.v1.ReceiptItem
-	(*Exit)(nil),                 // 29: containervm.tether.v1.Exit
-	(*Failure)(nil),              // 30: containervm.tether.v1.Failure
-	(*InfoRequest)(nil),          // 31: containervm.tether.v1.InfoRequest
-	(*InfoResponse)(nil),         // 32: containervm.tether.v1.InfoResponse
-	(*SessionInfo)(nil),          // 33: containervm.tether.v1.SessionInfo
-	(*ExecRequest)(nil),          // 34: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),         // 35: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),          // 36: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),         // 37: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),        // 38: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),       // 39: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),        // 40: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),       // 41: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),     // 42: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),          // 43: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil),    // 44: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),          // 45: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),         // 46: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),        // 47: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),       // 48: containervm.tether.v1.UnpackResponse
-	(*HoldRequest)(nil),          // 49: containervm.tether.v1.HoldRequest
-	(*HoldResponse)(nil),         // 50: containervm.tether.v1.HoldResponse
-	(*ReleaseRequest)(nil),       // 51: containervm.tether.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),      // 52: containervm.tether.v1.ReleaseResponse
-	(*ConfigureRequest)(nil),     // 53: containervm.tether.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),    // 54: containervm.tether.v1.ConfigureResponse
-	(*PauseRequest)(nil),         // 55: containervm.tether.v1.PauseRequest
-	(*PauseResponse)(nil),        // 56: containervm.tether.v1.PauseResponse
-	(*StatsRequest)(nil),         // 57: containervm.tether.v1.StatsRequest
-	(*StatsResponse)(nil),        // 58: containervm.tether.v1.StatsResponse
-	(*NetworkStats)(nil),         // 59: containervm.tether.v1.NetworkStats
-	(*BlockStats)(nil),           // 60: containervm.tether.v1.BlockStats
-	(*UpdateRequest)(nil),        // 61: containervm.tether.v1.UpdateRequest
-	(*UpdateResponse)(nil),       // 62: containervm.tether.v1.UpdateResponse
-	(*StatPathRequest)(nil),      // 63: containervm.tether.v1.StatPathRequest
-	(*StatPathResponse)(nil),     // 64: containervm.tether.v1.StatPathResponse
-	(*ExportRequest)(nil),        // 65: containervm.tether.v1.ExportRequest
-	(*ExportResponse)(nil),       // 66: containervm.tether.v1.ExportResponse
-	(*ImportRequest)(nil),        // 67: containervm.tether.v1.ImportRequest
-	(*ImportResponse)(nil),       // 68: containervm.tether.v1.ImportResponse
-	(*StatsResponse_Cpu)(nil),    // 69: containervm.tether.v1.StatsResponse.Cpu
-	(*StatsResponse_Memory)(nil), // 70: containervm.tether.v1.StatsResponse.Memory
-	nil,                          // 71: containervm.tether.v1.StatsResponse.Memory.StatEntry
+	(*ClockStatus)(nil),          // 25: containervm.tether.v1.ClockStatus
+	(*Mark)(nil),                 // 26: containervm.tether.v1.Mark
+	(*Fork)(nil),                 // 27: containervm.tether.v1.Fork
+	(*Receipt)(nil),              // 28: containervm.tether.v1.Receipt
+	(*ReceiptItem)(nil),          // 29: containervm.tether.v1.ReceiptItem
+	(*Exit)(nil),                 // 30: containervm.tether.v1.Exit
+	(*Failure)(nil),              // 31: containervm.tether.v1.Failure
+	(*InfoRequest)(nil),          // 32: containervm.tether.v1.InfoRequest
+	(*InfoResponse)(nil),         // 33: containervm.tether.v1.InfoResponse
+	(*SessionInfo)(nil),          // 34: containervm.tether.v1.SessionInfo
+	(*ExecRequest)(nil),          // 35: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),         // 36: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),          // 37: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),         // 38: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),        // 39: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),       // 40: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),        // 41: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),       // 42: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),     // 43: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),          // 44: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil),    // 45: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),          // 46: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),         // 47: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),        // 48: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),       // 49: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),          // 50: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),         // 51: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),       // 52: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 53: containervm.tether.v1.ReleaseResponse
+	(*ConfigureRequest)(nil),     // 54: containervm.tether.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),    // 55: containervm.tether.v1.ConfigureResponse
+	(*PauseRequest)(nil),         // 56: containervm.tether.v1.PauseRequest
+	(*PauseResponse)(nil),        // 57: containervm.tether.v1.PauseResponse
+	(*StatsRequest)(nil),         // 58: containervm.tether.v1.StatsRequest
+	(*StatsResponse)(nil),        // 59: containervm.tether.v1.StatsResponse
+	(*NetworkStats)(nil),         // 60: containervm.tether.v1.NetworkStats
+	(*BlockStats)(nil),           // 61: containervm.tether.v1.BlockStats
+	(*UpdateRequest)(nil),        // 62: containervm.tether.v1.UpdateRequest
+	(*UpdateResponse)(nil),       // 63: containervm.tether.v1.UpdateResponse
+	(*StatPathRequest)(nil),      // 64: containervm.tether.v1.StatPathRequest
+	(*StatPathResponse)(nil),     // 65: containervm.tether.v1.StatPathResponse
+	(*ExportRequest)(nil),        // 66: containervm.tether.v1.ExportRequest
+	(*ExportResponse)(nil),       // 67: containervm.tether.v1.ExportResponse
+	(*ImportRequest)(nil),        // 68: containervm.tether.v1.ImportRequest
+	(*ImportResponse)(nil),       // 69: containervm.tether.v1.ImportResponse
+	(*StatsResponse_Cpu)(nil),    // 70: containervm.tether.v1.StatsResponse.Cpu
+	(*StatsResponse_Memory)(nil), // 71: containervm.tether.v1.StatsResponse.Memory
+	nil,                          // 72: containervm.tether.v1.StatsResponse.Memory.StatEntry
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
@@ -5214,67 +5300,67 @@ var file_tether_proto_depIdxs = []int32{
 	18, // 15: containervm.tether.v1.Process.capabilities:type_name -> containervm.tether.v1.Capabilities
 	19, // 16: containervm.tether.v1.Process.umask:type_name -> containervm.tether.v1.Umask
 	1,  // 17: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
-	29, // 18: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
-	30, // 19: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
-	25, // 20: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
+	30, // 18: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
+	31, // 19: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
+	26, // 20: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
 	2,  // 21: containervm.tether.v1.HealthStatus.state:type_name -> containervm.tether.v1.HealthStatus.State
 	24, // 22: containervm.tether.v1.HealthStatus.results:type_name -> containervm.tether.v1.HealthResult
-	28, // 23: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
+	29, // 23: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
 	3,  // 24: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
 	4,  // 25: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
 	22, // 26: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	33, // 27: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
-	29, // 28: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
+	34, // 27: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
+	30, // 28: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
 	17, // 29: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	30, // 30: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	29, // 31: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	31, // 30: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	30, // 31: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
 	20, // 32: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	43, // 33: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	26, // 34: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	44, // 33: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	27, // 34: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
 	16, // 35: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
 	14, // 36: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
 	15, // 37: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
 	16, // 38: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
-	69, // 39: containervm.tether.v1.StatsResponse.cpu:type_name -> containervm.tether.v1.StatsResponse.Cpu
-	70, // 40: containervm.tether.v1.StatsResponse.memory:type_name -> containervm.tether.v1.StatsResponse.Memory
-	59, // 41: containervm.tether.v1.StatsResponse.networks:type_name -> containervm.tether.v1.NetworkStats
-	60, // 42: containervm.tether.v1.StatsResponse.blocks:type_name -> containervm.tether.v1.BlockStats
+	70, // 39: containervm.tether.v1.StatsResponse.cpu:type_name -> containervm.tether.v1.StatsResponse.Cpu
+	71, // 40: containervm.tether.v1.StatsResponse.memory:type_name -> containervm.tether.v1.StatsResponse.Memory
+	60, // 41: containervm.tether.v1.StatsResponse.networks:type_name -> containervm.tether.v1.NetworkStats
+	61, // 42: containervm.tether.v1.StatsResponse.blocks:type_name -> containervm.tether.v1.BlockStats
 	5,  // 43: containervm.tether.v1.ExportRequest.content:type_name -> containervm.tether.v1.ExportRequest.Content
-	71, // 44: containervm.tether.v1.StatsResponse.Memory.stat:type_name -> containervm.tether.v1.StatsResponse.Memory.StatEntry
-	31, // 45: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	34, // 46: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	36, // 47: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	38, // 48: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	40, // 49: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	42, // 50: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	45, // 51: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	47, // 52: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	49, // 53: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
-	51, // 54: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
-	53, // 55: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
-	55, // 56: containervm.tether.v1.Tether.Pause:input_type -> containervm.tether.v1.PauseRequest
-	57, // 57: containervm.tether.v1.Tether.Stats:input_type -> containervm.tether.v1.StatsRequest
-	61, // 58: containervm.tether.v1.Tether.Update:input_type -> containervm.tether.v1.UpdateRequest
-	63, // 59: containervm.tether.v1.Tether.StatPath:input_type -> containervm.tether.v1.StatPathRequest
-	65, // 60: containervm.tether.v1.Tether.Export:input_type -> containervm.tether.v1.ExportRequest
-	67, // 61: containervm.tether.v1.Tether.Import:input_type -> containervm.tether.v1.ImportRequest
-	32, // 62: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	35, // 63: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	37, // 64: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	39, // 65: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	41, // 66: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	44, // 67: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	46, // 68: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	48, // 69: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	50, // 70: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
-	52, // 71: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
-	54, // 72: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
-	56, // 73: containervm.tether.v1.Tether.Pause:output_type -> containervm.tether.v1.PauseResponse
-	58, // 74: containervm.tether.v1.Tether.Stats:output_type -> containervm.tether.v1.StatsResponse
-	62, // 75: containervm.tether.v1.Tether.Update:output_type -> containervm.tether.v1.UpdateResponse
-	64, // 76: containervm.tether.v1.Tether.StatPath:output_type -> containervm.tether.v1.StatPathResponse
-	66, // 77: containervm.tether.v1.Tether.Export:output_type -> containervm.tether.v1.ExportResponse
-	68, // 78: containervm.tether.v1.Tether.Import:output_type -> containervm.tether.v1.ImportResponse
+	72, // 44: containervm.tether.v1.StatsResponse.Memory.stat:type_name -> containervm.tether.v1.StatsResponse.Memory.StatEntry
+	32, // 45: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	35, // 46: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	37, // 47: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	39, // 48: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	41, // 49: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	43, // 50: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	46, // 51: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	48, // 52: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	50, // 53: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	52, // 54: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	54, // 55: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
+	56, // 56: containervm.tether.v1.Tether.Pause:input_type -> containervm.tether.v1.PauseRequest
+	58, // 57: containervm.tether.v1.Tether.Stats:input_type -> containervm.tether.v1.StatsRequest
+	62, // 58: containervm.tether.v1.Tether.Update:input_type -> containervm.tether.v1.UpdateRequest
+	64, // 59: containervm.tether.v1.Tether.StatPath:input_type -> containervm.tether.v1.StatPathRequest
+	66, // 60: containervm.tether.v1.Tether.Export:input_type -> containervm.tether.v1.ExportRequest
+	68, // 61: containervm.tether.v1.Tether.Import:input_type -> containervm.tether.v1.ImportRequest
+	33, // 62: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	36, // 63: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	38, // 64: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	40, // 65: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	42, // 66: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	45, // 67: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	47, // 68: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	49, // 69: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	51, // 70: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	53, // 71: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	55, // 72: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
+	57, // 73: containervm.tether.v1.Tether.Pause:output_type -> containervm.tether.v1.PauseResponse
+	59, // 74: containervm.tether.v1.Tether.Stats:output_type -> containervm.tether.v1.StatsResponse
+	63, // 75: containervm.tether.v1.Tether.Update:output_type -> containervm.tether.v1.UpdateResponse
+	65, // 76: containervm.tether.v1.Tether.StatPath:output_type -> containervm.tether.v1.StatPathResponse
+	67, // 77: containervm.tether.v1.Tether.Export:output_type -> containervm.tether.v1.ExportResponse
+	69, // 78: containervm.tether.v1.Tether.Import:output_type -> containervm.tether.v1.ImportResponse
 	62, // [62:79] is the sub-list for method output_type
 	45, // [45:62] is the sub-list for method input_type
 	45, // [45:45] is the sub-list for extension type_name
@@ -5298,7 +5384,7 @@ func file_tether_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   66,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
