@@ -140,7 +140,9 @@ func testPause(t *testing.T, h *vmtest.Host) {
 // testClock: the guest's clock is looked at and reported; a container that sets it has it.
 func testClock(t *testing.T, h *vmtest.Host) {
 	h.MustDocker(t, "run", "-d", "--name", "clock", image, "sleep", "1000")
-	keeper := func() string { return inspect(t, h, "clock", "if .Clock}}{{.Clock.KeptBy}} {{.Clock.BehindNanos}}{{end") }
+	keeper := func() string {
+		return inspect(t, h, "clock", "if .Clock}}{{.Clock.KeptBy}} {{.Clock.BehindNanos}}{{end")
+	}
 	vmtest.Eventually(t, time.Minute, "the clock was looked at", func() bool { return keeper() != "" })
 	var off int64
 	if _, err := fmt.Sscanf(keeper(), "tether %d", &off); err != nil || time.Duration(off).Abs() > time.Second {
