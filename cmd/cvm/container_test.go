@@ -238,7 +238,7 @@ func TestPrintContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "ID             IMAGE          COMMAND                          CREATED         STATUS         ADDRESS   NAME\n" +
-		"abababababab   busybox:demo   sh -c ' [31m a very long comm…   2 minutes ago   Up 2 minutes   -         r\n"
+		"abababababab   busybox:demo   sh -c '\\x1b[31m a very long c…   2 minutes ago   Up 2 minutes   -         r\n"
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
 	}

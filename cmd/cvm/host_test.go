@@ -267,3 +267,14 @@ func TestEnvironment(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestErrorsAreForTerminals: what a host says went wrong does nothing on the terminal of whoever reads it.
+func TestErrorsAreForTerminals(t *testing.T) {
+	for _, err := range []error{errors.New("a\x1b[2J\u202e"), &exitError{exitNotStarted, errors.New("a\x1b[2J\u202e")}} {
+		var out strings.Builder
+		exitCode(&out, err)
+		if want := "cvm: a\\x1b[2J\\u202e\n"; out.String() != want {
+			t.Errorf("%q, want %q", out.String(), want)
+		}
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/containervm/containervm/internal/printable"
 )
 
 func main() {
@@ -41,11 +43,11 @@ func exitCode(w io.Writer, err error) int {
 	}
 	var exit *exitError
 	if !errors.As(err, &exit) {
-		fmt.Fprintln(w, "cvm:", err)
+		fmt.Fprintln(w, "cvm:", printable.Text(err.Error()))
 		return 1
 	}
 	if exit.err != nil {
-		fmt.Fprintln(w, "cvm:", exit.err)
+		fmt.Fprintln(w, "cvm:", printable.Text(exit.err.Error()))
 	}
 	return exit.code
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/term"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // showProgress prints a stream of progress messages and returns the error that it ends with, if any: as bars on a
@@ -50,12 +52,12 @@ type progressLines struct {
 func (l *progressLines) show(m jsonstream.Message) {
 	switch {
 	case m.Stream != "":
-		fmt.Fprint(l.out, m.Stream)
+		fmt.Fprint(l.out, printable.Text(m.Stream))
 	case m.ID == "" && m.Status != "":
-		fmt.Fprintln(l.out, m.Status)
+		fmt.Fprintln(l.out, printable.Text(m.Status))
 	case m.Status != "" && l.last[m.ID] != m.Status:
 		l.last[m.ID] = m.Status
-		fmt.Fprintf(l.out, "%s: %s\n", m.ID, m.Status)
+		fmt.Fprintf(l.out, "%s: %s\n", printable.Text(m.ID), printable.Text(m.Status))
 	}
 }
 
@@ -125,5 +127,5 @@ func (b *bars) end() {
 		l.bar.SetTotal(-1, true) // the current value is the total
 	}
 	b.all.Wait()
-	fmt.Fprint(b.out, b.text.String())
+	fmt.Fprint(b.out, printable.Text(b.text.String()))
 }

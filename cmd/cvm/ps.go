@@ -12,6 +12,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"github.com/containervm/containervm/internal/printable"
 )
 
 func psCommand(a *app) *cobra.Command {
@@ -49,7 +51,7 @@ func printContainers(w io.Writer, items []container.Summary, quiet bool, now tim
 	fmt.Fprintln(t, "ID\tIMAGE\tCOMMAND\tCREATED\tSTATUS\tADDRESS\tNAME")
 	for _, c := range items {
 		fmt.Fprintln(t, strings.Join([]string{
-			shortID(c.ID), c.Image, clip(c.Command, 30), ago(now, c.Created), c.Status, address(c), containerName(c),
+			shortID(c.ID), printable.Line(c.Image), clip(c.Command, 30), ago(now, c.Created), printable.Line(c.Status), address(c), printable.Line(containerName(c)),
 		}, "\t"))
 	}
 	return t.Flush()
@@ -73,17 +75,9 @@ func ago(now time.Time, unix int64) string {
 
 // clip shortens text to at most n characters, the last of them an ellipsis.
 func clip(text string, n int) string {
-	runes := []rune(strings.Map(printable, text))
+	runes := []rune(printable.Line(text))
 	if len(runes) <= n {
 		return string(runes)
 	}
 	return string(runes[:n-1]) + "…"
-}
-
-// printable keeps what an image or a user put into a name from steering the terminal.
-func printable(r rune) rune {
-	if r < ' ' || r == 0x7f {
-		return ' '
-	}
-	return r
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/moby/term"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // runOptions are the flags of `cvm run`, in Docker's spelling.
@@ -163,7 +165,7 @@ func run(ctx context.Context, a *app, api *client.Client, o runOptions, args []s
 		return &exitError{exitNotStarted, cannot("create a container of "+args[0], err)}
 	}
 	for _, w := range created.Warnings {
-		fmt.Fprintln(a.err, "cvm: warning:", w)
+		fmt.Fprintln(a.err, "cvm: warning:", printable.Text(w))
 	}
 	r := &running{app: a, api: api, id: created.ID, tty: o.tty, stdin: o.interactive, remove: o.remove, keys: keys}
 	if o.detach {

@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/common"
 
-	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // errPage answers paths that the API does not have, in Docker's words.
@@ -64,5 +64,5 @@ func writeError(w http.ResponseWriter, status int, message string) {
 		w.WriteHeader(status) // has no body (RFC 9110, 15.4.5)
 		return
 	}
-	_ = writeJSON(w, status, common.ErrorResponse{Message: guest.Printable(message)})
+	_ = writeJSON(w, status, common.ErrorResponse{Message: printable.Text(message)})
 }

@@ -9,8 +9,8 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/exec"
 	"github.com/containervm/containervm/controller/internal/fields"
-	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/stream"
+	"github.com/containervm/containervm/internal/printable"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -81,7 +81,7 @@ func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session exec.St
 	out := stream.NewSink(conn, session.Config.Tty)
 	x, err := a.execs.Start(ctx, session.ID, true, consoleSize)
 	if err != nil {
-		said := out.Write(link.StreamStdout, []byte(guest.Printable(err.Error())+"\r\n"))
+		said := out.Write(link.StreamStdout, []byte(printable.Text(err.Error())+"\r\n"))
 		if errdefs.IsInvalidArgument(err) { // the client's own
 			return said
 		}

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // imageSummary is a line of a list, with the field that versions before 1.44 read.
@@ -250,7 +251,7 @@ func historyItems(img image.Image) []dockerimage.HistoryResponseItem {
 	items := make([]dockerimage.HistoryResponseItem, len(img.Config.History))
 	sizes := img.LayerSizes
 	for i, h := range img.Config.History {
-		item := dockerimage.HistoryResponseItem{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment}
+		item := dockerimage.HistoryResponseItem{ID: "<missing>", CreatedBy: printable.Text(h.CreatedBy), Comment: printable.Text(h.Comment)}
 		if h.Created != nil {
 			item.Created = h.Created.Unix()
 		}

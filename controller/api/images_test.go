@@ -147,13 +147,16 @@ func TestImageFilters(t *testing.T) {
 func TestHistoryItems(t *testing.T) {
 	at := time.Unix(1000, 0)
 	img := image.Image{LayerSizes: []int64{10, 20}}
-	img.Config.History = []ocispec.History{{Created: &at, CreatedBy: "first"}, {EmptyLayer: true, CreatedBy: "ENV"}, {CreatedBy: "second", Comment: "c"}}
+	img.Config.History = []ocispec.History{{Created: &at, CreatedBy: "first"}, {EmptyLayer: true, CreatedBy: "ENV"}, {CreatedBy: "second\x1b[2J", Comment: "c\u202e"}}
 	var sizes []int64
 	for _, item := range historyItems(img) {
 		sizes = append(sizes, item.Size)
 	}
 	if !slices.Equal(sizes, []int64{20, 0, 10}) {
 		t.Errorf("sizes are %v", sizes)
+	}
+	if top := historyItems(img)[0]; top.CreatedBy != `second\x1b[2J` || top.Comment != `c\u202e` { // a person reads it on a terminal
+		t.Errorf("the last step is shown as %q, %q", top.CreatedBy, top.Comment)
 	}
 }
 

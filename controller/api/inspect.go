@@ -12,8 +12,8 @@ import (
 	"github.com/moby/moby/api/types/storage"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
-	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 const (
@@ -115,7 +115,7 @@ func networkSettings(ctx context.Context, c ctr.Container) *container.NetworkSet
 func state(c ctr.Container) *container.State {
 	s := &container.State{
 		Status: c.State(), Running: c.Active(), Restarting: c.Restarting(), Paused: c.State() == container.StatePaused,
-		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: guest.Printable(c.Trouble()),
+		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: printable.Text(c.Trouble()),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}
 	s.Health = c.Health()

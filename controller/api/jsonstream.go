@@ -8,8 +8,8 @@ import (
 
 	"github.com/moby/moby/api/types/jsonstream"
 
-	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/image"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // progressInterval is how often the bytes of one thing are reported at most.
@@ -46,7 +46,7 @@ func (s *jsonStream) progress(e image.Event) {
 	if s.tooSoon(e) {
 		return
 	}
-	m := jsonstream.Message{ID: guest.Printable(e.ID), Status: guest.Printable(e.Status), Stream: guest.Printable(e.Stream)}
+	m := jsonstream.Message{ID: printable.Text(e.ID), Status: printable.Text(e.Status), Stream: printable.Text(e.Stream)}
 	if e.Current > 0 {
 		m.Progress = &jsonstream.Progress{Current: e.Current, Total: e.Total}
 	}
@@ -101,7 +101,7 @@ func (s *jsonStream) end(err error) error {
 	if !s.began {
 		return err
 	}
-	m := jsonMessage{ErrorText: guest.Printable(err.Error())}
+	m := jsonMessage{ErrorText: printable.Text(err.Error())}
 	m.Error = &jsonstream.Error{Message: m.ErrorText}
 	s.write(m)
 	return nil

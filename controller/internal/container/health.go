@@ -5,7 +5,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 
-	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/internal/printable"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -114,7 +114,7 @@ func (c *Container) Health() *container.Health {
 	for _, r := range results[max(0, len(results)-maxHealthLog):] {
 		h.Log = append(h.Log, &container.HealthcheckResult{
 			Start: time.Unix(0, r.GetStartUnixNano()).UTC(), End: time.Unix(0, r.GetEndUnixNano()).UTC(),
-			ExitCode: int(r.GetExitCode()), Output: guest.Printable(r.GetOutput()),
+			ExitCode: int(r.GetExitCode()), Output: printable.Text(r.GetOutput()),
 		})
 	}
 	return h

@@ -7,6 +7,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/internal/printable"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -61,7 +62,7 @@ func dockerStats(c *Container, r *tetherv1.StatsResponse, now time.Time) contain
 	}
 	for name, n := range memory.GetStat() {
 		if len(s.MemoryStats.Stats) < maxCounters {
-			s.MemoryStats.Stats[guest.Printable(name)] = n
+			s.MemoryStats.Stats[printable.Text(name)] = n
 		}
 	}
 	for i, n := range r.GetNetworks() {
@@ -71,7 +72,7 @@ func dockerStats(c *Container, r *tetherv1.StatsResponse, now time.Time) contain
 		if s.Networks == nil {
 			s.Networks = map[string]container.NetworkStats{}
 		}
-		s.Networks[guest.Printable(n.GetName())] = container.NetworkStats{
+		s.Networks[printable.Text(n.GetName())] = container.NetworkStats{
 			RxBytes: n.GetRxBytes(), RxPackets: n.GetRxPackets(), RxErrors: n.GetRxErrors(), RxDropped: n.GetRxDropped(),
 			TxBytes: n.GetTxBytes(), TxPackets: n.GetTxPackets(), TxErrors: n.GetTxErrors(), TxDropped: n.GetTxDropped(),
 		}

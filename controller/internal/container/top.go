@@ -8,6 +8,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	"github.com/containervm/containervm/controller/internal/guest"
+	"github.com/containervm/containervm/internal/printable"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -40,7 +41,7 @@ func (s *Service) Top(ctx context.Context, ref, psArgs string) (container.TopRes
 	for _, p := range res.GetProcesses() {
 		var line []string
 		for _, col := range columns {
-			line = append(line, guest.Printable(col.show(p, m)))
+			line = append(line, printable.Text(col.show(p, m)))
 		}
 		top.Processes = append(top.Processes, line)
 	}

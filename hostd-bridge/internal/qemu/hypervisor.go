@@ -17,6 +17,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
+	"github.com/containervm/containervm/internal/printable"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -281,6 +282,13 @@ func (h *Hypervisor) lastExit(ctx context.Context, runDir string) (*vm.Exit, err
 	return exitOf(x), nil
 }
 
+// maxExitText bounds what a machine's end has of its console, and of its reason, in bytes (hostapi.Exit).
+const maxExitText = 4 << 10
+
+// exitOf takes a supervisor's report. What is in it comes from a guest and from QEMU, and people read it, in the extraConfig too.
 func exitOf(x *supervisor.Exit) *vm.Exit {
-	return &vm.Exit{Run: x.Run, At: x.At, Orderly: x.Orderly, Reason: x.Reason, ConsoleTail: x.ConsoleTail, Guestinfo: x.Guestinfo}
+	return &vm.Exit{
+		Run: x.Run, At: x.At, Orderly: x.Orderly, Reason: printable.Tail(x.Reason, maxExitText),
+		ConsoleTail: printable.Tail(x.ConsoleTail, maxExitText), Guestinfo: x.Guestinfo,
+	}
 }

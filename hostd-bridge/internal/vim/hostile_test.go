@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/tether/link"
 )
 
 // TestElementTypes: where vim25 wants a derived type, an element that names none, or another, is refused: no method and no task
@@ -48,4 +49,15 @@ func TestElementTypes(t *testing.T) {
 		t.Errorf("an option whose type is understood: %s", out)
 	}
 	s.Wait()
+}
+
+// TestGuestsAddress: what a guest says its address is is one, or is not shown.
+func TestGuestsAddress(t *testing.T) {
+	for said, want := range map[string]string{"10.1.2.3": "10.1.2.3", "fd00::7": "fd00::7", "\x1b[2J": "", "10.1.2.3 ": "", "fe80::1%\x1b[2J": ""} {
+		v := &vm.VM{Power: vm.PoweredOn, Guest: map[string]string{link.KeyIP: said, link.KeyVersion: "v1\x1b\n"}}
+		info := renderGuest(v, nil)
+		if info.IpAddress != want || info.ToolsVersion != `v1\x1b ` {
+			t.Errorf("%q is shown as %q, version %q", said, info.IpAddress, info.ToolsVersion)
+		}
+	}
 }

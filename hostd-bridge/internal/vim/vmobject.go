@@ -12,6 +12,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/internal/datastore"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
+	"github.com/containervm/containervm/internal/printable"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -123,11 +124,13 @@ func renderGuest(v *vm.VM, find findNetwork) *types.GuestInfo {
 	}
 	info.ToolsStatus = types.VirtualMachineToolsStatusToolsOk
 	info.ToolsRunningStatus = string(types.VirtualMachineToolsRunningStatusGuestToolsRunning)
-	info.ToolsVersion = v.Guest[link.KeyVersion]
+	info.ToolsVersion = printable.Line(v.Guest[link.KeyVersion])
 	info.GuestState = string(types.VirtualMachineGuestStateRunning)
 	info.GuestFamily = string(types.VirtualMachineGuestOsFamilyLinuxGuest)
 	info.HostName = hostName(v)
-	info.IpAddress = v.Guest[link.KeyIP]
+	if own, err := netip.ParseAddr(v.Guest[link.KeyIP]); err == nil && own.Zone() == "" {
+		info.IpAddress = own.String()
+	}
 	info.Net = guestNet(v, find)
 	if info.IpAddress == "" && len(info.Net) > 0 && len(info.Net[0].IpAddress) > 0 {
 		info.IpAddress = info.Net[0].IpAddress[0]

@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // PowerState is vSphere's VirtualMachinePowerState.
@@ -125,7 +127,9 @@ func (v *VM) Making() bool {
 func (v *VM) ExtraConfig() map[string]string {
 	all := make(map[string]string, len(v.Extra)+len(v.Guest)+3)
 	maps.Copy(all, v.Extra)
-	maps.Copy(all, v.Guest)
+	for key, value := range v.Guest { // people read it, and what is no XML would be lost
+		all[key] = printable.Text(strings.ToValidUTF8(value, string(unicode.ReplacementChar)))
+	}
 	if v.Exit != nil {
 		exit := v.Exit
 		all[hostapi.KeyExit] = text(hostapi.Exit{Run: v.Run, At: exit.At, Orderly: exit.Orderly, Reason: exit.Reason, ConsoleTail: exit.ConsoleTail})
