@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/identity"
+	"github.com/containervm/containervm/tether/internal/rootfs"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -89,18 +93,9 @@ func (t *tether) specialise(ctx context.Context) error {
 	}
 	c, container := t.child, t.instance.container
 	c.copied = true
-	inRoot := func(f func() (string, error)) func() (string, error) {
-		return func() (detail string, err error) {
-			err = container.Do(func() (err error) {
-				detail, err = f()
-				return err
-			})
-			return detail, err
-		}
-	}
 	items := []identity.Item{
 		t.entropy(ctx),
-		{Name: "boot-id", Do: inRoot(func() (string, error) { return identity.CoverBootID("/dev/shm") })},
+		{Name: "boot-id", Do: t.coverBootID},
 		{Name: "sockets", Do: resetConnections},
 		{Name: "stale-addresses", Do: func() (string, error) { return "", t.cards.ForgetAddresses(c.spec.Interfaces) }},
 	}
@@ -108,13 +103,46 @@ func (t *tether) specialise(ctx context.Context) error {
 	items = append(items,
 		identity.Item{Name: "neighbours", Do: t.forgetNeighbours},
 		machineIDItem(c.spec),
-		identity.Item{Name: "dns", Do: inRoot(func() (string, error) {
-			return "/etc/hostname, /etc/hosts, /etc/resolv.conf and /etc/machine-id", rootOf(base, c.spec).Rewrite()
-		})},
+		identity.Item{Name: "dns", Do: func() (string, error) { return t.renewFiles(base) }},
 	)
 	container.Rename(c.spec.Hostname)
 	if err := c.receipt.Do(items...); err != nil {
 		return t.forkFailed(ctx, err)
 	}
 	return t.handIn(ctx)
+}
+
+// coverBootID puts a boot ID of its own over the kernel's, where the container sees that.
+func (t *tether) coverBootID() (string, error) {
+	id, err := identity.NewBootID()
+	if err != nil {
+		return "", err
+	}
+	i := t.instance
+	err = i.container.Do(func() error { return i.covers.PutProc(identity.BootIDPath, id+"\n") })
+	if errors.Is(err, rootfs.ErrLeft) {
+		return "", identity.Skip("the container has its own idea of " + identity.BootIDPath)
+	}
+	return id, err
+}
+
+// renewFiles gives the container's files that are the tether's the fork's names and addresses.
+func (t *tether) renewFiles(base rootfs.Root) (detail string, err error) {
+	root := t.instance.root(base)
+	var left []string
+	err = t.instance.container.Do(func() (err error) {
+		left, err = root.Renew()
+		return err
+	})
+	var written []string
+	for _, f := range root.Files {
+		if !slices.Contains(left, f.Path) {
+			written = append(written, f.Path)
+		}
+	}
+	detail = strings.Join(written, ", ")
+	if len(left) > 0 {
+		detail += "; left as the container has made them: " + strings.Join(left, ", ")
+	}
+	return detail, err
 }

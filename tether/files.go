@@ -18,7 +18,7 @@ import (
 func (t *tether) files(durable bool) *archive.Files {
 	c := t.instance.container
 	var own []string
-	for _, f := range rootOf(t.base, t.instance.spec).Files {
+	for _, f := range t.instance.root(t.base).Files {
 		own = append(own, f.Path)
 	}
 	return archive.New(archive.Options{
@@ -54,7 +54,7 @@ func (t *tether) mountFiles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return t.instance.mountAll(ctx, rootOf(base, spec))
+	return t.instance.mountAll(ctx, base)
 }
 
 // serveFiles reads and writes the container's files until the host ends the machine.

@@ -33,7 +33,7 @@ func (t *tether) getReady(context.Context) error {
 		err = os.MkdirAll(diskDir, 0o755)
 	}
 	if err == nil {
-		t.ready, err = process.NewSpace(base.Stage)
+		t.ready, err = newPlace(base)
 	}
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/tether/internal/boot"
 	"github.com/containervm/containervm/tether/internal/health"
 	"github.com/containervm/containervm/tether/internal/identity"
 	"github.com/containervm/containervm/tether/internal/mounts"
@@ -22,6 +23,7 @@ type instance struct {
 	disk      rootfs.Disk
 	mounted   bool
 	swap      rootfs.Swap
+	covers    *rootfs.Covers     // nil without a root
 	container *process.Container // nil without a root
 	mounts    *mounts.Set        // nil: there are none
 	hold      *hold              // nil until the process is to run
@@ -61,18 +63,44 @@ func (i *instance) unmountDisk() error {
 	return nil
 }
 
-// enterRoot makes space the container's, with root as its root. It owns space, also when it fails.
-func (i *instance) enterRoot(root rootfs.Root, space *process.Space, reaper *process.Reaper) (err error) {
-	if err := space.Do(root.Enter); err != nil {
-		space.Close()
+// place is where a container's root is made: namespaces, and files that can lie over the container's. It depends on no container.
+type place struct {
+	space  *process.Space
+	covers *rootfs.Covers
+}
+
+func newPlace(base rootfs.Root) (*place, error) {
+	covers, err := newCovers()
+	if err != nil {
+		return nil, err
+	}
+	space, err := process.NewSpace(base.Stage)
+	if err != nil {
+		covers.Close()
+		return nil, err
+	}
+	return &place{space, covers}, nil
+}
+
+func newCovers() (*rootfs.Covers, error) {
+	return rootfs.NewCovers(boot.Covers, identity.BootIDPath, pathHostname, pathHosts, pathResolver, pathMachineID)
+}
+
+// enterRoot makes p the container's, with its root made from base. It owns p, also when it fails.
+func (i *instance) enterRoot(base rootfs.Root, p *place, reaper *process.Reaper) (err error) {
+	i.covers = p.covers
+	if err := p.space.Do(i.root(base).Enter); err != nil {
+		p.space.Close()
+		i.covers.Close()
 		return &process.Error{Reason: tetherv1.Failure_ROOT_DISK, Err: err}
 	}
-	i.container, err = process.NewContainer(space, reaper, i.spec.Hostname, rootfs.Cgroup)
+	i.container, err = process.NewContainer(p.space, reaper, i.spec.Hostname, rootfs.Cgroup)
 	return err
 }
 
-// mountAll mounts what lies over root, which is the container's.
-func (i *instance) mountAll(ctx context.Context, root rootfs.Root) error {
+// mountAll mounts what lies over the container's root, which is made from base.
+func (i *instance) mountAll(ctx context.Context, base rootfs.Root) error {
+	root := i.root(base)
 	i.mounts = &mounts.Set{
 		Dir: mountsDir, Image: diskDir, Resolver: i.spec.Resolver, Hosts: i.spec.Hosts,
 		InRoot: func(f func() error) error {
@@ -80,8 +108,13 @@ func (i *instance) mountAll(ctx context.Context, root rootfs.Root) error {
 		},
 	}
 	err := i.mounts.Make(ctx, i.spec.Mounts, i.spec.Files)
-	if err == nil && mounts.Covers(i.spec.Mounts, "/etc") {
-		err = i.container.Do(root.Rewrite) // the tether's own files lie over it
+	if err == nil && mounts.Covers(i.spec.Mounts, "/etc") { // the tether's own files lie over it, too
+		var fresh *rootfs.Covers
+		if fresh, err = newCovers(); err == nil {
+			i.covers.Close()
+			i.covers = fresh
+			err = i.container.Do(i.root(base).Rewrite)
+		}
 	}
 	if err != nil {
 		return &process.Error{Reason: tetherv1.Failure_MOUNT, Err: err}
@@ -116,16 +149,29 @@ func (i *instance) leaveRoot() {
 		i.container.Close()
 		i.container = nil
 	}
+	if i.covers != nil {
+		i.covers.Close()
+		i.covers = nil
+	}
 }
 
-// rootOf is base with what is the container's own.
-func rootOf(base rootfs.Root, spec *tetherv1.Spec) rootfs.Root {
-	base.ReadOnly, base.ShmBytes = spec.ReadOnlyRoot, spec.ShmBytes
+// Files that the tether writes for the container.
+const (
+	pathHostname  = "/etc/hostname"
+	pathHosts     = "/etc/hosts"
+	pathResolver  = "/etc/resolv.conf"
+	pathMachineID = "/etc/machine-id"
+)
+
+// root is base with what is the container's own.
+func (i *instance) root(base rootfs.Root) rootfs.Root {
+	spec := i.spec
+	base.ReadOnly, base.ShmBytes, base.Covers = spec.ReadOnlyRoot, spec.ShmBytes, i.covers
 	base.Files = []rootfs.File{
-		{Path: "/etc/hostname", Text: identity.Hostname(spec)},
-		{Path: "/etc/hosts", Text: identity.Hosts(spec)},
-		{Path: "/etc/resolv.conf", Text: identity.ResolvConf(spec.Resolver)},
-		{Path: "/etc/machine-id", Text: identity.MachineID(spec.Id)},
+		{Path: pathHostname, Text: identity.Hostname(spec)},
+		{Path: pathHosts, Text: identity.Hosts(spec)},
+		{Path: pathResolver, Text: identity.ResolvConf(spec.Resolver)},
+		{Path: pathMachineID, Text: identity.MachineID(spec.Id)},
 	}
 	return base
 }

@@ -55,7 +55,10 @@ func (t *tether) changeNetwork(r *tetherv1.ConfigureRequest) networkChanged {
 	spec.Interfaces, spec.Hosts, spec.Resolver = r.Interfaces, r.Hosts, r.Resolver
 	base, err := t.rootBase()
 	if err == nil {
-		err = t.instance.container.Do(rootOf(base, spec).Rewrite)
+		err = t.instance.container.Do(func() error {
+			_, err := t.instance.root(base).Renew()
+			return err
+		})
 	}
 	if err == nil {
 		err = resetGone(before, r.Interfaces)

@@ -68,11 +68,11 @@ func (t *tether) rehearseStart(ctx context.Context, trial *instance) error {
 	if err != nil {
 		return err
 	}
-	space, err := process.NewSpace(base.Stage)
+	place, err := newPlace(base)
 	if err != nil {
 		return err
 	}
-	if err := trial.enterRoot(rootOf(base, trial.spec), space, t.reaper); err != nil {
+	if err := trial.enterRoot(base, place, t.reaper); err != nil {
 		return err
 	}
 	if err := trial.container.Do(writeProgram); err != nil {

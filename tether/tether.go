@@ -56,7 +56,7 @@ type tether struct {
 
 	instance *instance        // the container; nil until the Spec is read
 	base     rootfs.Root      // the zero Root: not found out yet
-	ready    *process.Space   // made by a template for the container of each child; nil: there is none
+	ready    *place           // made by a template for the container of each child; nil: there is none
 	cards    *netconf.Cards   // nil until they are looked for
 	clock    *wallClock       // nil until a container runs
 	child    *child           // who the last fork made of this machine; nil: it was booted
@@ -189,14 +189,14 @@ func (t *tether) enterRoot(context.Context) error {
 	if err != nil {
 		return err
 	}
-	space := t.ready
+	place := t.ready
 	t.ready = nil
-	if space == nil {
-		if space, err = process.NewSpace(base.Stage); err != nil {
+	if place == nil {
+		if place, err = newPlace(base); err != nil {
 			return err
 		}
 	}
-	return t.instance.enterRoot(rootOf(base, t.instance.spec), space, t.reaper)
+	return t.instance.enterRoot(base, place, t.reaper)
 }
 
 // rootBase is what the roots of all containers have alike: a template finds it out for its children.
@@ -229,15 +229,14 @@ func (t *tether) startProcess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root := rootOf(base, spec)
 	if len(spec.Mounts)+len(spec.Files) > 0 {
 		t.progress.enter("volumes", t.console)
-		if err := t.instance.mountAll(ctx, root); err != nil {
+		if err := t.instance.mountAll(ctx, base); err != nil {
 			return err
 		}
 		t.progress.mark("mounted")
 	}
-	if err := t.instance.confine(root, t.child == nil); err != nil {
+	if err := t.instance.confine(t.instance.root(base), t.child == nil); err != nil {
 		return err
 	}
 	return t.instance.start(t.instance.spec.Process, t.console)

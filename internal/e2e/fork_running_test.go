@@ -119,12 +119,25 @@ const fillDisk = `n=0; for size in 30G 15G 8G 4G 2G 1G 512M 256M 128M 64M 32M 16
 	while fallocate -l $size /fill$n 2>/dev/null; do n=$((n+1)); done; rm -f /fill$n; done
 	dd if=/dev/zero of=/more bs=1M count=64; dd if=/dev/zero of=/last bs=512 count=100000; echo dd=$?; sleep 1000`
 
-// testForkFullDisk: a fork needs no space on the container's disk to become itself.
+// spoil plants links in the container's file systems in memory and leaves no room in them.
+const spoil = `ln -s /victim /dev/shm/boot_id; echo untouched >/victim; mkdir /dev/.cvm
+	for f in /dev/shm/fill /dev/fill; do dd if=/dev/zero of=$f bs=4k 2>/dev/null; done
+	umount /etc/hosts; rm -f /etc/hosts; ln -s /victim /etc/hosts; `
+
+// testForkFullDisk: a fork needs no space of the container's to become itself, and writes nothing through a name of the container's.
 func testForkFullDisk(t *testing.T, h *vmtest.Host) {
-	h.MustDocker(t, "run", "-d", "--name", "full", image, "sh", "-c", fillDisk)
+	h.MustDocker(t, "run", "-d", "--name", "full", image, "sh", "-c", spoil+fillDisk)
 	waitLog(t, h, "full", "dd=1")
 	child := fork(t, h, "full")[0]
 	equal(t, "exec", h.MustDocker(t, "exec", child.ID, "echo", "alive"), "alive")
+	equal(t, "what links lead to", h.MustDocker(t, "exec", child.ID, "cat", "/victim"), "untouched")
+	bootID := []string{"exec", child.ID, "cat", "/proc/sys/kernel/random/boot_id"}
+	if id := h.MustDocker(t, bootID...); len(id) != 36 || id == h.MustDocker(t, "exec", "full", "cat", "/proc/sys/kernel/random/boot_id") {
+		t.Errorf("boot ID %q", id)
+	}
+	if !slices.ContainsFunc(child.Receipt, func(i receiptItem) bool { return i.Name == "dns" && strings.HasSuffix(i.Detail, "made them: /etc/hosts") }) {
+		t.Errorf("receipt %+v", child.Receipt)
+	}
 	for _, file := range []string{"/etc/hostname", "/proc/sys/kernel/hostname"} {
 		equal(t, file+" of the child", h.MustDocker(t, "exec", child.ID, "cat", file), child.ID[:12])
 	}

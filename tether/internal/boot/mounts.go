@@ -28,6 +28,9 @@ func (m Mount) Create() error {
 	return nil
 }
 
+// Covers is where files are that lie over those of the container (rootfs.Covers), which can write to them: several times as large as a Spec.
+const Covers = "/covers"
+
 // Early is what the tether itself needs of the kernel; the container has its own.
 func Early() []Mount {
 	const plain = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
@@ -35,5 +38,6 @@ func Early() []Mount {
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0755"},
 		{"proc", "/proc", "proc", plain, ""},
 		{"sysfs", "/sys", "sysfs", plain, ""},
+		{"tmpfs", Covers, "tmpfs", plain, "mode=700,size=4096k"},
 	}
 }

@@ -44,35 +44,19 @@ func ioctl(f *os.File, request uintptr, arg unsafe.Pointer) error {
 	return nil
 }
 
-// bootIDPath is the kernel's identifier of this boot. Linux makes it when it is first read (drivers/char/random.c, proc_do_uuid),
+// BootIDPath is the kernel's identifier of this boot. Linux makes it when it is first read (drivers/char/random.c, proc_do_uuid),
 // and never again.
-const bootIDPath = "/proc/sys/kernel/random/boot_id"
+const BootIDPath = "/proc/sys/kernel/random/boot_id"
 
 // BootID reads the machine's boot ID, and so fixes it. No template may have read its own.
-func BootID() (string, error) {
-	id, err := os.ReadFile(bootIDPath)
-	return strings.TrimSpace(string(id)), err
-}
+func BootID() (string, error) { return readID(BootIDPath) }
 
-// CoverBootID puts a new boot ID over the kernel's, in the mount namespace and root of the caller, where dir is a directory of a
-// file system in memory. It serves a fork whose source may have read its own already.
-func CoverBootID(dir string) (string, error) {
-	id, err := os.ReadFile("/proc/sys/kernel/random/uuid")
-	if err != nil {
-		return "", err
-	}
-	file := dir + "/boot_id"
-	if err := os.WriteFile(file, id, 0o444); err != nil {
-		return "", err
-	}
-	defer os.Remove(file) // the mount keeps it
-	if err := unix.Unmount(bootIDPath, unix.MNT_DETACH); err != nil && err != unix.EINVAL {
-		return "", fmt.Errorf("cannot uncover the boot ID: %w", err)
-	}
-	if err := unix.Mount(file, bootIDPath, "", unix.MS_BIND, ""); err != nil {
-		return "", fmt.Errorf("cannot cover the boot ID: %w", err)
-	}
-	return strings.TrimSpace(string(id)), nil
+// NewBootID is an ID of the kind for a fork whose source may have read its own: it has to lie over the kernel's.
+func NewBootID() (string, error) { return readID("/proc/sys/kernel/random/uuid") }
+
+func readID(path string) (string, error) {
+	id, err := os.ReadFile(path)
+	return strings.TrimSpace(string(id)), err
 }
 
 // MachineID is the text of /etc/machine-id, machine-id(5), of the container with the given ID.

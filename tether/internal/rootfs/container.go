@@ -21,6 +21,7 @@ type Root struct {
 	Dir      string // where its disk is mounted
 	Staging  string // a directory of the machine's own, for what is mounted before there is a disk
 	Files    []File
+	Covers   *Covers // for the paths of Files
 	ReadOnly bool
 	// Dev are directories that are made in /dev, and Programs are files of the calling root that are mounted, read-only, at the
 	// names given. Those are in /dev, too.
@@ -171,8 +172,22 @@ func (r Root) resizeShm() error {
 	return nil
 }
 
-// Rewrite writes Files anew in the root of the calling thread, which Enter has made.
+// Rewrite writes Files anew in the root of the calling thread, which Enter has made, before anything of the container runs there.
 func (r Root) Rewrite() error { return r.Writable(r.writeFiles) }
+
+// Renew gives Files their new texts in the root of the calling thread, in which the container may run. It writes in the machine's own
+// memory alone; a file that the container has put something else in the place of is left, and named in left.
+func (r Root) Renew() (left []string, err error) {
+	for _, f := range r.Files {
+		switch err := r.Covers.Put(f.Path, f.Text); {
+		case errors.Is(err, ErrLeft):
+			left = append(left, f.Path)
+		case err != nil:
+			return left, fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
+		}
+	}
+	return left, nil
+}
 
 // Writable calls f while the root of the calling thread, which Enter has made, can be written to.
 func (r Root) Writable(f func() error) (err error) {
@@ -187,7 +202,7 @@ func (r Root) Writable(f func() error) (err error) {
 
 func (r Root) writeFiles() error {
 	for _, f := range r.Files {
-		if err := f.put(); err != nil {
+		if err := f.put(r.Covers); err != nil {
 			return fmt.Errorf("cannot write %s of the container: %w", f.Path, err)
 		}
 	}
@@ -267,34 +282,19 @@ func populateDev(staging string) error {
 	return nil
 }
 
-// put makes the file what the container sees at its path. Over a regular file it is mounted, as by Docker: the disk is not written
-// to, so it may be full, and a start costs no transaction of its journal. What else is there is replaced on the disk.
-func (f File) put() error {
+// put makes the file what the container sees at its path, before anything of the container runs. Over a regular file it is mounted, as by
+// Docker: the disk is not written to, so it may be full, and a start costs no transaction of its journal. What else is there is replaced on
+// the disk.
+func (f File) put(over *Covers) error {
 	var there unix.Stat_t
-	switch err := unix.Lstat(f.Path, &there); {
-	case err != nil || there.Mode&unix.S_IFMT != unix.S_IFREG:
-		err := f.replace()
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // a link can be covered, too
-			return f.cover()
-		}
-		return err
-	case there.Nlink == 0: // without a name, so cover made it, in the machine that this one is a fork of
-		return os.WriteFile(f.Path, []byte(f.Text), 0)
-	default:
-		return f.cover()
+	if err := unix.Lstat(f.Path, &there); err == nil && there.Mode&unix.S_IFMT == unix.S_IFREG {
+		return over.Put(f.Path, f.Text)
 	}
-}
-
-// cover mounts the file over the one that is there.
-func (f File) cover() error {
-	const unnamed = "/dev/.cvm"                   // in memory; the mount keeps it
-	if err := os.RemoveAll(unnamed); err != nil { // a container that runs may have put anything there
-		return err
+	err := f.replace()
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) { // a link can be covered, too
+		return over.Put(f.Path, f.Text)
 	}
-	if err := writeNew(unnamed, f.Text); err != nil {
-		return err
-	}
-	return errors.Join(unix.Mount(unnamed, f.Path, "", unix.MS_BIND, ""), os.Remove(unnamed))
+	return err
 }
 
 // replace never opens for writing what is there, which may be a link or a pipe.
