@@ -17,9 +17,8 @@ import (
 
 // watchForks sends to forks each time that the machine has become a fork of itself, until ctx ends. cid is the machine's vsock CID. The
 // receiver sends the CID of the fork that it has dealt with to the channel that it got: the next one is looked for then. A machine that
-// was forked again in the meantime has another CID already, so no fork is missed.
-func watchForks(ctx context.Context, console *slog.Logger, cid uint32, forks chan<- chan<- uint32) {
-	watch := guestinfo.NewStream(guestinfo.Dial(link.ServiceGuestinfo), guestinfo.CID)
+// was forked again in the meantime has another CID already, so no fork is missed. It owns watch.
+func watchForks(ctx context.Context, watch *guestinfo.Stream, console *slog.Logger, cid uint32, forks chan<- chan<- uint32) {
 	defer watch.Close()
 	handled := make(chan uint32)
 	for {

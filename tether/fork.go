@@ -40,7 +40,7 @@ func (t *tether) getReady(context.Context) error {
 	}
 	t.listenForSignals()
 	spareThreads(spare)
-	return nil
+	return t.takePort()
 }
 
 // bare is an interface that is up and has no address: what nearly every child makes its own of.
@@ -120,15 +120,15 @@ func (t *tether) warmUp(ctx context.Context) error {
 }
 
 // await reads a key that the host sets sooner or later. It has a connection of its own, since nothing else can be asked by it.
-func await(ctx context.Context, key string) (string, error) {
-	waiter := guestinfo.New(guestinfo.NewStream(guestinfo.Dial(link.ServiceGuestinfo), guestinfo.CID))
+func (t *tether) await(ctx context.Context, key string) (string, error) {
+	waiter := guestinfo.New(t.token.Stream())
 	defer waiter.Close()
 	return waiter.Await(ctx, key)
 }
 
 // learn reads who the machine is to be.
 func (t *tether) learn(ctx context.Context) error {
-	text, err := await(ctx, link.KeySpec)
+	text, err := t.await(ctx, link.KeySpec)
 	if err != nil {
 		return fmt.Errorf("cannot read what to run: %w", err)
 	}
@@ -182,7 +182,7 @@ func (t *tether) closeReceipt(ctx context.Context) error {
 
 // awaitGate waits until the container is to be started.
 func (t *tether) awaitGate(ctx context.Context) error {
-	value, err := await(ctx, link.KeyGate)
+	value, err := t.await(ctx, link.KeyGate)
 	if err == nil && value != link.GateOpen {
 		err = fmt.Errorf("cannot start: the gate is %q, not %q", value, link.GateOpen)
 	}

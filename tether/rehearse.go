@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/containervm/containervm/tether/internal/agent"
-	"github.com/containervm/containervm/tether/internal/guestinfo"
 	"github.com/containervm/containervm/tether/internal/process"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -92,7 +91,7 @@ func (t *tether) rehearseLog(ctx context.Context, main *process.Session) error {
 		return err
 	}
 	defer output.Close()
-	host := agent.NewHostLog(guestinfo.Dial(link.ServiceLog), t.console)
+	host := agent.NewHostLog(t.token.DialLog, t.console)
 	connected := host.Connect(ctx)
 	_, read := output.Read(make([]byte, len(programText)))
 	_, waited := main.Wait(ctx)

@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"time"
 
-	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/tether/internal/agent"
@@ -62,7 +61,7 @@ func (t *tether) attend(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("cannot learn the machine's vsock CID: %w", err)
 		}
-		go watchForks(ctx, t.console, cid, ask.forks)
+		go watchForks(ctx, t.token.Stream(), t.console, cid, ask.forks)
 	}
 	t.setStatus(t.running())
 	t.listenForSignals()
@@ -168,7 +167,7 @@ func (t *tether) startLog(ctx context.Context) (logged <-chan struct{}) {
 		close(done)
 		return done
 	}
-	host := agent.NewHostLog(guestinfo.Dial(link.ServiceLog), t.console)
+	host := agent.NewHostLog(t.token.DialLog, t.console)
 	main, console := t.instance.main, t.console
 	rings := map[link.RecordStream]*process.Ring{link.StreamStdout: main.Stdout, link.StreamStderr: main.Stderr}
 	go func() {
@@ -184,7 +183,7 @@ func (t *tether) startLog(ctx context.Context) (logged <-chan struct{}) {
 func (t *tether) serve(ctx context.Context, c agent.Config) (a *agent.Agent, stop func(), err error) {
 	c.Version, c.Log, c.Phase, c.Status = t.version, t.console, t.progress.Phase, t.progress.Status
 	a = agent.New(c)
-	listener, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, link.PortLink, nil)
+	listener, err := t.listen()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -52,6 +52,8 @@ type tether struct {
 	host     *guestinfo.Client   // nil until the host is found
 	reporter *guestinfo.Reporter // nil until then
 	vsock    bool                // the host is reached by vsock
+	token    *guestinfo.Token    // whose connections are the tether's
+	port     *os.File            // socket of the link; nil: not taken yet
 	answered bool                // the host has answered
 
 	instance *instance        // the container; nil until the Spec is read
@@ -66,7 +68,7 @@ type tether struct {
 func newTether(version string) *tether {
 	return &tether{
 		version: version, console: slog.New(newConsoleHandler(os.Stderr, slog.LevelInfo)),
-		progress: newProgress(), reaper: process.NewReaper(),
+		progress: newProgress(), reaper: process.NewReaper(), token: new(guestinfo.Token),
 	}
 }
 
@@ -114,7 +116,7 @@ func (t *tether) mountEarly(context.Context) error {
 }
 
 func (t *tether) findHost(ctx context.Context) error {
-	transport, name, err := guestinfo.Detect()
+	transport, name, err := guestinfo.Detect(t.token)
 	if err != nil {
 		return err
 	}
@@ -132,7 +134,7 @@ func (t *tether) findHost(ctx context.Context) error {
 func (t *tether) readSpec(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, hostWait)
 	defer cancel()
-	text, err := t.host.Get(ctx, link.KeySpec)
+	text, err := t.host.Hello(ctx, link.KeySpec)
 	if err == nil || errors.Is(err, link.ErrNoValue) {
 		t.answered = true
 		go t.reporter.Run(context.WithoutCancel(ctx)) // as long as the machine
@@ -221,6 +223,9 @@ func (t *tether) rootBase() (rootfs.Root, error) {
 
 // startProcess mounts what the Spec wants first: a server can be reached now, and a fork's disks are there.
 func (t *tether) startProcess(ctx context.Context) error {
+	if err := t.takePort(); err != nil {
+		return err
+	}
 	if err := t.cards.Settle(); err != nil { // it sees its own cards alone
 		return &process.Error{Reason: tetherv1.Failure_NETWORK, Err: err}
 	}

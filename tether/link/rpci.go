@@ -1,7 +1,9 @@
 package link
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +18,8 @@ const (
 	MaxKey = 256
 	// MaxValue is the longest value: it fits a message with any command and key before it.
 	MaxValue = MaxMessage - 2*MaxKey
+	// MaxGreeting is the longest first message of a connection, by which it says whose it is.
+	MaxGreeting = 2 * MaxKey
 )
 
 // Names of the guestinfo commands. The first three are VMware's own (open-vm-tools, rpctool and instant clone).
@@ -26,7 +30,22 @@ const (
 	CommandTime    = "cvm.time" // answers the host's clock, nanoseconds since the Unix epoch, in decimal
 	CommandWait    = "cvm.wait" // as info-get, but answers only when the key has a value
 	CommandSeed    = "cvm.seed" // answers SeedBytes random bytes in base64, other ones each time
+	// CommandHello is the first message of a machine's first connection. It answers the machine's token and the value of its key, if
+	// that has one, behind a space.
+	CommandHello = "cvm.hello"
+	// CommandToken is the first message of every other connection to the host, of whatever service. It has no answer.
+	CommandToken = "cvm.token"
 )
+
+// TokenLength is how long a token is, in bytes: 256 random bits in hexadecimal.
+const TokenLength = 64
+
+// NewToken is a machine's token: what tells its tether's connections from those of its container.
+func NewToken() string {
+	var b [TokenLength / 2]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
 
 // SeedBytes is how many bytes CommandSeed answers: twice what Linux's generator takes as its key (drivers/char/random.c).
 const SeedBytes = 64
@@ -59,7 +78,12 @@ func WriteMessage(w io.Writer, text string) error {
 
 // ReadMessage reads one guestinfo message. It returns io.EOF, unwrapped, when the peer ended the connection between
 // two messages. Memory is taken as the text arrives, not as its length promises.
-func ReadMessage(r io.Reader) (string, error) {
+func ReadMessage(r io.Reader) (string, error) { return readMessage(r, MaxMessage) }
+
+// ReadGreeting is ReadMessage for the first message of a connection, whose sender is not known yet: it has at most MaxGreeting bytes.
+func ReadGreeting(r io.Reader) (string, error) { return readMessage(r, MaxGreeting) }
+
+func readMessage(r io.Reader, limit uint32) (string, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err == io.EOF {
 		return "", io.EOF
@@ -67,8 +91,8 @@ func ReadMessage(r io.Reader) (string, error) {
 		return "", fmt.Errorf("cannot read length of guestinfo message: %w", err)
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > MaxMessage {
-		return "", fmt.Errorf("cannot read guestinfo message: it has %d bytes, the limit is %d", n, MaxMessage)
+	if n > limit {
+		return "", fmt.Errorf("cannot read guestinfo message: it has %d bytes, the limit is %d", n, limit)
 	}
 	var text strings.Builder
 	if _, err := io.CopyN(&text, r, int64(n)); errors.Is(err, io.EOF) {
@@ -83,14 +107,16 @@ func ReadMessage(r io.Reader) (string, error) {
 type Command struct {
 	Name  string // one of the Command constants
 	Key   string // 1 to MaxKey printable ASCII characters without space
-	Value string // everything behind the key and one space
+	Value string // everything behind the key and one space; of CommandToken the token
 }
 
 // String is the command as it is sent.
 func (c Command) String() string {
 	switch c.Name {
-	case CommandInfoGet, CommandWait:
+	case CommandInfoGet, CommandWait, CommandHello:
 		return c.Name + " " + c.Key
+	case CommandToken:
+		return c.Name + " " + c.Value
 	case CommandInfoSet:
 		return c.Name + " " + c.Key + " " + c.Value
 	default:
@@ -107,8 +133,13 @@ func ParseCommand(text string) (Command, error) {
 			return Command{}, fmt.Errorf("cannot parse command %s: it takes no arguments", name)
 		}
 		return Command{Name: name}, nil
-	case CommandInfoGet, CommandWait:
+	case CommandInfoGet, CommandWait, CommandHello:
 		return keyed(Command{Name: name, Key: rest})
+	case CommandToken:
+		if len(rest) != TokenLength {
+			return Command{}, fmt.Errorf("cannot parse command %s: its token has %d bytes, not %d", name, len(rest), TokenLength)
+		}
+		return Command{Name: name, Value: rest}, nil
 	case CommandInfoSet:
 		key, value, _ := strings.Cut(rest, " ")
 		return keyed(Command{Name: name, Key: key, Value: value})

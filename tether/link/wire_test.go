@@ -98,6 +98,10 @@ func TestNames(t *testing.T) {
 		{"seed", Command{Name: CommandSeed}.String(), "cvm.seed"},
 		{"freeze", Command{Name: CommandFreeze}.String(), "instantclone.freeze"},
 		{"time", Command{Name: CommandTime}.String(), "cvm.time"},
+		{"hello", Command{Name: CommandHello, Key: "k"}.String(), "cvm.hello k"},
+		{"token", Command{Name: CommandToken, Value: "t"}.String(), "cvm.token t"},
+		{"token length", TokenLength, 64},
+		{"greeting limit", MaxGreeting, 512},
 		{"done", ReplyOK("v"), "1 v"},
 		{"refused", ReplyError("why"), "0 why"},
 	} {

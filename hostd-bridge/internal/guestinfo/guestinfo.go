@@ -20,6 +20,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // Bounds on what a guest may set.
@@ -43,11 +44,14 @@ func encodedLen(text string) int {
 // Value is a key that the guest has set.
 type Value struct{ Key, Value string }
 
-// Hooks are what a machine does beside keeping values. The zero value is a machine that cannot be frozen.
+// Hooks are what a machine does beside keeping values. The zero value is a machine that boots and cannot be frozen.
 type Hooks struct {
+	// Token is that of the machine's source, if it is a fork; empty: the machine's first connection is given a new one.
+	Token string
 	// Now is the host's clock; nil: time.Now.
 	Now func() time.Time
-	// Freeze answers instantclone.freeze. It returns nil when the machine is frozen: then the guest gets no answer.
+	// Freeze answers instantclone.freeze of a machine whose Spec is that of a template or a fork point. It returns nil when the machine
+	// is frozen: then the guest gets no answer.
 	Freeze func() error
 	// Set sees a key before it is set, and may refuse it; nil: none is.
 	Set func(key, value string) error
@@ -69,10 +73,12 @@ func (h Hooks) withDefaults() Hooks {
 // Store holds the guestinfo of one machine.
 type Store struct {
 	hooks Hooks
+	gate  *gate
 	done  chan struct{} // closed by Close
 
 	mu      sync.Mutex
 	values  map[string]string
+	spec    string         // the newest Spec; it is in values until the guest has read it
 	guest   map[string]int // key set by the guest -> number of the change
 	changes int
 	bytes   int
@@ -82,10 +88,38 @@ type Store struct {
 
 // New returns a store in which the guest finds values.
 func New(values map[string]string, h Hooks) *Store {
-	s := &Store{hooks: h.withDefaults(), done: make(chan struct{}), values: map[string]string{}, guest: map[string]int{},
+	s := &Store{hooks: h.withDefaults(), gate: newGate(h.Token), done: make(chan struct{}), values: map[string]string{}, guest: map[string]int{},
 		changed: make(chan struct{}), hostSet: make(chan struct{})}
 	maps.Copy(s.values, values)
+	s.spec = values[link.KeySpec]
 	return s
+}
+
+// Token is what the tether's connections begin with; a fork's tether has it, too.
+func (s *Store) Token() string {
+	s.gate.mu.Lock()
+	defer s.gate.mu.Unlock()
+	return s.gate.token
+}
+
+// Restart is for a machine that boots anew: its tether knows no token, and reads its Spec again.
+func (s *Store) Restart() {
+	s.gate.renew()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spec != "" {
+		s.values[link.KeySpec] = s.spec
+	}
+}
+
+// Admit reads the first message of a connection to a service that is not guestinfo. The error is ErrStranger when it is not the
+// tether's: it is to be ended without a word.
+func (s *Store) Admit(conn Conn) error {
+	hello, err := s.gate.admit(conn)
+	if err == nil && hello != nil {
+		err = errEarly
+	}
+	return err
 }
 
 // Close ends every cvm.wait. It is called once.
@@ -104,6 +138,9 @@ func (s *Store) Set(kv map[string]string) {
 			delete(s.values, k)
 		} else {
 			s.values[k] = v
+		}
+		if k == link.KeySpec {
+			s.spec = v
 		}
 	}
 	close(s.hostSet)
@@ -146,31 +183,103 @@ type Conn interface {
 	SetReadDeadline(time.Time) error
 }
 
+// errNoFreeze refuses a freeze that the host does not wait for.
+var errNoFreeze = errors.New("cannot freeze: this machine is neither a template nor a fork point")
+
 // errNoAnswer ends a connection without an answer.
 var errNoAnswer = errors.New("no answer")
 
-// Serve answers one connection's commands until it ends.
+// Serve answers one connection's commands until it ends. The error is ErrStranger when it is not the tether's.
 func (s *Store) Serve(conn Conn) error {
-	pace := rate.NewLimiter(commandRate, commandBurst)
+	hello, err := s.gate.admit(conn)
+	switch {
+	case errors.Is(err, errEarly):
+		return errors.Join(err, link.WriteMessage(conn, link.ReplyError(err.Error())))
+	case err != nil:
+		return err
+	case hello != nil:
+		err = s.serveFirst(conn, *hello)
+	default:
+		err = s.serve(conn, newPace())
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// serveFirst is Serve for the machine's first connection.
+func (s *Store) serveFirst(conn Conn, key string) error {
+	answer := s.Token()
+	value, err := s.get(key)
+	if err == nil {
+		answer += " " + value
+	}
+	if err := link.WriteMessage(conn, link.ReplyOK(answer)); err != nil {
+		return err
+	}
+	text, err := link.ReadMessage(conn)
+	if err != nil {
+		return err // who has not read the answer comes again, and is told again
+	}
+	s.gate.claim()
+	s.handedOut(key, value)
+	pace := newPace()
+	if err := s.answer(conn, text, pace); err != nil {
+		return err
+	}
+	return s.serve(conn, pace)
+}
+
+// serve answers commands at a pace.
+func (s *Store) serve(conn Conn, pace *rate.Limiter) error {
 	for {
 		text, err := link.ReadMessage(conn)
-		if errors.Is(err, io.EOF) {
-			return nil
+		if err == nil {
+			err = s.answer(conn, text, pace)
 		}
 		if err != nil {
-			return err
-		}
-		if !s.rest(pace.Reserve().Delay()) {
-			return nil
-		}
-		reply, err := s.reply(conn, text)
-		if err != nil {
-			return nil
-		}
-		if err := link.WriteMessage(conn, reply); err != nil {
 			return err
 		}
 	}
+}
+
+func newPace() *rate.Limiter { return rate.NewLimiter(commandRate, commandBurst) }
+
+// answer answers one command. The error is io.EOF where none is to follow.
+func (s *Store) answer(conn Conn, text string, pace *rate.Limiter) error {
+	if !s.rest(pace.Reserve().Delay()) {
+		return io.EOF
+	}
+	reply, err := s.reply(conn, text)
+	if err != nil {
+		return io.EOF
+	}
+	if err := link.WriteMessage(conn, reply); err != nil {
+		return err
+	}
+	if c, err := link.ParseCommand(text); err == nil && (c.Name == link.CommandInfoGet || c.Name == link.CommandWait) {
+		s.handedOut(c.Key, strings.TrimPrefix(reply, link.ReplyOK("")))
+	}
+	return nil
+}
+
+// handedOut notes that the guest has read a key. A Spec is handed out once: it holds secrets of the process that it describes.
+func (s *Store) handedOut(key, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key == link.KeySpec && s.values[key] == value { // else it is a newer one
+		delete(s.values, key)
+	}
+}
+
+// mayFreeze reports whether the machine is to be a template or a fork point.
+func (s *Store) mayFreeze() bool {
+	s.mu.Lock()
+	text := s.spec
+	s.mu.Unlock()
+	spec, err := link.DecodeSpec(text)
+	return text != "" && err == nil && (spec.ForkPoint || spec.Mode == tetherv1.Mode_TEMPLATE)
 }
 
 // rest waits, at most until Close, and reports whether it has waited to the end.
@@ -219,7 +328,12 @@ func (s *Store) execute(conn Conn, c link.Command) (string, error) {
 		return base64.StdEncoding.EncodeToString(seed), nil
 	case link.CommandWait:
 		return s.await(conn, c.Key)
+	case link.CommandHello, link.CommandToken:
+		return "", errors.New("it is only a connection's first message")
 	default: // freeze
+		if !s.mayFreeze() {
+			return "", errNoFreeze
+		}
 		if err := s.hooks.Freeze(); err != nil {
 			return "", fmt.Errorf("cannot freeze: %w", err)
 		}

@@ -24,6 +24,9 @@ func ask(t *testing.T, s *Store) func(string) (string, error) {
 			t.Error(err)
 		}
 	})
+	if err := link.WriteMessage(guest, link.CommandToken+" "+s.Token()); err != nil {
+		t.Fatal(err)
+	}
 	return func(text string) (string, error) {
 		if err := link.WriteMessage(guest, text); err != nil {
 			t.Fatal(err)
@@ -49,7 +52,7 @@ func TestCommands(t *testing.T) {
 		{"info-get guestinfo.b", "two words", ""},
 		{"info-set cvm.name me", "", "begins with guestinfo."},
 		{"cvm.time", "4711", ""},
-		{"instantclone.freeze", "", "cannot be a template"},
+		{"instantclone.freeze", "", "neither a template nor a fork point"},
 		{"nonsense", "", "unknown name"},
 	} {
 		value, err := do(c.command)
@@ -157,6 +160,9 @@ func TestCommandsInALoop(t *testing.T) {
 		guest, host := net.Pipe()
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(host) }()
+		if err := link.WriteMessage(guest, link.CommandToken+" "+s.Token()); err != nil {
+			t.Fatal(err)
+		}
 		begin, asked := time.Now(), 0
 		for ; time.Since(begin) < 10*time.Second; asked++ {
 			if err := link.WriteMessage(guest, "info-get guestinfo.a"); err != nil {

@@ -119,7 +119,7 @@ func deltaOf(t *testing.T, d *vm.DataDisk, name string) string {
 func TestSnapshotWithDataDisks(t *testing.T) {
 	one, two, fixed := dataDisk(t, 1, false), dataDisk(t, 2, false), dataDisk(t, 9, true)
 	g := startGuest(t, func(s *vm.MachineSpec) {
-		s.Cmdline += " test.freeze"
+		freezes(s)
 		s.DataDisks = []vm.DataDisk{one, two, fixed}
 	})
 	g.awaitFrozen()
@@ -180,7 +180,7 @@ func TestSnapshotWithDataDisks(t *testing.T) {
 func TestSnapshotInPlace(t *testing.T) {
 	disk := dataDisk(t, 1, false)
 	g := startGuest(t, func(s *vm.MachineSpec) {
-		s.Cmdline += " test.freeze"
+		freezes(s)
 		s.DataDisks = []vm.DataDisk{disk}
 	})
 	g.awaitFrozen()

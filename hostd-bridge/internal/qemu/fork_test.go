@@ -23,7 +23,7 @@ import (
 // frozenGuest boots a guest that freezes.
 func frozenGuest(t testing.TB, change ...func(*vm.MachineSpec)) *guest {
 	t.Helper()
-	g := startGuest(t, append(change, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })...)
+	g := startGuest(t, append(change, freezes)...)
 	g.awaitFrozen()
 	return g
 }
@@ -56,6 +56,15 @@ func (g *guest) child(tpl vm.ForkPoint, n int, change ...func(*vm.MachineSpec)) 
 		c.Close()
 	})
 	return c
+}
+
+// templateSpec is that of a machine that may freeze.
+const templateSpec = `{"mode":"TEMPLATE"}`
+
+// freezes has the test's guest freeze.
+func freezes(s *vm.MachineSpec) {
+	s.Cmdline += " test.freeze"
+	s.Guestinfo[link.KeySpec] = templateSpec
 }
 
 // prestartChild makes the n-th child up to its start.
@@ -138,7 +147,7 @@ func TestForksOfATemplate(t *testing.T) {
 
 // TestMemory: a machine that was booted has all of its memory for itself, a frozen one shares it, and a child has little.
 func TestMemory(t *testing.T) {
-	g := startGuest(t, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })
+	g := startGuest(t, freezes)
 	measure := func(g *guest) hostapi.Memory {
 		t.Helper()
 		m, err := g.Memory(t.Context())
@@ -209,7 +218,7 @@ func TestForkOfAForkOfAFork(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		c := g.child(g.template(), n, func(s *vm.MachineSpec) {
 			if n < 3 {
-				s.Guestinfo["guestinfo.again"] = "yes"
+				s.Guestinfo["guestinfo.again"], s.Guestinfo[link.KeySpec] = "yes", templateSpec
 			}
 		})
 		if phase := c.awaitKey(link.KeyPhase); phase != fmt.Sprint("child ", n) {
@@ -225,7 +234,7 @@ func TestForkOfAForkOfAFork(t *testing.T) {
 }
 
 func TestForksOfARunningMachine(t *testing.T) {
-	g := startGuest(t, func(s *vm.MachineSpec) { s.Cmdline += " test.freeze" })
+	g := startGuest(t, freezes)
 	g.awaitFrozen()
 	parent := g.child(g.template(), 1) // runs on private memory
 	parent.awaitKey("guestinfo.settled")

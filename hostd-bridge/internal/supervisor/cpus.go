@@ -96,6 +96,7 @@ func (m *machine) systemReset(ctx context.Context) error {
 	if dev, ok := m.vsock.(*vsock.Device); ok {
 		dev.Reset()
 	}
+	m.info.Restart()
 	return nil
 }
 

@@ -108,6 +108,8 @@ type NewDisks struct {
 type Hardware struct {
 	Links []bool         `json:"links,omitempty"` // by slot: the guest sees a link
 	Disks []HardwareDisk `json:"disks,omitempty"`
+	// Token is what the tether in its memory begins its connections with: see package guestinfo.
+	Token string `json:"token,omitempty"`
 }
 
 // HardwareDisk is a data disk of Hardware.

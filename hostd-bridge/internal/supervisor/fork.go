@@ -198,7 +198,7 @@ type ForkPoint struct {
 // is done with the files.
 func (m *machine) forkPoint(ctx context.Context, to NewDisks) (p ForkPoint, release func(), err error) {
 	err = m.exec(m.ended, func() (err error) {
-		p.Hardware = Hardware{Links: slices.Clone(m.cards.up), Disks: m.disks.hardware()}
+		p.Hardware = Hardware{Links: slices.Clone(m.cards.up), Disks: m.disks.hardware(), Token: m.info.Token()}
 		if m.state == stateFrozen {
 			p.RAM, p.State, release = m.ram, m.saved, func() {}
 			return nil

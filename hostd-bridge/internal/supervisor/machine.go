@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +44,8 @@ type machine struct {
 	out     *vmlog.Log
 	con     *console
 	serving sync.WaitGroup // connections of the guest
+
+	strangers atomic.Bool // one of them was not the tether's
 
 	// Only the owner touches these: first the goroutine that starts the machine, which then calls own.
 	state runState
@@ -188,6 +191,9 @@ func (m *machine) begin(ctx context.Context) error {
 
 // serveGuest opens the files that the guest's output goes to, and listens for its guestinfo and log connections.
 func (m *machine) serveGuest() (err error) {
+	if m.cfg.Child && m.cfg.Hardware.Token == "" {
+		return errors.New("cannot tell the fork's tether from its container: its source was started by an older version; start that anew")
+	}
 	if m.con, err = copyConsole(ConsolePath(m.id.HomeDir), m.qemu.console); err != nil {
 		return err
 	}
@@ -195,7 +201,7 @@ func (m *machine) serveGuest() (err error) {
 	if m.out, err = vmlog.Open(m.id.HomeDir, m.id.Log, runMarker(m.id), time.Now(), first); err != nil {
 		return err
 	}
-	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Freeze: m.freeze, Set: m.guestSet})
+	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Token: m.cfg.Hardware.Token, Freeze: m.freeze, Set: m.guestSet})
 	hello := sync.OnceFunc(func() { m.marks.mark(hostapi.MarkHello) })
 	err = m.listen(link.ServiceGuestinfo, func(c net.Conn) error {
 		hello()
@@ -204,7 +210,12 @@ func (m *machine) serveGuest() (err error) {
 	if err != nil {
 		return err
 	}
-	return m.listen(link.ServiceLog, func(c net.Conn) error { return m.out.Receive(c, time.Now) })
+	return m.listen(link.ServiceLog, func(c net.Conn) error {
+		if err := m.info.Admit(c); err != nil {
+			return err
+		}
+		return m.out.Receive(c, time.Now)
+	})
 }
 
 func (m *machine) intercept(dev *vsock.Device) {
@@ -235,7 +246,11 @@ func (m *machine) accept(l net.Listener, s link.Service, handle func(net.Conn) e
 		m.serving.Go(func() {
 			defer c.Close()
 			if err := handle(c); err != nil {
-				m.log.Warn("connection of the guest failed", "service", s, "err", err)
+				if !errors.Is(err, guestinfo.ErrStranger) {
+					m.log.Warn("connection of the guest failed", "service", s, "err", err)
+				} else if m.strangers.CompareAndSwap(false, true) { // one is worth a word
+					m.log.Warn("connection of the guest refused, and others like it will be", "service", s, "err", err)
+				}
 				if a, ok := c.(interface{ Abort() error }); ok { // not the kernel's
 					_ = a.Abort() // the machine may have ended already
 				}

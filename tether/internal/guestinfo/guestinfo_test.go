@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,9 +72,72 @@ func dialer(limit int) func(context.Context) (net.Conn, error) {
 
 func sameCID() (uint32, error) { return 3, nil }
 
-func TestStream(t *testing.T) { exercise(t, New(NewStream(dialer(1000), sameCID))) }
+func TestStream(t *testing.T) { exercise(t, New(NewStream(dialer(1000), sameCID, new(Token)))) }
 
-func TestStreamReconnects(t *testing.T) { exercise(t, New(NewStream(dialer(1), sameCID))) }
+func TestStreamReconnects(t *testing.T) { exercise(t, New(NewStream(dialer(1), sameCID, new(Token)))) }
+
+// TestStreamToken: the first connection says hello and takes the token, each later one begins with it, in the write of its first command:
+// that costs no packet.
+func TestStreamToken(t *testing.T) {
+	token := strings.Repeat("0f", link.TokenLength/2)
+	var heard []string
+	dial := func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			defer theirs.Close()
+			for range 2 {
+				text, err := link.ReadMessage(theirs)
+				if err != nil {
+					return
+				}
+				heard = append(heard, text)
+				reply := link.ReplyOK("v")
+				switch c, _ := link.ParseCommand(text); c.Name {
+				case link.CommandToken:
+					continue
+				case link.CommandHello:
+					reply = link.ReplyOK(token + " the spec")
+				}
+				_ = link.WriteMessage(theirs, reply)
+				if strings.HasPrefix(text, link.CommandHello) {
+					return // the connection is lost behind it
+				}
+			}
+		}()
+		return ours, nil
+	}
+	c := New(NewStream(dial, sameCID, new(Token)))
+	if v, err := c.Hello(t.Context(), link.KeySpec); v != "the spec" || err != nil {
+		t.Fatalf("%q, %v", v, err)
+	}
+	if v, err := c.Get(t.Context(), "guestinfo.a"); v != "v" || err != nil {
+		t.Fatalf("%q, %v", v, err)
+	}
+	if want := []string{"cvm.hello " + link.KeySpec, "cvm.token " + token, "info-get guestinfo.a"}; !slices.Equal(heard, want) {
+		t.Errorf("the host heard %q, want %q", heard, want)
+	}
+}
+
+// TestHelloAnswers: a host that has no value gives the token all the same; one that gives no token is not one of ours.
+func TestHelloAnswers(t *testing.T) {
+	for reply, want := range map[string]error{
+		link.ReplyOK(strings.Repeat("a", link.TokenLength)): link.ErrNoValue, link.ReplyOK("short"): errMalformedToken, link.ReplyOK(""): errMalformedToken,
+		link.ReplyError("why"): &link.RPCIError{Why: "why"},
+	} {
+		dial := func(context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() {
+				defer theirs.Close()
+				_, _ = link.ReadMessage(theirs)
+				_ = link.WriteMessage(theirs, reply)
+			}()
+			return ours, nil
+		}
+		if _, err := New(NewStream(dial, sameCID, new(Token))).Hello(t.Context(), "k"); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", reply, err, want)
+		}
+	}
+}
 
 func TestStreamGivesUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -82,7 +146,7 @@ func TestStreamGivesUp(t *testing.T) {
 	c := New(NewStream(func(context.Context) (net.Conn, error) {
 		once.Do(func() { close(tried) })
 		return nil, errors.New("nobody there")
-	}, sameCID))
+	}, sameCID, new(Token)))
 	why := errors.New("enough")
 	go func() { <-tried; cancel(why) }()
 	if _, err := c.Get(ctx, "guestinfo.a"); !errors.Is(err, why) || !strings.Contains(err.Error(), "nobody there") {
@@ -188,7 +252,7 @@ func TestReporterSendsTheNewest(t *testing.T) {
 
 // A fork that happened while nobody waited for one is noticed at once: the machine has another CID than its caller knows.
 func TestAwaitForkThatHasHappened(t *testing.T) {
-	s := NewStream(func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") }, func() (uint32, error) { return 8, nil })
+	s := NewStream(func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") }, func() (uint32, error) { return 8, nil }, new(Token))
 	if err := s.AwaitFork(t.Context(), 7); err != nil {
 		t.Error(err)
 	}
@@ -203,7 +267,7 @@ func TestAwaitForkBetweenTries(t *testing.T) {
 	s := NewStream(func(context.Context) (net.Conn, error) {
 		once.Do(func() { close(lost) })
 		return nil, errors.New("nobody there")
-	}, func() (uint32, error) { return cid.Load(), nil })
+	}, func() (uint32, error) { return cid.Load(), nil }, new(Token))
 	go func() { <-lost; cid.Store(8) }()
 	if err := s.AwaitFork(t.Context(), 7); err != nil {
 		t.Error(err)

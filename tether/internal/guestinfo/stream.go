@@ -1,10 +1,14 @@
 package guestinfo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,14 +27,70 @@ const (
 // Stream is the transport over a byte stream. It dials when it must, also after the connection was lost; a command whose
 // connection is lost is sent again, which is right since info-get and info-set may be repeated.
 type Stream struct {
-	dial func(ctx context.Context) (net.Conn, error)
-	cid  func() (uint32, error)
-	conn net.Conn
+	dial  func(ctx context.Context) (net.Conn, error)
+	cid   func() (uint32, error)
+	token *Token
+	conn  net.Conn
 }
 
-// NewStream returns a transport that connects by dial. cid is the machine's present vsock CID.
-func NewStream(dial func(ctx context.Context) (net.Conn, error), cid func() (uint32, error)) *Stream {
-	return &Stream{dial: dial, cid: cid}
+// NewStream returns a transport that connects by dial, with what token says. cid is the machine's present vsock CID.
+func NewStream(dial func(ctx context.Context) (net.Conn, error), cid func() (uint32, error), token *Token) *Stream {
+	return &Stream{dial: dial, cid: cid, token: token}
+}
+
+var errMalformedToken = errors.New("cannot use the host's token: it is malformed")
+
+// Token is what each connection of the tether's to its host begins with, so that the host tells it from those that the container's
+// processes make. The host gives it to the machine's first connection. Its methods may be called by several goroutines.
+type Token struct {
+	mu   sync.Mutex
+	text string // empty: not given yet
+}
+
+func (t *Token) set(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = text
+}
+
+// greet writes the token, if there is one, and text behind it, with a single Write. There may be no text.
+func (t *Token) greet(w io.Writer, text ...string) error {
+	t.mu.Lock()
+	token := t.text
+	t.mu.Unlock()
+	var b bytes.Buffer
+	if token != "" {
+		text = append([]string{link.Command{Name: link.CommandToken, Value: token}.String()}, text...)
+	}
+	for _, message := range text {
+		if err := link.WriteMessage(&b, message); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// Hello is the machine's first command: it reads a key, which may have no value, and takes the token. It is repeated until it is answered
+// or ctx ends.
+func (s *Stream) Hello(ctx context.Context, key string) (value string, err error) {
+	reply, err := s.RoundTrip(ctx, link.Command{Name: link.CommandHello, Key: key}.String())
+	if err != nil {
+		return "", fmt.Errorf("cannot say hello to the host: %w", err)
+	}
+	text, err := link.ParseReply(reply)
+	if err != nil {
+		return "", err
+	}
+	token, value, found := strings.Cut(text, " ")
+	if len(token) != link.TokenLength {
+		return "", errMalformedToken
+	}
+	s.token.set(token)
+	if !found {
+		return "", link.ErrNoValue
+	}
+	return value, nil
 }
 
 // RoundTrip sends the command until it is answered, ctx ends, or the machine turns out to have no such host.
@@ -93,11 +153,13 @@ func (s *Stream) AwaitFork(ctx context.Context, cid uint32) error {
 }
 
 func (s *Stream) try(ctx context.Context, command string) (reply string, err error) {
+	send := func(w io.Writer) error { return link.WriteMessage(w, command) }
 	if s.conn == nil {
 		if s.conn, err = s.dial(ctx); err != nil {
 			s.conn = nil
 			return "", err
 		}
+		send = func(w io.Writer) error { return s.token.greet(w, command) }
 	}
 	conn := s.conn
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -107,7 +169,7 @@ func (s *Stream) try(ctx context.Context, command string) (reply string, err err
 			s.conn = nil
 		}
 	}()
-	if err := link.WriteMessage(conn, command); err != nil {
+	if err := send(conn); err != nil {
 		return "", err
 	}
 	return link.ReadMessage(conn)
@@ -142,6 +204,22 @@ func Dial(s link.Service) func(ctx context.Context) (net.Conn, error) {
 	}
 }
 
+// DialLog connects to the host's log.
+func (t *Token) DialLog(ctx context.Context) (net.Conn, error) {
+	conn, err := Dial(link.ServiceLog)(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.greet(conn); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Stream returns a transport over connections of its own.
+func (t *Token) Stream() *Stream { return NewStream(Dial(link.ServiceGuestinfo), CID, t) }
+
 // CID is the machine's present vsock CID.
 func CID() (uint32, error) { return vsock.ContextID() }
 
@@ -157,13 +235,13 @@ const (
 	VMwarePort = "backdoor"
 )
 
-// Detect returns the transport of this machine and its name: VMware's backdoor where the CPU says VMware, else vsock.
-func Detect() (Transport, string, error) {
+// Detect returns the transport of this machine and its name: VMware's backdoor where the CPU says VMware, else vsock, with token.
+func Detect(token *Token) (Transport, string, error) {
 	switch {
 	case onVMware():
 		return NewBackdoor(port), VMwarePort, nil
 	case hasVsock():
-		return NewStream(Dial(link.ServiceGuestinfo), CID), Vsock, nil
+		return token.Stream(), Vsock, nil
 	default:
 		return nil, "", errors.New("cannot reach a host: the machine has neither a vsock device nor VMware's backdoor")
 	}

@@ -15,6 +15,9 @@ import (
 	"github.com/containervm/containervm/tether/link"
 )
 
+// Token is what a Host gives each machine. It does not ask for it: that is for tests of the real host's.
+const Token = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 // Host is the fake host of one tether: the guestinfo and log services that a guest reaches on CID 2.
 type Host struct {
 	t    testing.TB
@@ -146,6 +149,9 @@ func (h *Host) guestinfo(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		if text == link.CommandToken+" "+Token {
+			continue
+		}
 		if link.WriteMessage(conn, h.answer(text)) != nil {
 			return
 		}
@@ -170,6 +176,11 @@ func (h *Host) answer(text string) string {
 		h.sets = append(h.sets, c)
 		h.wake()
 		return link.ReplyOK("")
+	case link.CommandHello:
+		if value, ok := h.values[c.Key]; ok {
+			return link.ReplyOK(Token + " " + value)
+		}
+		return link.ReplyOK(Token)
 	case link.CommandTime:
 		return link.ReplyOK(strconv.FormatInt(time.Now().UnixNano(), 10))
 	default:

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/vsock"
@@ -208,13 +209,40 @@ func freeze() error {
 }
 
 func dialHost() (cid uint32, c net.Conn, err error) {
+	return dialService(link.ServiceGuestinfo)
+}
+
+// dialService connects with the host and shows the machine's token, which the first connection gets.
+func dialService(s link.Service) (cid uint32, c net.Conn, err error) {
 	if cid, err = vsock.ContextID(); err != nil {
 		return 0, nil, err
 	}
-	if c, err = vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceGuestinfo), nil); err != nil {
-		return 0, nil, fmt.Errorf("dial guestinfo: %w", err)
+	if c, err = vsock.Dial(vsock.Host, link.HostPort(cid, s), nil); err != nil {
+		return 0, nil, fmt.Errorf("dial service %d: %w", s, err)
+	}
+	if err := greet(c); err != nil {
+		c.Close()
+		return 0, nil, err
 	}
 	return cid, c, nil
+}
+
+func greet(c net.Conn) error {
+	token.Lock()
+	defer token.Unlock()
+	if token.text != "" {
+		return link.WriteMessage(c, link.Command{Name: link.CommandToken, Value: token.text}.String())
+	}
+	answer, err := ask(c, link.CommandHello+" guestinfo.greeting")
+	if err == nil {
+		token.text, _, _ = strings.Cut(answer, " ")
+	}
+	return err
+}
+
+var token struct {
+	sync.Mutex
+	text string
 }
 
 func askHost(text string) (string, error) {
@@ -228,7 +256,7 @@ func askHost(text string) (string, error) {
 
 // announce says by guestinfo and by log in which phase the guest is.
 func announce(phase string) error {
-	cid, info, err := dialHost()
+	_, info, err := dialHost()
 	if err != nil {
 		return err
 	}
@@ -237,7 +265,7 @@ func announce(phase string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeLog(cid, greeting); err != nil {
+	if err := writeLog(greeting); err != nil {
 		return err
 	}
 	_, err = ask(info, "info-set "+link.KeyPhase+" "+phase)
@@ -256,11 +284,12 @@ func ask(c net.Conn, text string) (string, error) {
 }
 
 // writeLog sends a record and waits until the host has it.
-func writeLog(cid uint32, text string) error {
-	c, err := vsock.Dial(vsock.Host, link.HostPort(cid, link.ServiceLog), nil)
+func writeLog(text string) error {
+	_, conn, err := dialService(link.ServiceLog)
 	if err != nil {
-		return fmt.Errorf("dial log: %w", err)
+		return err
 	}
+	c := conn.(*vsock.Conn)
 	defer c.Close()
 	if _, err := c.Write(link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Payload: []byte(text)})); err != nil {
 		return err
