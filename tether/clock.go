@@ -29,21 +29,19 @@ type wallClock struct {
 	ended    chan struct{}
 }
 
-// newWallClock asks a device of the hypervisor for the time, or the host where the machine has none.
+// newWallClock asks the host what time it is.
 func newWallClock(host *guestinfo.Client, reporter *guestinfo.Reporter, console *slog.Logger) (*wallClock, error) {
 	machine, err := clock.NewMachine()
 	if err != nil {
 		return nil, err
 	}
-	w := &wallClock{keeper: clock.Keeper{System: machine, Ask: clock.Device()}, hurry: machine.Hurry, reporter: reporter, console: console}
-	w.keeper.Tell = w.looked
-	if w.keeper.Ask == nil {
-		w.keeper.Ask = func(ctx context.Context) (time.Time, error) {
-			ctx, cancel := context.WithTimeout(ctx, hostWait)
-			defer cancel()
-			return host.Time(ctx)
-		}
+	w := &wallClock{hurry: machine.Hurry, reporter: reporter, console: console}
+	ask := func(ctx context.Context) (time.Time, error) {
+		ctx, cancel := context.WithTimeout(ctx, hostWait)
+		defer cancel()
+		return host.Time(ctx)
 	}
+	w.keeper = clock.Keeper{System: machine, Ask: ask, Tell: w.looked}
 	return w, nil
 }
 

@@ -2,9 +2,9 @@
 // so that no program sees it jump; the monotonic clock never goes back. It is set at once only where slewing would take minutes, as after a
 // host that slept.
 //
-// What it stands on: the host answers what time it is (link.CommandTime), which is as true as half the time that the answer took; or the
-// machine has a clock device of its hypervisor (ptp.go), which is exact. How much the machine's clock drifts by itself is learned on the
-// way. A container may keep its clock by itself: it has the right to, and where it sets or steers it the keeper lets go.
+// What it stands on: the host answers what time it is (link.CommandTime), which is as true as half the time that the answer took. (A clock
+// device of the hypervisor, KVM's PTP, would be exact; its drivers cost each machine 2 MiB, and the host's answer is known well enough.)
+// How much the machine's clock drifts by itself is learned on the way. A container may keep its clock by itself: it has the right to, and where it sets or steers it the keeper lets go.
 package clock
 
 import (
