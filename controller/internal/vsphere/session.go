@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ func (s *session) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	if err := s.renew(ctx, before); err != nil {
 		return err
 	}
+	reflect.ValueOf(res).Elem().SetZero() // a decoder leaves the fault of the first answer where it is
 	return s.next.RoundTrip(ctx, req, res)
 }
 
