@@ -2,10 +2,12 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
 	"github.com/containervm/containervm/controller/internal/stream"
+	"github.com/containervm/containervm/internal/printable"
 )
 
 // streamAPI carries the streams of containers' main processes.
@@ -20,6 +22,19 @@ func (a *streamAPI) routes(r *router) {
 }
 
 func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
+	return a.attached(r, func(ctx context.Context, gone func(), at *stream.Attachment) error {
+		tty := at.Container.Config.Tty
+		conn, err := hijack(w, r, tty)
+		if err != nil {
+			return err
+		}
+		defer conn.finish()
+		return carry(ctx, at, conn.stdin(gone), stream.NewSink(conn, tty))
+	})
+}
+
+// attached attaches a request's client, and calls serve for as long as it is. gone says that the client is not there any more.
+func (a *streamAPI) attached(r *http.Request, serve func(ctx context.Context, gone func(), at *stream.Attachment) error) error {
 	opt, err := attachOptions(r)
 	if err != nil {
 		return err
@@ -32,17 +47,19 @@ func (a *streamAPI) attach(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer at.Close()
-	tty := at.Container.Config.Tty
-	conn, err := hijack(w, r, tty)
-	if err != nil {
-		return err
-	}
-	defer conn.finish()
-	stdin := conn.stdin(cancel)
+	return serve(ctx, cancel, at)
+}
+
+// carry carries an attachment's streams. What goes wrong is said in the stream: there is no other way to say it.
+func carry(ctx context.Context, at *stream.Attachment, stdin io.Reader, out stream.Sink) error {
 	if !at.TakesStdin() {
 		go drain(stdin)
 	}
-	return at.Run(ctx, stdin, stream.NewSink(conn, tty))
+	err := at.Run(ctx, stdin, out)
+	if err != nil && ctx.Err() == nil {
+		_ = out.Fail(printable.Text(err.Error())) // who has left hears nothing
+	}
+	return err
 }
 
 func attachOptions(r *http.Request) (stream.AttachOptions, error) {

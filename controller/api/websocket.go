@@ -14,28 +14,14 @@ import (
 // attachWebSocket is attach for clients that can only speak WebSocket (RFC 6455): binary frames, both streams as one. A client cannot end its
 // side alone: its close ends the attachment, and the process's standard input as attach does.
 func (a *streamAPI) attachWebSocket(w http.ResponseWriter, r *http.Request) error {
-	opt, err := attachOptions(r)
-	if err != nil {
+	return a.attached(r, func(ctx context.Context, gone func(), at *stream.Attachment) (err error) {
+		server := websocket.Server{Handler: func(conn *websocket.Conn) { // without a Handshake: whoever may open the socket may attach
+			conn.PayloadType = websocket.BinaryFrame
+			err = carry(ctx, at, &socketInput{conn: conn, gone: gone}, stream.NewSink(conn, true))
+		}}
+		server.ServeHTTP(takeable{w}, r) // closes the connection
 		return err
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	defer cancel()
-	at, err := a.streams.Attach(ctx, r.PathValue("id"), opt)
-	if err != nil {
-		return err
-	}
-	defer at.Close()
-	var served error
-	server := websocket.Server{Handler: func(conn *websocket.Conn) { // without a Handshake: whoever may open the socket may attach
-		conn.PayloadType = websocket.BinaryFrame
-		stdin := &socketInput{conn: conn, gone: cancel}
-		if !at.TakesStdin() {
-			go drain(stdin)
-		}
-		served = at.Run(ctx, stdin, stream.NewSink(conn, true))
-	}}
-	server.ServeHTTP(takeable{w}, r) // closes the connection
-	return served
+	})
 }
 
 // socketInput reads what a client sends, and calls gone when it has closed its connection.

@@ -22,6 +22,9 @@ const (
 	// which is the one that the answer follows; 0: the VM was off. An answer that waits follows the next run then, and the
 	// marker in the log says its number.
 	HeaderLogRun = "Cvm-Log-Run"
+	// HeaderLogOver is the header of a log answer that holds the number of the last run that was over when the host took the request; 0:
+	// none. A later one lasts, is being started, or is still to come.
+	HeaderLogOver = "Cvm-Log-Over"
 )
 
 // Parameters of RouteLog; each may be left out.

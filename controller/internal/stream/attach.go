@@ -12,6 +12,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/logconf"
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -29,7 +30,7 @@ type Attachment struct {
 	Container container.Container
 	s         *Service
 	opt       AttachOptions
-	log       *logReader // nil: no output is wanted
+	log       *follower // nil: no output is wanted
 	cancel    context.CancelFunc
 }
 
@@ -51,17 +52,15 @@ func (s *Service) Attach(ctx context.Context, ref string, opt AttachOptions) (*A
 	if opt.Logs && c.HostConfig.LogConfig.Type == logconf.None {
 		return nil, logconf.ErrNotReadable
 	}
-	from := int64(-1)
+	from := int64(hostclient.End)
 	if opt.Logs {
 		from = 0
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
-	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, opt.Stream, opt.Stream)
-	if err != nil {
+	if a.log, err = s.open(ctx, &c, from, opt.Stream, opt.Stream); err != nil {
 		a.cancel()
 		return nil, fmt.Errorf("cannot attach to %s: %w", &c, err)
 	}
-	a.log = &logReader{r: r, at: at, run: c.Run}
 	s.containers.Tell(&c, events.ActionAttach, nil)
 	return a, nil
 }
@@ -118,42 +117,66 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 // write copies the output until its end. An attachment to a parked machine that ends at its gate goes on with the run in which
 // the container is started.
 func (a *Attachment) write(ctx context.Context, out Sink) error {
-	defer func() { a.log.r.Close() }()
-	for {
-		err := a.log.copy(out, selection{a.opt.Stdout, a.opt.Stderr})
+	defer func() { a.log.Close() }()
+	for run := a.Container.Run; ; {
+		err := a.copy(ctx, out)
 		if err != nil || !a.opt.Stream || a.Container.Phase() != container.PhaseParked {
 			return err
 		}
-		if more, err := a.next(ctx); !more {
+		more, err := a.next(ctx, run)
+		if more == nil {
 			return err
 		}
+		run = more.Run
 	}
 }
 
-// next opens the log behind what was read of a run that has ended; false: it was the attachment's own.
-func (a *Attachment) next(ctx context.Context) (more bool, err error) {
-	run := a.log.run
+// next opens the log behind what was read of a run that has ended, and returns the container in the run that follows; nil: it was the
+// attachment's own.
+func (a *Attachment) next(ctx context.Context, run hostapi.Run) (*container.Container, error) {
 	now, err := container.Await(ctx, a.s.host, a.Container, func(now *container.Container) bool {
 		return now.Run != run || now.Started() || !now.On()
 	})
 	switch {
 	case errdefs.IsNotFound(err), ctx.Err() != nil:
-		return false, nil // removed without a start, or detached
+		return nil, nil // removed without a start, or detached
 	case err != nil:
-		return false, err
+		return nil, err
 	case now.Run == run && now.Started():
-		return false, nil
+		return nil, nil
 	}
-	a.log.r.Close()
-	r, at, err := a.s.host.OpenLog(ctx, now.VM.Ref, a.log.at, true, now.Run == run)
+	log, err := a.s.open(ctx, &now, a.log.at, true, now.Run == run)
 	if errdefs.IsNotFound(err) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("cannot follow %s to its next run: %w", &now, err)
+		return nil, fmt.Errorf("cannot follow %s to its next run: %w", &now, err)
 	}
-	a.log.r, a.log.at, a.log.run = r, at, now.Run
-	return true, nil
+	a.log.Close()
+	a.log = log
+	return &now, nil
+}
+
+// copy writes the wanted records until the log's end.
+func (a *Attachment) copy(ctx context.Context, out Sink) error {
+	want := selection{a.opt.Stdout, a.opt.Stderr}
+	for {
+		rec, err := a.log.Next(ctx)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if rec.Gap() > 0 {
+			err = out.Write(link.StreamStderr, missing(rec))
+		} else if want.has(rec.Stream) {
+			err = out.Write(rec.Stream, rec.Payload)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // idle serves an attachment to stdin alone: it lasts until the client detaches or the machine is off.
@@ -211,37 +234,3 @@ func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
 }
 
 func runs(c *container.Container) bool { return c.Phase() == container.PhaseRunning }
-
-// logReader reads the log of a run, and knows how far it came.
-type logReader struct {
-	r   io.ReadCloser
-	at  int64       // offset of the next record
-	run hostapi.Run // that the log is read for
-}
-
-// copy writes the wanted records until the log's end.
-func (l *logReader) copy(out Sink, want selection) error {
-	records := link.NewRecordReader(l.r)
-	for {
-		rec, err := records.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		l.at += rec.Length()
-		if rec.Gap() > 0 {
-			err = out.Write(link.StreamStderr, missing(rec))
-		}
-		if err != nil {
-			return err
-		}
-		if !want.has(rec.Stream) {
-			continue
-		}
-		if err := out.Write(rec.Stream, rec.Payload); err != nil {
-			return err
-		}
-	}
-}

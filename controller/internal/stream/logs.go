@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -57,29 +56,25 @@ func (s *Service) Logs(ctx context.Context, ref string, opt LogOptions) (c conta
 	if w.opt.Follow {
 		w.end = math.MaxInt64
 	}
-	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, from, w.opt.Follow, false)
-	if err != nil {
+	cancel := func() {}
+	if w.opt.Follow && !opt.Until.IsZero() {
+		ctx, cancel = context.WithDeadline(ctx, opt.Until)
+	}
+	if w.log, err = s.open(ctx, &c, from, w.opt.Follow, false); err != nil {
+		cancel()
 		return c, nil, err
 	}
-	w.at = at
 	return c, func(out Sink) error {
+		defer cancel()
 		w.out = out
-		return w.run(&c, r)
+		return w.run(ctx, &c)
 	}, nil
 }
 
-// run writes the log until its end, or while following until Until has come.
-func (w *logWriter) run(c *container.Container, r io.ReadCloser) error {
-	defer r.Close()
-	var late atomic.Bool
-	if w.opt.Follow && !w.opt.Until.IsZero() {
-		timer := time.AfterFunc(time.Until(w.opt.Until), func() {
-			late.Store(true)
-			r.Close()
-		})
-		defer timer.Stop()
-	}
-	if err := w.copy(r); err != nil && !late.Load() {
+// run writes the log until its end, or while following until Until has come, which is when ctx ends.
+func (w *logWriter) run(ctx context.Context, c *container.Container) error {
+	defer w.log.Close()
+	if err := w.copy(ctx); err != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("cannot read the log of %s: %w", c, err)
 	}
 	return nil
@@ -90,7 +85,7 @@ type logWriter struct {
 	out     Sink
 	opt     LogOptions
 	want    selection
-	at      int64    // offset of the next record in the file
+	log     *follower
 	end     int64    // the records from this offset on came too late to be among the last lines
 	details string   // what each line begins with, behind the time
 	skip    [2]int64 // for each of streams, how many ends of lines come before the first of the last lines
@@ -100,18 +95,16 @@ type logWriter struct {
 // errUntil ends the reading of a log at a line that is too late.
 var errUntil = errors.New("a line is later than what is wanted")
 
-func (w *logWriter) copy(r io.Reader) error {
+func (w *logWriter) copy(ctx context.Context) error {
 	w.lines.emit = w.write
-	records := link.NewRecordReader(r)
-	for w.at < w.end {
-		rec, err := records.Next()
+	for w.log.at < w.end {
+		rec, err := w.log.Next(ctx)
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		w.at += rec.Length()
 		if err := w.take(rec); err != nil {
 			return ignore(err, errUntil)
 		}

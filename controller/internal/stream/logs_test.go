@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -38,10 +40,10 @@ func tagged() found {
 	return found{c}
 }
 
-func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (io.ReadCloser, int64, error) {
+func (h *logHost) OpenLog(_ context.Context, _ vsphere.Ref, from int64, _, _ bool) (*hostclient.Log, error) {
 	r := bytes.NewReader(h.data[from:])
 	h.data = append(h.data, h.growth...)
-	return io.NopCloser(r), from, nil
+	return &hostclient.Log{ReadCloser: io.NopCloser(r), Offset: from}, nil
 }
 
 // logOf encodes a log in which the n-th piece was written at second n. A piece begins with its stream: 1 or 2.
@@ -59,6 +61,8 @@ func (s *textSink) Write(_ link.RecordStream, p []byte) error {
 	_, err := s.Buffer.Write(p)
 	return err
 }
+
+func (s *textSink) Fail(why string) error { return errors.New(why) }
 
 func TestLogs(t *testing.T) {
 	all := LogOptions{Stdout: true, Stderr: true, Tail: -1}
@@ -197,6 +201,8 @@ func FuzzTail(f *testing.F) {
 
 // pieceSink keeps what is written, write by write.
 type pieceSink []string
+
+func (s *pieceSink) Fail(why string) error { return errors.New(why) }
 
 func (s *pieceSink) Write(which link.RecordStream, p []byte) error {
 	*s = append(*s, which.String()+string(p))

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"io"
 	"strconv"
 
 	"github.com/moby/moby/api/types/events"
@@ -10,6 +9,7 @@ import (
 	"github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/guest"
 	"github.com/containervm/containervm/controller/internal/vsphere"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 	"github.com/containervm/containervm/tether/link"
 )
 
@@ -24,7 +24,7 @@ type Containers interface {
 type Host interface {
 	guest.Host
 	container.Waiter
-	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error)
+	OpenLog(ctx context.Context, vm vsphere.Ref, from int64, follow, wait bool) (*hostclient.Log, error)
 }
 
 // Service is the streams of one host's containers. Its methods may be called by several goroutines. Errors have the class

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -14,6 +15,8 @@ import (
 // Sink takes a process's output.
 type Sink interface {
 	Write(which link.RecordStream, p []byte) error
+	// Fail says that the output is not whole, and why. It is the last word.
+	Fail(why string) error
 }
 
 // NewSink writes output to w: raw for a terminal, else in Docker's frames.
@@ -31,6 +34,11 @@ func (s rawSink) Write(_ link.RecordStream, p []byte) error {
 	return err
 }
 
+func (s rawSink) Fail(why string) error {
+	_, err := io.WriteString(s.w, "\r\n"+why+"\r\n")
+	return err
+}
+
 // frameHeader is the length of a frame's header: stream, three zero bytes, length (package stdcopy of
 // github.com/moby/moby/api).
 const frameHeader = 8
@@ -41,9 +49,16 @@ type frameSink struct {
 	w  io.Writer
 }
 
-func (s *frameSink) Write(which link.RecordStream, p []byte) error {
+func (s *frameSink) Write(which link.RecordStream, p []byte) error { return s.write(stdType(which), p) }
+
+// Fail implements Sink: in Docker's own way, of which some clients make an error and others nothing, and as standard error for those.
+func (s *frameSink) Fail(why string) error {
+	return errors.Join(s.write(stdcopy.Stderr, []byte(why+"\n")), s.write(stdcopy.Systemerr, []byte(why)))
+}
+
+func (s *frameSink) write(which stdcopy.StdType, p []byte) error {
 	var head [frameHeader]byte
-	head[0] = byte(stdType(which))
+	head[0] = byte(which)
 	binary.BigEndian.PutUint32(head[4:], uint32(len(p)))
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -34,12 +34,12 @@ const maxTail = 1 << 20
 // findTail reads the log once. A line that has no end yet counts, unless the log is followed, which writes it later.
 func (s *Service) findTail(ctx context.Context, c container.Container, lines int, follow bool) (*tail, error) {
 	t := &tail{last: make([]lineStart, lines)}
-	r, at, err := s.host.OpenLog(ctx, c.VM.Ref, 0, false, false)
+	r, err := s.host.OpenLog(ctx, c.VM.Ref, 0, false, false)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	t.end = at
+	t.end = r.Offset
 	if err := t.scan(r); err != nil {
 		return nil, fmt.Errorf("cannot read the log of %s: %w", &c, err)
 	}

@@ -3,12 +3,12 @@ package vsphere
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
+	"github.com/containervm/containervm/hostd-bridge/hostapi/hostclient"
 )
 
 // Has reports whether the host named an extension (hostapi.ExtensionDiskAtFork) when the session began.
@@ -69,12 +69,12 @@ func vmRef(value string) Ref { return Ref{Type: "VirtualMachine", Value: value} 
 
 // OpenLog reads the log of a VM's main process as records (package link) from a byte offset; -1 is the present end. With
 // follow it goes on as the log grows and ends with the run; with wait it goes on with the next run when the VM is off. It
-// returns once the host has taken the request, so no byte after that is missed, and the offset of the first byte. ctx bounds
-// the whole read.
-func (c *Client) OpenLog(ctx context.Context, vm Ref, from int64, follow, wait bool) (io.ReadCloser, int64, error) {
-	log, err := c.host.OpenLog(ctx, vm.Value, from, follow, wait)
-	if err != nil {
-		return nil, 0, err
+// returns once the host has taken the request, so no byte after that is missed. ctx bounds the whole read.
+func (c *Client) OpenLog(ctx context.Context, vm Ref, from int64, follow, wait bool) (*hostclient.Log, error) {
+	select {
+	case <-c.watched: // who follows a log would log in again
+		return nil, ErrClosed
+	default:
+		return c.host.OpenLog(ctx, vm.Value, from, follow, wait)
 	}
-	return log.ReadCloser, log.Offset, nil
 }

@@ -45,9 +45,9 @@ func TestExtensions(t *testing.T) {
 	}
 
 	vm := host.VM("1")
-	log, at, err := c.OpenLog(t.Context(), ref, -1, true, true)
-	if err != nil || at != 0 {
-		t.Fatalf("offset %d, %v", at, err)
+	log, err := c.OpenLog(t.Context(), ref, -1, true, true)
+	if err != nil || log.Offset != 0 {
+		t.Fatalf("%+v, %v", log, err)
 	}
 	defer log.Close()
 	tether := linktest.NewTether(t)
@@ -91,7 +91,7 @@ func TestForgottenSession(t *testing.T) {
 	for _, request := range []func() error{
 		func() error { _, err := c.Pools(t.Context()); return err },
 		func() error {
-			log, _, err := c.OpenLog(t.Context(), ref, 0, false, false)
+			log, err := c.OpenLog(t.Context(), ref, 0, false, false)
 			if err == nil {
 				err = log.Close()
 			}

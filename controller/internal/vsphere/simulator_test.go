@@ -258,7 +258,7 @@ func TestSimulatorLacksExtensions(t *testing.T) {
 	if _, err := c.Link(t.Context(), ref); !errdefs.IsNotImplemented(err) {
 		t.Errorf("vsock: %v", err)
 	}
-	if _, _, err := c.OpenLog(t.Context(), ref, 0, false, false); !errdefs.IsNotImplemented(err) {
+	if _, err := c.OpenLog(t.Context(), ref, 0, false, false); !errdefs.IsNotImplemented(err) {
 		t.Errorf("log: %v", err)
 	}
 	if memory, err := c.Memory(t.Context()); len(memory) != 0 || err != nil {

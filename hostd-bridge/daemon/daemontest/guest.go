@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 	"github.com/containervm/containervm/tether/link/linktest"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -21,6 +22,11 @@ import (
 // on with it. setup, which may be nil, can install programs.
 func TetherGuest(t testing.TB, setup func(*Machine, *linktest.Tether)) Guest {
 	return func(ctx context.Context, m *Machine) {
+		begins := link.Record{Stream: link.StreamRun, Time: time.Now(), Payload: []byte(hostapi.Marker{Run: m.Spec.Run}.String())}
+		if err := m.Log(link.AppendRecord(nil, begins)); err != nil { // as a machine's host does
+			say(m, failed(tetherv1.Failure_INTERNAL, err.Error()))
+			return
+		}
 		m.Set(link.KeyVersion, "fake")
 		spec, err := identity(ctx, m)
 		if ctx.Err() != nil {

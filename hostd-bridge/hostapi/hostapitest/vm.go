@@ -85,6 +85,11 @@ func (v *VM) serveLog(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set(hostapi.HeaderLogOffset, strconv.Itoa(at))
 	w.Header().Set(hostapi.HeaderLogRun, run.String())
+	over := now.run
+	if now.on {
+		over--
+	}
+	w.Header().Set(hostapi.HeaderLogOver, over.String())
 	flush := http.NewResponseController(w).Flush
 	if flush() != nil {
 		return

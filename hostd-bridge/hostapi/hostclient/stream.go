@@ -53,6 +53,7 @@ type Log struct {
 	io.ReadCloser
 	Offset int64       // of its first byte
 	Run    hostapi.Run // the one that was on when the host took the request; 0: the VM was off
+	Over   hostapi.Run // the last one that was over then; 0: none, or a host that does not say
 }
 
 // OpenLog reads the log of a VM from an offset in bytes, or from End; vm is its moref value. With follow it goes on as the log
@@ -83,10 +84,12 @@ func (c *Client) openLog(ctx context.Context, vm string, from int64, follow, wai
 	}
 	log := &Log{ReadCloser: res.Body}
 	log.Offset, err = number(res.Header, hostapi.HeaderLogOffset)
-	if err == nil && res.Header.Get(hostapi.HeaderLogRun) != "" { // a host of the time before runs had numbers says none
-		var run int64
-		run, err = number(res.Header, hostapi.HeaderLogRun)
-		log.Run = hostapi.Run(run)
+	for key, run := range map[string]*hostapi.Run{hostapi.HeaderLogRun: &log.Run, hostapi.HeaderLogOver: &log.Over} {
+		if err == nil && res.Header.Get(key) != "" { // a host of an earlier version says none
+			var n int64
+			n, err = number(res.Header, key)
+			*run = hostapi.Run(n)
+		}
 	}
 	if err != nil {
 		res.Body.Close()

@@ -40,16 +40,18 @@ func (r *Relay) serveLog(w http.ResponseWriter, req *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set(hostapi.HeaderLogOffset, strconv.FormatInt(want.from, 10))
 	w.Header().Set(hostapi.HeaderLogRun, present(v).String())
+	w.Header().Set(hostapi.HeaderLogOver, over(v).String())
 	w.WriteHeader(http.StatusOK)
 	out := &flusher{w: w, c: http.NewResponseController(w)}
 	if err := out.c.Flush(); err != nil {
 		closeLog(log)
 		return nil // the client is gone
 	}
-	err = r.stream(req.Context(), out, v, want, log)
-	if err != nil && req.Context().Err() == nil {
-		r.log.Warn("log stream broken off", "vm", v.Name, "err", err)
-		panic(http.ErrAbortHandler) // the only way to tell the client that the stream is not whole
+	if err := r.stream(req.Context(), out, v, want, log); err != nil {
+		if req.Context().Err() == nil {
+			r.log.Warn("log stream broken off", "vm", v.Name, "err", err)
+		}
+		panic(http.ErrAbortHandler) // the only way to tell the client that the stream is not whole, also of a daemon that stops
 	}
 	return nil
 }
@@ -92,9 +94,10 @@ func present(v *vm.VM) hostapi.Run {
 	return v.Run
 }
 
-// over returns the number of the last run that is over, of a VM that is off: one whose start is in flight is not.
+// over returns the number of the last run that is over: one whose start is in flight is not.
 func over(v *vm.VM) hostapi.Run {
-	if o := v.InFlight; o != nil && o.Kind == vm.OpStart {
+	starts := v.InFlight != nil && v.InFlight.Kind == vm.OpStart
+	if (starts || v.Power == vm.PoweredOn) && v.Run > 0 {
 		return v.Run - 1
 	}
 	return v.Run
@@ -114,7 +117,7 @@ func (r *Relay) stream(ctx context.Context, out io.Writer, v *vm.VM, want logReq
 		return vmlog.CopyFiles(out, dir, want.from, false)
 	}
 	at, err := vmlog.CopyWhole(out, log, want.from)
-	if err = errors.Join(err, log.Close()); err != nil || !want.follow || ctx.Err() != nil {
+	if err = errors.Join(err, log.Close(), ctx.Err()); err != nil || !want.follow {
 		return err
 	}
 	return vmlog.CopyFiles(out, dir, at, true) // a machine that has ended waits for slow readers only so long

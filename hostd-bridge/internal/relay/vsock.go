@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -36,6 +37,10 @@ func (r *Relay) serveVsock(w http.ResponseWriter, req *http.Request) error {
 		return err
 	}
 	defer client.Close()
+	defer context.AfterFunc(req.Context(), func() { // of a daemon that stops: the server knows nothing of the connection any more
+		client.Close()
+		guest.Close()
+	})()
 	splice(client, early, guest)
 	return nil
 }

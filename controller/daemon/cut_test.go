@@ -1,0 +1,117 @@
+package daemon_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"testing"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"github.com/containervm/containervm/hostd-bridge/daemon/daemontest"
+	"github.com/containervm/containervm/tether/link/linktest"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
+)
+
+// counter is a program "count" that writes the next number, a line each, for each token, and ends with the channel.
+func counter(tokens <-chan struct{}) func(*daemontest.Machine, *linktest.Tether) {
+	return func(_ *daemontest.Machine, tether *linktest.Tether) {
+		tether.Program("count", func(p *linktest.Process) *tetherv1.Exit {
+			for n := 0; ; n++ {
+				select {
+				case _, more := <-tokens:
+					if !more {
+						return linktest.Exited(0)
+					}
+					fmt.Fprintln(p.Stdout, n)
+				case <-p.Killed:
+					return nil
+				}
+			}
+		})
+	}
+}
+
+// numbers reads the output of count: each number once, in order.
+type numbers struct {
+	t     *testing.T
+	what  string
+	lines *bufio.Scanner
+	next  int
+}
+
+func numbersOf(t *testing.T, what string, framed io.Reader) *numbers {
+	plain, w := io.Pipe()
+	go func() {
+		_, err := stdcopy.StdCopy(w, w, framed)
+		w.CloseWithError(err)
+	}()
+	return &numbers{t: t, what: what, lines: bufio.NewScanner(plain)}
+}
+
+func (n *numbers) upTo(end int) {
+	n.t.Helper()
+	for ; n.next < end; n.next++ {
+		if !n.lines.Scan() || n.lines.Text() != strconv.Itoa(n.next) {
+			n.t.Fatalf("%s: %q in the place of %d, %v", n.what, n.lines.Text(), n.next, n.lines.Err())
+		}
+	}
+}
+
+func (n *numbers) end() {
+	n.t.Helper()
+	if n.lines.Scan() || n.lines.Err() != nil {
+		n.t.Errorf("%s: %q in the place of the end, %v", n.what, n.lines.Text(), n.lines.Err())
+	}
+}
+
+// TestStreamsGoOn: who is attached, or follows the log, reads on when the host's daemon was away, and reads the end that came meanwhile.
+func TestStreamsGoOn(t *testing.T) {
+	tokens := make(chan struct{})
+	e := start(t, counter(tokens))
+	id := e.create("c", container.Config{Cmd: []string{"count"}}, container.HostConfig{})
+	attached, err := e.docker.ContainerAttach(e.ctx(), id, client.ContainerAttachOptions{Stream: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attached.Close()
+	e.host.Stop() // also before the container is started
+	e.host.Run()
+	e.begin(id)
+	end := e.docker.ContainerWait(context.WithoutCancel(e.ctx()), id, client.ContainerWaitOptions{})
+	logs, err := e.docker.ContainerLogs(e.ctx(), id, client.ContainerLogsOptions{ShowStdout: true, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	all := []*numbers{numbersOf(t, "attach", attached.Reader), numbersOf(t, "logs", logs)}
+	said := 0
+	say := func() {
+		tokens <- struct{}{}
+		said++
+	}
+	for range 3 {
+		say()
+		for _, n := range all {
+			n.upTo(said)
+		}
+		e.host.Stop()
+		say()
+		e.host.Run()
+	}
+	e.host.Stop()
+	say()
+	close(tokens)
+	e.host.Run()
+	for _, n := range all {
+		n.upTo(said)
+		n.end()
+	}
+	if code := e.exitOf(end); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
