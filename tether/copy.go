@@ -103,6 +103,8 @@ func (t *tether) specialise(ctx context.Context) error {
 		identity.Item{Name: "neighbours", Do: t.forgetNeighbours},
 		machineIDItem(c.spec),
 		identity.Item{Name: "dns", Do: func() (string, error) { return t.renewFiles(base) }},
+		identity.Item{Name: "tcp-secrets", Do: identity.RenewTCP},
+		identity.Item{Name: "told", Do: func() (string, error) { return t.tell(ctx) }}, // at last, when all is as it is to be
 	)
 	container.Rename(c.spec.Hostname)
 	if err := c.receipt.Do(items...); err != nil {

@@ -64,6 +64,7 @@ func (t *tether) commonItems(ctx context.Context, c *child) []identity.Item {
 			if c.fork == nil {
 				return "", identity.Skip("the host names none")
 			}
+			t.generation.Set(uint64(c.fork.Generation))
 			return fmt.Sprintf("generation %d, index %d", c.fork.Generation, c.fork.Index), nil
 		}},
 	}

@@ -26,6 +26,8 @@ const (
 	diskDir = "/disk"
 	// mountsDir is where the tether has volumes and the like.
 	mountsDir = "/mounts"
+	// generationFile is where the tether has the file that tells of forks.
+	generationFile = "/generation"
 	// stagingDir is where the container's file systems wait for its root.
 	stagingDir = "/stage"
 	// hostWait is how long the host may take for an answer before the machine gives up.
@@ -56,13 +58,14 @@ type tether struct {
 	port     *os.File            // socket of the link; nil: not taken yet
 	answered bool                // the host has answered
 
-	instance *instance        // the container; nil until the Spec is read
-	base     rootfs.Root      // the zero Root: not found out yet
-	ready    *place           // made by a template for the container of each child; nil: there is none
-	cards    *netconf.Cards   // nil until they are looked for
-	clock    *wallClock       // nil until a container runs
-	child    *child           // who the last fork made of this machine; nil: it was booted
-	signals  <-chan os.Signal // those that ask for the machine's end; nil: they are not listened for yet
+	instance   *instance             // the container; nil until the Spec is read
+	base       rootfs.Root           // the zero Root: not found out yet
+	ready      *place                // made by a template for the container of each child; nil: there is none
+	generation *forkpoint.Generation // nil: the container cannot see it
+	cards      *netconf.Cards        // nil until they are looked for
+	clock      *wallClock            // nil until a container runs
+	child      *child                // who the last fork made of this machine; nil: it was booted
+	signals    <-chan os.Signal      // those that ask for the machine's end; nil: they are not listened for yet
 }
 
 func newTether(version string) *tether {
@@ -214,9 +217,15 @@ func (t *tether) rootBase() (rootfs.Root, error) {
 	if err != nil {
 		return rootfs.Root{}, err
 	}
+	programs := map[string]string{self: forkpoint.Program}
+	if t.generation, err = forkpoint.MountGeneration(generationFile); err != nil {
+		t.console.Warn("programs are not told of forks by a file", "err", err)
+	} else {
+		programs[generationFile] = forkpoint.GenerationFile
+	}
 	t.base = rootfs.Root{
 		Dir: diskDir, Staging: stagingDir, MaxProcesses: processes,
-		Dev: []string{forkpoint.Dir}, Programs: map[string]string{self: forkpoint.Program},
+		Dev: []string{forkpoint.Dir}, Programs: programs,
 	}
 	return t.base, nil
 }

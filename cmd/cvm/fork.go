@@ -21,6 +21,7 @@ type forkOptions struct {
 	name    string // prefix of the children's names
 	image   string // what children of a template run
 	atPoint bool
+	notify  string // how the children's processes are told
 	asJSON  bool
 }
 
@@ -37,6 +38,12 @@ with a name, addresses, random numbers and a clock of its own, and a copy of eac
 the container at ports that the host chooses: see docker port. The container itself is held for a moment and goes on.
 Connections that it had to the outside are reset in the children.
 
+With --notify the children's processes are told of the fork while they stand, so that they can forget what they share with
+others: keys, tokens, and what random generators in their memory would say next. SIGNAL goes to the main process, all:SIGNAL
+to all processes, in each case to those alone that handle it; exec:COMMAND runs a program in the child, as the main process's
+user, without network and for 10 seconds at most; its words are separated by spaces. A child that nobody of was told is not made.
+See also /dev/cvm/generation (docs/forks-and-secrets.md).
+
 With --at-point the fork waits until a process of the container asks for it.
 
 A template has no process. Its children run IMAGE, detached, as "cvm run -d --runtime fork" would, with the template's
@@ -46,6 +53,7 @@ The receipt says what a child did to become someone else, and how long that took
 not be made; the others go on.`,
 		Example: `  cvm fork db                          # one child, db-1
   cvm fork db -n 10 --name shard       # shard-1 to shard-10
+  cvm fork db --notify all:USR1
   cvm fork db --at-point --json | jq '.[].Id'
   cvm fork cvm-template-0123456789ab -n 10 --image busybox:demo sleep 60`,
 		Args:              cobra.MinimumNArgs(1),
@@ -59,6 +67,7 @@ not be made; the others go on.`,
 	f.StringVar(&o.name, "name", "", "`PREFIX` of the children's names, before -1, -2 and so on (default: the container's name)")
 	f.StringVar(&o.image, "image", "", "`IMAGE` that children of a template run")
 	f.BoolVar(&o.atPoint, "at-point", false, "wait until a process of the container asks to be forked")
+	f.StringVar(&o.notify, "notify", "", "tell the children's processes before they go on: `SIGNAL` to the main process, all:SIGNAL, or exec:COMMAND")
 	f.BoolVar(&o.asJSON, "json", false, "print a JSON array")
 	return cmd
 }
@@ -73,6 +82,8 @@ func fork(ctx context.Context, a *app, api *client.Client, o forkOptions, args [
 		err = fmt.Errorf("want a number of children from 1 to 256, not %d", o.count)
 	case template && o.image == "":
 		err = errors.New("a template runs nothing by itself: name what its children run with --image IMAGE [COMMAND]")
+	case template && o.notify != "":
+		err = errors.New("a template has no process that could be told: leave out --notify")
 	case template && o.atPoint:
 		err = errors.New("a template has no process that could ask for a fork: leave out --at-point")
 	case template:
@@ -111,7 +122,8 @@ func forkContainer(ctx context.Context, a *app, api *client.Client, o forkOption
 		Count   int
 		Names   []string `json:",omitempty"`
 		AtPoint bool
-	}{Count: o.count, AtPoint: o.atPoint}
+		Notify  *notify `json:",omitempty"`
+	}{Count: o.count, AtPoint: o.atPoint, Notify: parseNotify(o.notify)}
 	if o.name != "" {
 		body.Names = childNames(o.name, o.count)
 	}
@@ -121,6 +133,25 @@ func forkContainer(ctx context.Context, a *app, api *client.Client, o forkOption
 	var answer struct{ Children []child }
 	err := extra(ctx, api, http.MethodPost, "/containers/"+url.PathEscape(name)+"/fork", body, &answer)
 	return answer.Children, err
+}
+
+// notify is how processes are told, as the API takes it.
+type notify struct {
+	Signal  string   `json:",omitempty"`
+	All     bool     `json:",omitempty"`
+	Command []string `json:",omitempty"`
+}
+
+// parseNotify reads the value of --notify, which the host checks. nil: there is none.
+func parseNotify(text string) *notify {
+	if text == "" {
+		return nil
+	}
+	if command, ok := strings.CutPrefix(text, "exec:"); ok {
+		return &notify{Command: strings.Fields(command)}
+	}
+	sig, all := strings.CutPrefix(text, "all:")
+	return &notify{Signal: sig, All: all}
 }
 
 func childNames(prefix string, n int) []string {

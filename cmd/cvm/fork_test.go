@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -261,5 +262,24 @@ func TestHostNumbers(t *testing.T) {
 	h := hostConfig{templates: 3, warm: 2, prestart: 0}
 	if got := strings.Join(h.args(paths{}), " "); !strings.HasSuffix(got, "--templates 3 --warm 2 --prestart 0") {
 		t.Errorf("arguments %q", got)
+	}
+}
+
+// TestForkNotify: whom --notify means.
+func TestForkNotify(t *testing.T) {
+	for text, want := range map[string]notify{
+		"USR1": {Signal: "USR1"}, "all:10": {Signal: "10", All: true}, "exec:/bin/rm -f /key": {Command: []string{"/bin/rm", "-f", "/key"}},
+	} {
+		f := &fakeForks{}
+		_, _ = runCVM(t, f.start(t), "fork", "web", "--notify", text)
+		var asked struct{ Notify notify }
+		raw, _ := json.Marshal(f.asked)
+		if err := json.Unmarshal(raw, &asked); err != nil || !reflect.DeepEqual(asked.Notify, want) {
+			t.Errorf("--notify %s: asked for %s, %v", text, raw, err)
+		}
+	}
+	f := &fakeForks{}
+	if out, code := runCVM(t, f.start(t), "fork", "cvm-template-1", "--image", "img", "--notify", "USR1"); code != 1 || !strings.Contains(out, "leave out --notify") {
+		t.Errorf("of a template: exit %d, %s", code, out)
 	}
 }

@@ -3,12 +3,16 @@ package api
 import (
 	"net/http"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/controller/internal/signal"
 	"github.com/containervm/containervm/controller/internal/template"
+	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
 // forkAPI serves what Docker has no word for: forks of running containers, and templates. FORK.md describes it.
@@ -31,6 +35,48 @@ type forkRequest struct {
 	Count   *int // missing: 1
 	Names   []string
 	AtPoint bool
+	Notify  *notifyRequest
+}
+
+// notifyRequest says how the processes of the children are told.
+type notifyRequest struct {
+	Signal  string // a name or number
+	All     bool   // to all processes that handle it
+	Command []string
+}
+
+// maxNotifyCommand bounds a command in a request for a fork, in bytes: it is told to each child by guestinfo.
+const maxNotifyCommand = 8 << 10
+
+// decode checks the request. nil: nothing was asked for.
+func (n *notifyRequest) decode() (*tetherv1.Notify, error) {
+	if n == nil {
+		return nil, nil
+	}
+	d := &tetherv1.Notify{All: n.All, Command: n.Command}
+	size := 0
+	for _, a := range n.Command {
+		size += len(a)
+	}
+	switch {
+	case n.Signal == "" && len(n.Command) == 0:
+		return nil, errdefs.ErrInvalidArgument.WithMessage("Notify names neither a Signal nor a Command")
+	case n.Signal == "" && n.All:
+		return nil, errdefs.ErrInvalidArgument.WithMessage("Notify wants all processes told, and names no Signal")
+	case len(n.Command) > 0 && n.Command[0] == "" || size > maxNotifyCommand:
+		return nil, errdefs.ErrInvalidArgument.WithMessage("cannot use the Command of Notify: want a program, and 8 KiB at most")
+	case n.Signal == "":
+		return d, nil
+	}
+	number, err := signal.Parse(n.Signal)
+	if err != nil {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	if number == int32(unix.SIGKILL) || number == int32(unix.SIGSTOP) {
+		err = errdefs.ErrInvalidArgument.WithMessage("Notify cannot use " + n.Signal + ": no process can handle it")
+	}
+	d.Signal = number
+	return d, err
 }
 
 // childAnswer is a child in the answer of a fork.
@@ -54,7 +100,11 @@ func (a *forkAPI) fork(w http.ResponseWriter, r *http.Request) error {
 		one := max(1, len(req.Names))
 		req.Count = &one
 	}
-	children, err := a.forks.Fork(r.Context(), r.PathValue("id"), fork.Request{Count: *req.Count, Names: req.Names, AtPoint: req.AtPoint})
+	notify, err := req.Notify.decode()
+	if err != nil {
+		return err
+	}
+	children, err := a.forks.Fork(r.Context(), r.PathValue("id"), fork.Request{Count: *req.Count, Names: req.Names, AtPoint: req.AtPoint, Notify: notify})
 	if err != nil {
 		return err
 	}

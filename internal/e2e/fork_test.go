@@ -20,7 +20,7 @@ func TestForks(t *testing.T) {
 	runAll(t, h, []hostTest{
 		{"Run", testForkedRun}, {"Runtimes", testRuntimes}, {"Restart", testForkedRestart}, {"Parked", testParked},
 		{"Running", testForkRunning}, {"Source", testForkSource}, {"Debian", testForkDebian}, {"Connections", testForkConnections}, {"Generations", testForkGenerations},
-		{"FullDisk", testForkFullDisk}, {"AtOnce", testForksAtOnce}, {"Templates", testTemplates},
+		{"FullDisk", testForkFullDisk}, {"Told", testForkTold}, {"AtOnce", testForksAtOnce}, {"Templates", testTemplates},
 	})
 }
 

@@ -184,6 +184,13 @@ func describeFork(c *codec, f *tetherv1.Fork) {
 	number(c, "generation", &f.Generation)
 	number(c, "index", &f.Index)
 	c.text("source", &f.Source)
+	message(c, "notify", &f.Notify, describeNotify)
+}
+
+func describeNotify(c *codec, n *tetherv1.Notify) {
+	number(c, "signal", &n.Signal)
+	c.flag("all", &n.All)
+	c.texts("command", &n.Command)
 }
 
 func describeReceipt(c *codec, r *tetherv1.Receipt) {

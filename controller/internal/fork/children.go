@@ -66,15 +66,18 @@ func (s *Service) makeChild(ctx context.Context, c container.Container, p point,
 		return container.PortTaken(child.ID, child.Name, endpoints, err)
 	}
 	s.containers.SetMarks(child.ID, append(marks, record.MarkAt("cloneDone", time.Now())))
-	if err := s.awaitChild(ctx, ref, child); err != nil {
+	if err := s.awaitChild(ctx, ref, p, child); err != nil {
 		s.discard(ref, child.ID)
 		return err
 	}
 	return nil
 }
 
+// itemTold is the item of the receipt of a tether that can tell processes of their fork.
+const itemTold = "told"
+
 // awaitChild waits until a child's tether says that its processes go on.
-func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child) error {
+func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, p point, child *Child) error {
 	ctx, cancel := context.WithTimeout(ctx, s.times.Start)
 	defer cancel()
 	now, err := container.Await(ctx, s.host, container.Container{ID: child.ID, VM: vsphere.VM{Ref: ref}}, func(now *container.Container) bool {
@@ -96,7 +99,11 @@ func (s *Service) awaitChild(ctx context.Context, ref vsphere.Ref, child *Child)
 		}
 	}
 	child.Receipt, child.Networks, child.Ports = now.ReceiptItems(), now.Networks(), now.Ports()
-	if now.Ran() {
+	told := func(i container.ReceiptItem) bool { return i.Name == itemTold }
+	switch {
+	case now.Ran() && p.notify != nil && !slices.ContainsFunc(child.Receipt, told):
+		return errors.New("its tether is of an earlier version, which tells nobody of a fork: leave out Notify, or start the container anew")
+	case now.Ran():
 		return nil
 	}
 	return errors.New(now.WhyEnded())
@@ -117,7 +124,7 @@ func (s *Service) childExtra(c container.Container, p point, child *Child, endpo
 	if err != nil {
 		return nil, err
 	}
-	fork, err := link.EncodeFork(&tetherv1.Fork{Generation: p.generation, Index: child.Index, Source: c.ID})
+	fork, err := link.EncodeFork(&tetherv1.Fork{Generation: p.generation, Index: child.Index, Source: c.ID, Notify: p.notify})
 	if err != nil {
 		return nil, err
 	}

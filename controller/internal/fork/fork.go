@@ -26,8 +26,9 @@ const MaxChildren = 256
 // Request says how to fork a running container.
 type Request struct {
 	Count   int
-	Names   []string // of the children; empty: the container's with a number
-	AtPoint bool     // wait until the container's process asks to be forked
+	Names   []string         // of the children; empty: the container's with a number
+	AtPoint bool             // wait until the container's process asks to be forked
+	Notify  *tetherv1.Notify // how the children's processes are told; nil: those that asked for it alone
 }
 
 // Child is a container that was forked from a running one, or why there is none.
@@ -58,6 +59,7 @@ func (s *Service) Fork(ctx context.Context, ref string, req Request) ([]Child, e
 	if err != nil {
 		return nil, fmt.Errorf("cannot fork %s: %w", &c, err)
 	}
+	p.notify = req.Notify
 	defer s.discard(p.ref, p.name)
 	defer s.templates.Busy()()
 	children := s.makeChildren(ctx, c, p, names)
@@ -123,6 +125,7 @@ type point struct {
 	ref        vsphere.Ref
 	generation uint32        // of its children
 	marks      []record.Mark // of the API, on the way to it
+	notify     *tetherv1.Notify
 }
 
 // forkPoint makes a fork point of a container while no start and no other fork of it is in flight. The container goes on in any

@@ -90,6 +90,13 @@ func (p *Point) Await(ctx context.Context) error {
 	}
 }
 
+// Waiting is how many processes wait.
+func (p *Point) Waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.waiting)
+}
+
 // Answer tells all processes that wait which machine this is.
 func (p *Point) Answer(generation, index uint32) {
 	p.mu.Lock()

@@ -142,6 +142,16 @@ func (c *Container) Run(p *tetherv1.Process, g *Group) (*Session, error) {
 	return session, nil
 }
 
+// RunHeld runs p beside processes that stand, in a group from NewGroupBeside.
+func (c *Container) RunHeld(p *tetherv1.Process, g *Group) (*Session, error) {
+	session, err := c.launch("", p, g)
+	if err != nil {
+		return nil, err
+	}
+	go session.watch()
+	return session, nil
+}
+
 func (c *Container) claim(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,35 @@ func (c *Container) NewGroup(name string) (*Group, error) {
 	dir, err := c.cgroupFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	return &Group{dir: dir}, err
 }
+
+// NewGroupBeside makes a group that does not stand with the container's processes. It has a limit of its own of processes and threads, and the
+// container's of memory.
+func (c *Container) NewGroupBeside(name string) (*Group, error) {
+	if c.cgroup == nil {
+		return nil, ErrNoCgroup
+	}
+	name = "../" + name
+	if err := unix.Mkdirat(int(c.cgroup.Fd()), name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("cannot make cgroup %s: %w", name, err)
+	}
+	dir, err := c.cgroupFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{dir: dir}
+	err = writeAt(dir, "pids.max", maxBeside)
+	if limit, failed := c.CgroupFile("memory.max"); failed == nil {
+		text, failed := io.ReadAll(io.LimitReader(limit, 64))
+		err = errors.Join(err, failed, limit.Close(), writeAt(dir, "memory.max", string(text)))
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// maxBeside is how many processes and threads a group beside the container may have.
+const maxBeside = "256"
 
 // Kill ends all processes of the group by SIGKILL: cgroup.kill of Documentation/admin-guide/cgroup-v2.rst.
 func (g *Group) Kill() error { return writeAt(g.dir, "cgroup.kill", "1") }

@@ -63,6 +63,33 @@ func (c *Container) SignalAll(sig unix.Signal) error {
 	return errors.Join(err, failed)
 }
 
+// SignalHandlers sends sig to the processes of the container that handle it or have it wait for them (signal(7)), and says how many those
+// are; without all to the main process alone. The others, which it would end at best, are counted in deaf.
+func (c *Container) SignalHandlers(sig unix.Signal, all bool) (told, deaf int, err error) {
+	const main = 1 // PID of the main process, or of its init
+	err = c.eachInside(func(outer, inner int32, status string) {
+		if !all && inner != main {
+			return
+		}
+		if !handles(status, sig) || unix.Kill(int(outer), sig) != nil {
+			deaf++
+			return
+		}
+		told++
+	})
+	return told, deaf, err
+}
+
+// handles reports whether a process with a status catches or blocks a signal: bit n-1 of the masks is signal n, proc_pid_status(5).
+func handles(status string, sig unix.Signal) bool {
+	for _, mask := range []string{"SigCgt", "SigBlk"} {
+		if bits, err := strconv.ParseUint(statusLine(status, mask), 16, 64); err == nil && bits>>(uint(sig)-1)&1 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // eachInside calls f with the processes that live in the container's PID namespace, or in one below it: their PIDs in the tether's
 // namespace and in the container's, and their /proc/PID/status. Where the tether is not alone, in a test, those of others are none of them.
 func (c *Container) eachInside(f func(outer, inner int32, status string)) error {

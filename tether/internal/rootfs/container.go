@@ -86,6 +86,7 @@ func links() map[string]string {
 	return map[string]string{
 		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1",
 		"/dev/stderr": "/proc/self/fd/2", "/dev/core": "/proc/kcore", "/dev/ptmx": "pts/ptmx",
+		"/dev/sysgenid": "cvm/generation", // of package forkpoint
 	}
 }
 

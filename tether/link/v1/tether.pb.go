@@ -230,7 +230,7 @@ func (x ReceiptItem_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReceiptItem_Outcome.Descriptor instead.
 func (ReceiptItem_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23, 0}
+	return file_tether_proto_rawDescGZIP(), []int{24, 0}
 }
 
 // Reason chooses the exit code and message of the remote API.
@@ -298,7 +298,7 @@ func (x Failure_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Reason.Descriptor instead.
 func (Failure_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25, 0}
+	return file_tether_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type ExportRequest_Content int32
@@ -350,7 +350,7 @@ func (x ExportRequest_Content) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExportRequest_Content.Descriptor instead.
 func (ExportRequest_Content) EnumDescriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{60, 0}
+	return file_tether_proto_rawDescGZIP(), []int{61, 0}
 }
 
 // Spec is what a tether is told about itself: guestinfo key "guestinfo.cvm.spec", as protobuf JSON.
@@ -2034,6 +2034,7 @@ type Fork struct {
 	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // forks on the way from the first machine that was booted: its children have 1
 	Index         uint32                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`           // among the children of one fork, from 1; in the source itself 0
 	Source        string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`          // name of the VM that it was forked from
+	Notify        *Notify                `protobuf:"bytes,4,opt,name=notify,proto3" json:"notify,omitempty"`          // whom a fork of a running container tells before its processes go on; none: those that asked for it alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2089,6 +2090,74 @@ func (x *Fork) GetSource() string {
 	return ""
 }
 
+func (x *Fork) GetNotify() *Notify {
+	if x != nil {
+		return x.Notify
+	}
+	return nil
+}
+
+// Notify is how the processes of a running container's fork are told of it, while they stand.
+type Notify struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Signal        int32                  `protobuf:"varint,1,opt,name=signal,proto3" json:"signal,omitempty"`  // sent to processes that handle it; 0: none
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`        // signal is sent to all processes, not the main one alone
+	Command       []string               `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"` // run in the container to its end, in 10 s, as the main process's user; empty: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Notify) Reset() {
+	*x = Notify{}
+	mi := &file_tether_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Notify) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Notify) ProtoMessage() {}
+
+func (x *Notify) ProtoReflect() protoreflect.Message {
+	mi := &file_tether_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Notify.ProtoReflect.Descriptor instead.
+func (*Notify) Descriptor() ([]byte, []int) {
+	return file_tether_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Notify) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *Notify) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *Notify) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
 // Receipt says what a fork did to become someone else: guestinfo key "guestinfo.cvm.receipt", as protobuf JSON. Nothing of
 // the user's runs before it is complete, and the machine's network link is down until then.
 type Receipt struct {
@@ -2103,7 +2172,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2184,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[22]
+	mi := &file_tether_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2197,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{22}
+	return file_tether_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Receipt) GetItems() []*ReceiptItem {
@@ -2172,7 +2241,7 @@ type ReceiptItem struct {
 
 func (x *ReceiptItem) Reset() {
 	*x = ReceiptItem{}
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2253,7 @@ func (x *ReceiptItem) String() string {
 func (*ReceiptItem) ProtoMessage() {}
 
 func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[23]
+	mi := &file_tether_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2266,7 @@ func (x *ReceiptItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptItem.ProtoReflect.Descriptor instead.
 func (*ReceiptItem) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{23}
+	return file_tether_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReceiptItem) GetName() string {
@@ -2241,7 +2310,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2322,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[24]
+	mi := &file_tether_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2335,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{24}
+	return file_tether_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -2308,7 +2377,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2389,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[25]
+	mi := &file_tether_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2402,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{25}
+	return file_tether_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Failure) GetReason() Failure_Reason {
@@ -2358,7 +2427,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2439,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[26]
+	mi := &file_tether_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2452,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{26}
+	return file_tether_proto_rawDescGZIP(), []int{27}
 }
 
 type InfoResponse struct {
@@ -2401,7 +2470,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2482,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[27]
+	mi := &file_tether_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2495,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{27}
+	return file_tether_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InfoResponse) GetVersion() string {
@@ -2491,7 +2560,7 @@ type SessionInfo struct {
 
 func (x *SessionInfo) Reset() {
 	*x = SessionInfo{}
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2572,7 @@ func (x *SessionInfo) String() string {
 func (*SessionInfo) ProtoMessage() {}
 
 func (x *SessionInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[28]
+	mi := &file_tether_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2585,7 @@ func (x *SessionInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionInfo.ProtoReflect.Descriptor instead.
 func (*SessionInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{28}
+	return file_tether_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SessionInfo) GetSession() string {
@@ -2559,7 +2628,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2640,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[29]
+	mi := &file_tether_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2653,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{29}
+	return file_tether_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecRequest) GetSession() string {
@@ -2625,7 +2694,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2706,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[30]
+	mi := &file_tether_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2719,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{30}
+	return file_tether_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ExecResponse) GetPid() int32 {
@@ -2676,7 +2745,7 @@ type WaitRequest struct {
 
 func (x *WaitRequest) Reset() {
 	*x = WaitRequest{}
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2757,7 @@ func (x *WaitRequest) String() string {
 func (*WaitRequest) ProtoMessage() {}
 
 func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[31]
+	mi := &file_tether_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2770,7 @@ func (x *WaitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
 func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{31}
+	return file_tether_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitRequest) GetSession() string {
@@ -2720,7 +2789,7 @@ type WaitResponse struct {
 
 func (x *WaitResponse) Reset() {
 	*x = WaitResponse{}
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2801,7 @@ func (x *WaitResponse) String() string {
 func (*WaitResponse) ProtoMessage() {}
 
 func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[32]
+	mi := &file_tether_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2814,7 @@ func (x *WaitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
 func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{32}
+	return file_tether_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitResponse) GetExit() *Exit {
@@ -2766,7 +2835,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2847,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[33]
+	mi := &file_tether_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2860,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{33}
+	return file_tether_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SignalRequest) GetSession() string {
@@ -2823,7 +2892,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +2904,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[34]
+	mi := &file_tether_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +2917,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{34}
+	return file_tether_proto_rawDescGZIP(), []int{35}
 }
 
 type ResizeRequest struct {
@@ -2861,7 +2930,7 @@ type ResizeRequest struct {
 
 func (x *ResizeRequest) Reset() {
 	*x = ResizeRequest{}
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +2942,7 @@ func (x *ResizeRequest) String() string {
 func (*ResizeRequest) ProtoMessage() {}
 
 func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[35]
+	mi := &file_tether_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2955,7 @@ func (x *ResizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeRequest.ProtoReflect.Descriptor instead.
 func (*ResizeRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{35}
+	return file_tether_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ResizeRequest) GetSession() string {
@@ -2911,7 +2980,7 @@ type ResizeResponse struct {
 
 func (x *ResizeResponse) Reset() {
 	*x = ResizeResponse{}
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +2992,7 @@ func (x *ResizeResponse) String() string {
 func (*ResizeResponse) ProtoMessage() {}
 
 func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[36]
+	mi := &file_tether_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3005,7 @@ func (x *ResizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeResponse.ProtoReflect.Descriptor instead.
 func (*ResizeResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{36}
+	return file_tether_proto_rawDescGZIP(), []int{37}
 }
 
 type ProcessesRequest struct {
@@ -2947,7 +3016,7 @@ type ProcessesRequest struct {
 
 func (x *ProcessesRequest) Reset() {
 	*x = ProcessesRequest{}
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3028,7 @@ func (x *ProcessesRequest) String() string {
 func (*ProcessesRequest) ProtoMessage() {}
 
 func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[37]
+	mi := &file_tether_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3041,7 @@ func (x *ProcessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesRequest.ProtoReflect.Descriptor instead.
 func (*ProcessesRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{37}
+	return file_tether_proto_rawDescGZIP(), []int{38}
 }
 
 // ProcessInfo is a line of a process list.
@@ -3005,7 +3074,7 @@ type ProcessInfo struct {
 
 func (x *ProcessInfo) Reset() {
 	*x = ProcessInfo{}
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3086,7 @@ func (x *ProcessInfo) String() string {
 func (*ProcessInfo) ProtoMessage() {}
 
 func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[38]
+	mi := &file_tether_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3099,7 @@ func (x *ProcessInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInfo.ProtoReflect.Descriptor instead.
 func (*ProcessInfo) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{38}
+	return file_tether_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ProcessInfo) GetPid() int32 {
@@ -3191,7 +3260,7 @@ type ProcessesResponse struct {
 
 func (x *ProcessesResponse) Reset() {
 	*x = ProcessesResponse{}
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3272,7 @@ func (x *ProcessesResponse) String() string {
 func (*ProcessesResponse) ProtoMessage() {}
 
 func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[39]
+	mi := &file_tether_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3285,7 @@ func (x *ProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{39}
+	return file_tether_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProcessesResponse) GetProcesses() []*ProcessInfo {
@@ -3251,7 +3320,7 @@ type StopRequest struct {
 
 func (x *StopRequest) Reset() {
 	*x = StopRequest{}
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3332,7 @@ func (x *StopRequest) String() string {
 func (*StopRequest) ProtoMessage() {}
 
 func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[40]
+	mi := &file_tether_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3345,7 @@ func (x *StopRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
 func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{40}
+	return file_tether_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StopRequest) GetSignal() int32 {
@@ -3308,7 +3377,7 @@ type StopResponse struct {
 
 func (x *StopResponse) Reset() {
 	*x = StopResponse{}
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3389,7 @@ func (x *StopResponse) String() string {
 func (*StopResponse) ProtoMessage() {}
 
 func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[41]
+	mi := &file_tether_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3402,7 @@ func (x *StopResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
 func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{41}
+	return file_tether_proto_rawDescGZIP(), []int{42}
 }
 
 type UnpackRequest struct {
@@ -3347,7 +3416,7 @@ type UnpackRequest struct {
 
 func (x *UnpackRequest) Reset() {
 	*x = UnpackRequest{}
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +3428,7 @@ func (x *UnpackRequest) String() string {
 func (*UnpackRequest) ProtoMessage() {}
 
 func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[42]
+	mi := &file_tether_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +3441,7 @@ func (x *UnpackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackRequest.ProtoReflect.Descriptor instead.
 func (*UnpackRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{42}
+	return file_tether_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UnpackRequest) GetUpload() string {
@@ -3407,7 +3476,7 @@ type UnpackResponse struct {
 
 func (x *UnpackResponse) Reset() {
 	*x = UnpackResponse{}
-	mi := &file_tether_proto_msgTypes[43]
+	mi := &file_tether_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3488,7 @@ func (x *UnpackResponse) String() string {
 func (*UnpackResponse) ProtoMessage() {}
 
 func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[43]
+	mi := &file_tether_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3501,7 @@ func (x *UnpackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpackResponse.ProtoReflect.Descriptor instead.
 func (*UnpackResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{43}
+	return file_tether_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UnpackResponse) GetEntries() uint64 {
@@ -3465,7 +3534,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_tether_proto_msgTypes[44]
+	mi := &file_tether_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3477,7 +3546,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[44]
+	mi := &file_tether_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3490,7 +3559,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{44}
+	return file_tether_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HoldRequest) GetAtPoint() bool {
@@ -3508,7 +3577,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_tether_proto_msgTypes[45]
+	mi := &file_tether_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3520,7 +3589,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[45]
+	mi := &file_tether_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3533,7 +3602,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{45}
+	return file_tether_proto_rawDescGZIP(), []int{46}
 }
 
 type ReleaseRequest struct {
@@ -3545,7 +3614,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_tether_proto_msgTypes[46]
+	mi := &file_tether_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3557,7 +3626,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[46]
+	mi := &file_tether_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3570,7 +3639,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{46}
+	return file_tether_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ReleaseRequest) GetFork() *Fork {
@@ -3588,7 +3657,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_tether_proto_msgTypes[47]
+	mi := &file_tether_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3600,7 +3669,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[47]
+	mi := &file_tether_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3613,7 +3682,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{47}
+	return file_tether_proto_rawDescGZIP(), []int{48}
 }
 
 type ConfigureRequest struct {
@@ -3627,7 +3696,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_tether_proto_msgTypes[48]
+	mi := &file_tether_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3639,7 +3708,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[48]
+	mi := &file_tether_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3652,7 +3721,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{48}
+	return file_tether_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ConfigureRequest) GetInterfaces() []*Interface {
@@ -3685,7 +3754,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_tether_proto_msgTypes[49]
+	mi := &file_tether_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3766,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[49]
+	mi := &file_tether_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3779,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{49}
+	return file_tether_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ConfigureResponse) GetInterfaces() []*Interface {
@@ -3729,7 +3798,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_tether_proto_msgTypes[50]
+	mi := &file_tether_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3741,7 +3810,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[50]
+	mi := &file_tether_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3754,7 +3823,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{50}
+	return file_tether_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PauseRequest) GetResume() bool {
@@ -3772,7 +3841,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_tether_proto_msgTypes[51]
+	mi := &file_tether_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3784,7 +3853,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[51]
+	mi := &file_tether_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3797,7 +3866,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{51}
+	return file_tether_proto_rawDescGZIP(), []int{52}
 }
 
 type StatsRequest struct {
@@ -3808,7 +3877,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_tether_proto_msgTypes[52]
+	mi := &file_tether_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +3889,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[52]
+	mi := &file_tether_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +3902,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{52}
+	return file_tether_proto_rawDescGZIP(), []int{53}
 }
 
 // StatsResponse has counters since the container's start, and sizes as they are. A fork counts from its source's start.
@@ -3852,7 +3921,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_tether_proto_msgTypes[53]
+	mi := &file_tether_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +3933,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[53]
+	mi := &file_tether_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +3946,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{53}
+	return file_tether_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StatsResponse) GetUnixNano() int64 {
@@ -3947,7 +4016,7 @@ type NetworkStats struct {
 
 func (x *NetworkStats) Reset() {
 	*x = NetworkStats{}
-	mi := &file_tether_proto_msgTypes[54]
+	mi := &file_tether_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3959,7 +4028,7 @@ func (x *NetworkStats) String() string {
 func (*NetworkStats) ProtoMessage() {}
 
 func (x *NetworkStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[54]
+	mi := &file_tether_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3972,7 +4041,7 @@ func (x *NetworkStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStats.ProtoReflect.Descriptor instead.
 func (*NetworkStats) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{54}
+	return file_tether_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NetworkStats) GetName() string {
@@ -4053,7 +4122,7 @@ type BlockStats struct {
 
 func (x *BlockStats) Reset() {
 	*x = BlockStats{}
-	mi := &file_tether_proto_msgTypes[55]
+	mi := &file_tether_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4134,7 @@ func (x *BlockStats) String() string {
 func (*BlockStats) ProtoMessage() {}
 
 func (x *BlockStats) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[55]
+	mi := &file_tether_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4147,7 @@ func (x *BlockStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockStats.ProtoReflect.Descriptor instead.
 func (*BlockStats) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{55}
+	return file_tether_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *BlockStats) GetMajor() uint32 {
@@ -4136,7 +4205,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_tether_proto_msgTypes[56]
+	mi := &file_tether_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4148,7 +4217,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[56]
+	mi := &file_tether_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4161,7 +4230,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{56}
+	return file_tether_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UpdateRequest) GetPidsLimit() int64 {
@@ -4200,7 +4269,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_tether_proto_msgTypes[57]
+	mi := &file_tether_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4212,7 +4281,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[57]
+	mi := &file_tether_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4225,7 +4294,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{57}
+	return file_tether_proto_rawDescGZIP(), []int{58}
 }
 
 type StatPathRequest struct {
@@ -4238,7 +4307,7 @@ type StatPathRequest struct {
 
 func (x *StatPathRequest) Reset() {
 	*x = StatPathRequest{}
-	mi := &file_tether_proto_msgTypes[58]
+	mi := &file_tether_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4250,7 +4319,7 @@ func (x *StatPathRequest) String() string {
 func (*StatPathRequest) ProtoMessage() {}
 
 func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[58]
+	mi := &file_tether_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4263,7 +4332,7 @@ func (x *StatPathRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatPathRequest.ProtoReflect.Descriptor instead.
 func (*StatPathRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{58}
+	return file_tether_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *StatPathRequest) GetPath() string {
@@ -4287,7 +4356,7 @@ type StatPathResponse struct {
 
 func (x *StatPathResponse) Reset() {
 	*x = StatPathResponse{}
-	mi := &file_tether_proto_msgTypes[59]
+	mi := &file_tether_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +4368,7 @@ func (x *StatPathResponse) String() string {
 func (*StatPathResponse) ProtoMessage() {}
 
 func (x *StatPathResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[59]
+	mi := &file_tether_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +4381,7 @@ func (x *StatPathResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatPathResponse.ProtoReflect.Descriptor instead.
 func (*StatPathResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{59}
+	return file_tether_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *StatPathResponse) GetName() string {
@@ -4362,7 +4431,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_tether_proto_msgTypes[60]
+	mi := &file_tether_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4374,7 +4443,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[60]
+	mi := &file_tether_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4387,7 +4456,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{60}
+	return file_tether_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ExportRequest) GetDownload() string {
@@ -4427,7 +4496,7 @@ type ExportResponse struct {
 
 func (x *ExportResponse) Reset() {
 	*x = ExportResponse{}
-	mi := &file_tether_proto_msgTypes[61]
+	mi := &file_tether_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4439,7 +4508,7 @@ func (x *ExportResponse) String() string {
 func (*ExportResponse) ProtoMessage() {}
 
 func (x *ExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[61]
+	mi := &file_tether_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4452,7 +4521,7 @@ func (x *ExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportResponse.ProtoReflect.Descriptor instead.
 func (*ExportResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{61}
+	return file_tether_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ExportResponse) GetEntries() uint64 {
@@ -4474,7 +4543,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_tether_proto_msgTypes[62]
+	mi := &file_tether_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4486,7 +4555,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[62]
+	mi := &file_tether_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4499,7 +4568,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{62}
+	return file_tether_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ImportRequest) GetUpload() string {
@@ -4539,7 +4608,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_tether_proto_msgTypes[63]
+	mi := &file_tether_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +4620,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[63]
+	mi := &file_tether_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +4633,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{63}
+	return file_tether_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ImportResponse) GetEntries() uint64 {
@@ -4592,7 +4661,7 @@ type StatsResponse_Cpu struct {
 
 func (x *StatsResponse_Cpu) Reset() {
 	*x = StatsResponse_Cpu{}
-	mi := &file_tether_proto_msgTypes[64]
+	mi := &file_tether_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4604,7 +4673,7 @@ func (x *StatsResponse_Cpu) String() string {
 func (*StatsResponse_Cpu) ProtoMessage() {}
 
 func (x *StatsResponse_Cpu) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[64]
+	mi := &file_tether_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4617,7 +4686,7 @@ func (x *StatsResponse_Cpu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Cpu.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Cpu) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{53, 0}
+	return file_tether_proto_rawDescGZIP(), []int{54, 0}
 }
 
 func (x *StatsResponse_Cpu) GetUsage() uint64 {
@@ -4699,7 +4768,7 @@ type StatsResponse_Memory struct {
 
 func (x *StatsResponse_Memory) Reset() {
 	*x = StatsResponse_Memory{}
-	mi := &file_tether_proto_msgTypes[65]
+	mi := &file_tether_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4711,7 +4780,7 @@ func (x *StatsResponse_Memory) String() string {
 func (*StatsResponse_Memory) ProtoMessage() {}
 
 func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_tether_proto_msgTypes[65]
+	mi := &file_tether_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4724,7 +4793,7 @@ func (x *StatsResponse_Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse_Memory.ProtoReflect.Descriptor instead.
 func (*StatsResponse_Memory) Descriptor() ([]byte, []int) {
-	return file_tether_proto_rawDescGZIP(), []int{53, 1}
+	return file_tether_proto_rawDescGZIP(), []int{54, 1}
 }
 
 func (x *StatsResponse_Memory) GetUsage() uint64 {
@@ -4927,13 +4996,18 @@ const file_tether_proto_rawDesc = "" +
 	"\aforeign\x18\x05 \x01(\bR\aforeign\"7\n" +
 	"\x04Mark\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
-	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\"T\n" +
+	"\tunix_nano\x18\x02 \x01(\x03R\bunixNano\"\x8b\x01\n" +
 	"\x04Fork\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\rR\x05index\x12\x16\n" +
-	"\x06source\x18\x03 \x01(\tR\x06source\"\x91\x01\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x125\n" +
+	"\x06notify\x18\x04 \x01(\v2\x1d.containervm.tether.v1.NotifyR\x06notify\"L\n" +
+	"\x06Notify\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\x05R\x06signal\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\"\x91\x01\n" +
 	"\aReceipt\x128\n" +
 	"\x05items\x18\x01 \x03(\v2\".containervm.tether.v1.ReceiptItemR\x05items\x12\x16\n" +
 	"\x06micros\x18\x02 \x01(\rR\x06micros\x12\x1e\n" +
@@ -5205,7 +5279,7 @@ func file_tether_proto_rawDescGZIP() []byte {
 }
 
 var file_tether_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_tether_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_tether_proto_goTypes = []any{
 	(Mode)(0),                    // 0: containervm.tether.v1.Mode
 	(State)(0),                   // 1: containervm.tether.v1.State
@@ -5235,51 +5309,52 @@ var file_tether_proto_goTypes = []any{
 	(*ClockStatus)(nil),          // 25: containervm.tether.v1.ClockStatus
 	(*Mark)(nil),                 // 26: containervm.tether.v1.Mark
 	(*Fork)(nil),                 // 27: containervm.tether.v1.Fork
-	(*Receipt)(nil),              // 28: containervm.tether.v1.Receipt
-	(*ReceiptItem)(nil),          // 29: containervm.tether.v1.ReceiptItem
-	(*Exit)(nil),                 // 30: containervm.tether.v1.Exit
-	(*Failure)(nil),              // 31: containervm.tether.v1.Failure
-	(*InfoRequest)(nil),          // 32: containervm.tether.v1.InfoRequest
-	(*InfoResponse)(nil),         // 33: containervm.tether.v1.InfoResponse
-	(*SessionInfo)(nil),          // 34: containervm.tether.v1.SessionInfo
-	(*ExecRequest)(nil),          // 35: containervm.tether.v1.ExecRequest
-	(*ExecResponse)(nil),         // 36: containervm.tether.v1.ExecResponse
-	(*WaitRequest)(nil),          // 37: containervm.tether.v1.WaitRequest
-	(*WaitResponse)(nil),         // 38: containervm.tether.v1.WaitResponse
-	(*SignalRequest)(nil),        // 39: containervm.tether.v1.SignalRequest
-	(*SignalResponse)(nil),       // 40: containervm.tether.v1.SignalResponse
-	(*ResizeRequest)(nil),        // 41: containervm.tether.v1.ResizeRequest
-	(*ResizeResponse)(nil),       // 42: containervm.tether.v1.ResizeResponse
-	(*ProcessesRequest)(nil),     // 43: containervm.tether.v1.ProcessesRequest
-	(*ProcessInfo)(nil),          // 44: containervm.tether.v1.ProcessInfo
-	(*ProcessesResponse)(nil),    // 45: containervm.tether.v1.ProcessesResponse
-	(*StopRequest)(nil),          // 46: containervm.tether.v1.StopRequest
-	(*StopResponse)(nil),         // 47: containervm.tether.v1.StopResponse
-	(*UnpackRequest)(nil),        // 48: containervm.tether.v1.UnpackRequest
-	(*UnpackResponse)(nil),       // 49: containervm.tether.v1.UnpackResponse
-	(*HoldRequest)(nil),          // 50: containervm.tether.v1.HoldRequest
-	(*HoldResponse)(nil),         // 51: containervm.tether.v1.HoldResponse
-	(*ReleaseRequest)(nil),       // 52: containervm.tether.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),      // 53: containervm.tether.v1.ReleaseResponse
-	(*ConfigureRequest)(nil),     // 54: containervm.tether.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),    // 55: containervm.tether.v1.ConfigureResponse
-	(*PauseRequest)(nil),         // 56: containervm.tether.v1.PauseRequest
-	(*PauseResponse)(nil),        // 57: containervm.tether.v1.PauseResponse
-	(*StatsRequest)(nil),         // 58: containervm.tether.v1.StatsRequest
-	(*StatsResponse)(nil),        // 59: containervm.tether.v1.StatsResponse
-	(*NetworkStats)(nil),         // 60: containervm.tether.v1.NetworkStats
-	(*BlockStats)(nil),           // 61: containervm.tether.v1.BlockStats
-	(*UpdateRequest)(nil),        // 62: containervm.tether.v1.UpdateRequest
-	(*UpdateResponse)(nil),       // 63: containervm.tether.v1.UpdateResponse
-	(*StatPathRequest)(nil),      // 64: containervm.tether.v1.StatPathRequest
-	(*StatPathResponse)(nil),     // 65: containervm.tether.v1.StatPathResponse
-	(*ExportRequest)(nil),        // 66: containervm.tether.v1.ExportRequest
-	(*ExportResponse)(nil),       // 67: containervm.tether.v1.ExportResponse
-	(*ImportRequest)(nil),        // 68: containervm.tether.v1.ImportRequest
-	(*ImportResponse)(nil),       // 69: containervm.tether.v1.ImportResponse
-	(*StatsResponse_Cpu)(nil),    // 70: containervm.tether.v1.StatsResponse.Cpu
-	(*StatsResponse_Memory)(nil), // 71: containervm.tether.v1.StatsResponse.Memory
-	nil,                          // 72: containervm.tether.v1.StatsResponse.Memory.StatEntry
+	(*Notify)(nil),               // 28: containervm.tether.v1.Notify
+	(*Receipt)(nil),              // 29: containervm.tether.v1.Receipt
+	(*ReceiptItem)(nil),          // 30: containervm.tether.v1.ReceiptItem
+	(*Exit)(nil),                 // 31: containervm.tether.v1.Exit
+	(*Failure)(nil),              // 32: containervm.tether.v1.Failure
+	(*InfoRequest)(nil),          // 33: containervm.tether.v1.InfoRequest
+	(*InfoResponse)(nil),         // 34: containervm.tether.v1.InfoResponse
+	(*SessionInfo)(nil),          // 35: containervm.tether.v1.SessionInfo
+	(*ExecRequest)(nil),          // 36: containervm.tether.v1.ExecRequest
+	(*ExecResponse)(nil),         // 37: containervm.tether.v1.ExecResponse
+	(*WaitRequest)(nil),          // 38: containervm.tether.v1.WaitRequest
+	(*WaitResponse)(nil),         // 39: containervm.tether.v1.WaitResponse
+	(*SignalRequest)(nil),        // 40: containervm.tether.v1.SignalRequest
+	(*SignalResponse)(nil),       // 41: containervm.tether.v1.SignalResponse
+	(*ResizeRequest)(nil),        // 42: containervm.tether.v1.ResizeRequest
+	(*ResizeResponse)(nil),       // 43: containervm.tether.v1.ResizeResponse
+	(*ProcessesRequest)(nil),     // 44: containervm.tether.v1.ProcessesRequest
+	(*ProcessInfo)(nil),          // 45: containervm.tether.v1.ProcessInfo
+	(*ProcessesResponse)(nil),    // 46: containervm.tether.v1.ProcessesResponse
+	(*StopRequest)(nil),          // 47: containervm.tether.v1.StopRequest
+	(*StopResponse)(nil),         // 48: containervm.tether.v1.StopResponse
+	(*UnpackRequest)(nil),        // 49: containervm.tether.v1.UnpackRequest
+	(*UnpackResponse)(nil),       // 50: containervm.tether.v1.UnpackResponse
+	(*HoldRequest)(nil),          // 51: containervm.tether.v1.HoldRequest
+	(*HoldResponse)(nil),         // 52: containervm.tether.v1.HoldResponse
+	(*ReleaseRequest)(nil),       // 53: containervm.tether.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),      // 54: containervm.tether.v1.ReleaseResponse
+	(*ConfigureRequest)(nil),     // 55: containervm.tether.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),    // 56: containervm.tether.v1.ConfigureResponse
+	(*PauseRequest)(nil),         // 57: containervm.tether.v1.PauseRequest
+	(*PauseResponse)(nil),        // 58: containervm.tether.v1.PauseResponse
+	(*StatsRequest)(nil),         // 59: containervm.tether.v1.StatsRequest
+	(*StatsResponse)(nil),        // 60: containervm.tether.v1.StatsResponse
+	(*NetworkStats)(nil),         // 61: containervm.tether.v1.NetworkStats
+	(*BlockStats)(nil),           // 62: containervm.tether.v1.BlockStats
+	(*UpdateRequest)(nil),        // 63: containervm.tether.v1.UpdateRequest
+	(*UpdateResponse)(nil),       // 64: containervm.tether.v1.UpdateResponse
+	(*StatPathRequest)(nil),      // 65: containervm.tether.v1.StatPathRequest
+	(*StatPathResponse)(nil),     // 66: containervm.tether.v1.StatPathResponse
+	(*ExportRequest)(nil),        // 67: containervm.tether.v1.ExportRequest
+	(*ExportResponse)(nil),       // 68: containervm.tether.v1.ExportResponse
+	(*ImportRequest)(nil),        // 69: containervm.tether.v1.ImportRequest
+	(*ImportResponse)(nil),       // 70: containervm.tether.v1.ImportResponse
+	(*StatsResponse_Cpu)(nil),    // 71: containervm.tether.v1.StatsResponse.Cpu
+	(*StatsResponse_Memory)(nil), // 72: containervm.tether.v1.StatsResponse.Memory
+	nil,                          // 73: containervm.tether.v1.StatsResponse.Memory.StatEntry
 }
 var file_tether_proto_depIdxs = []int32{
 	0,  // 0: containervm.tether.v1.Spec.mode:type_name -> containervm.tether.v1.Mode
@@ -5300,72 +5375,73 @@ var file_tether_proto_depIdxs = []int32{
 	18, // 15: containervm.tether.v1.Process.capabilities:type_name -> containervm.tether.v1.Capabilities
 	19, // 16: containervm.tether.v1.Process.umask:type_name -> containervm.tether.v1.Umask
 	1,  // 17: containervm.tether.v1.Status.state:type_name -> containervm.tether.v1.State
-	30, // 18: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
-	31, // 19: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
+	31, // 18: containervm.tether.v1.Status.exit:type_name -> containervm.tether.v1.Exit
+	32, // 19: containervm.tether.v1.Status.failure:type_name -> containervm.tether.v1.Failure
 	26, // 20: containervm.tether.v1.Status.marks:type_name -> containervm.tether.v1.Mark
 	2,  // 21: containervm.tether.v1.HealthStatus.state:type_name -> containervm.tether.v1.HealthStatus.State
 	24, // 22: containervm.tether.v1.HealthStatus.results:type_name -> containervm.tether.v1.HealthResult
-	29, // 23: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
-	3,  // 24: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
-	4,  // 25: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
-	22, // 26: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
-	34, // 27: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
-	30, // 28: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
-	17, // 29: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
-	31, // 30: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
-	30, // 31: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
-	20, // 32: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
-	44, // 33: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
-	27, // 34: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
-	16, // 35: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
-	14, // 36: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
-	15, // 37: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
-	16, // 38: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
-	70, // 39: containervm.tether.v1.StatsResponse.cpu:type_name -> containervm.tether.v1.StatsResponse.Cpu
-	71, // 40: containervm.tether.v1.StatsResponse.memory:type_name -> containervm.tether.v1.StatsResponse.Memory
-	60, // 41: containervm.tether.v1.StatsResponse.networks:type_name -> containervm.tether.v1.NetworkStats
-	61, // 42: containervm.tether.v1.StatsResponse.blocks:type_name -> containervm.tether.v1.BlockStats
-	5,  // 43: containervm.tether.v1.ExportRequest.content:type_name -> containervm.tether.v1.ExportRequest.Content
-	72, // 44: containervm.tether.v1.StatsResponse.Memory.stat:type_name -> containervm.tether.v1.StatsResponse.Memory.StatEntry
-	32, // 45: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
-	35, // 46: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
-	37, // 47: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
-	39, // 48: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
-	41, // 49: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
-	43, // 50: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
-	46, // 51: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
-	48, // 52: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
-	50, // 53: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
-	52, // 54: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
-	54, // 55: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
-	56, // 56: containervm.tether.v1.Tether.Pause:input_type -> containervm.tether.v1.PauseRequest
-	58, // 57: containervm.tether.v1.Tether.Stats:input_type -> containervm.tether.v1.StatsRequest
-	62, // 58: containervm.tether.v1.Tether.Update:input_type -> containervm.tether.v1.UpdateRequest
-	64, // 59: containervm.tether.v1.Tether.StatPath:input_type -> containervm.tether.v1.StatPathRequest
-	66, // 60: containervm.tether.v1.Tether.Export:input_type -> containervm.tether.v1.ExportRequest
-	68, // 61: containervm.tether.v1.Tether.Import:input_type -> containervm.tether.v1.ImportRequest
-	33, // 62: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
-	36, // 63: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
-	38, // 64: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
-	40, // 65: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
-	42, // 66: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
-	45, // 67: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
-	47, // 68: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
-	49, // 69: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
-	51, // 70: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
-	53, // 71: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
-	55, // 72: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
-	57, // 73: containervm.tether.v1.Tether.Pause:output_type -> containervm.tether.v1.PauseResponse
-	59, // 74: containervm.tether.v1.Tether.Stats:output_type -> containervm.tether.v1.StatsResponse
-	63, // 75: containervm.tether.v1.Tether.Update:output_type -> containervm.tether.v1.UpdateResponse
-	65, // 76: containervm.tether.v1.Tether.StatPath:output_type -> containervm.tether.v1.StatPathResponse
-	67, // 77: containervm.tether.v1.Tether.Export:output_type -> containervm.tether.v1.ExportResponse
-	69, // 78: containervm.tether.v1.Tether.Import:output_type -> containervm.tether.v1.ImportResponse
-	62, // [62:79] is the sub-list for method output_type
-	45, // [45:62] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	28, // 23: containervm.tether.v1.Fork.notify:type_name -> containervm.tether.v1.Notify
+	30, // 24: containervm.tether.v1.Receipt.items:type_name -> containervm.tether.v1.ReceiptItem
+	3,  // 25: containervm.tether.v1.ReceiptItem.outcome:type_name -> containervm.tether.v1.ReceiptItem.Outcome
+	4,  // 26: containervm.tether.v1.Failure.reason:type_name -> containervm.tether.v1.Failure.Reason
+	22, // 27: containervm.tether.v1.InfoResponse.status:type_name -> containervm.tether.v1.Status
+	35, // 28: containervm.tether.v1.InfoResponse.session_infos:type_name -> containervm.tether.v1.SessionInfo
+	31, // 29: containervm.tether.v1.SessionInfo.exit:type_name -> containervm.tether.v1.Exit
+	17, // 30: containervm.tether.v1.ExecRequest.process:type_name -> containervm.tether.v1.Process
+	32, // 31: containervm.tether.v1.ExecResponse.failure:type_name -> containervm.tether.v1.Failure
+	31, // 32: containervm.tether.v1.WaitResponse.exit:type_name -> containervm.tether.v1.Exit
+	20, // 33: containervm.tether.v1.ResizeRequest.window:type_name -> containervm.tether.v1.Window
+	45, // 34: containervm.tether.v1.ProcessesResponse.processes:type_name -> containervm.tether.v1.ProcessInfo
+	27, // 35: containervm.tether.v1.ReleaseRequest.fork:type_name -> containervm.tether.v1.Fork
+	16, // 36: containervm.tether.v1.ConfigureRequest.interfaces:type_name -> containervm.tether.v1.Interface
+	14, // 37: containervm.tether.v1.ConfigureRequest.hosts:type_name -> containervm.tether.v1.HostEntry
+	15, // 38: containervm.tether.v1.ConfigureRequest.resolver:type_name -> containervm.tether.v1.Resolver
+	16, // 39: containervm.tether.v1.ConfigureResponse.interfaces:type_name -> containervm.tether.v1.Interface
+	71, // 40: containervm.tether.v1.StatsResponse.cpu:type_name -> containervm.tether.v1.StatsResponse.Cpu
+	72, // 41: containervm.tether.v1.StatsResponse.memory:type_name -> containervm.tether.v1.StatsResponse.Memory
+	61, // 42: containervm.tether.v1.StatsResponse.networks:type_name -> containervm.tether.v1.NetworkStats
+	62, // 43: containervm.tether.v1.StatsResponse.blocks:type_name -> containervm.tether.v1.BlockStats
+	5,  // 44: containervm.tether.v1.ExportRequest.content:type_name -> containervm.tether.v1.ExportRequest.Content
+	73, // 45: containervm.tether.v1.StatsResponse.Memory.stat:type_name -> containervm.tether.v1.StatsResponse.Memory.StatEntry
+	33, // 46: containervm.tether.v1.Tether.Info:input_type -> containervm.tether.v1.InfoRequest
+	36, // 47: containervm.tether.v1.Tether.Exec:input_type -> containervm.tether.v1.ExecRequest
+	38, // 48: containervm.tether.v1.Tether.Wait:input_type -> containervm.tether.v1.WaitRequest
+	40, // 49: containervm.tether.v1.Tether.Signal:input_type -> containervm.tether.v1.SignalRequest
+	42, // 50: containervm.tether.v1.Tether.Resize:input_type -> containervm.tether.v1.ResizeRequest
+	44, // 51: containervm.tether.v1.Tether.Processes:input_type -> containervm.tether.v1.ProcessesRequest
+	47, // 52: containervm.tether.v1.Tether.Stop:input_type -> containervm.tether.v1.StopRequest
+	49, // 53: containervm.tether.v1.Tether.Unpack:input_type -> containervm.tether.v1.UnpackRequest
+	51, // 54: containervm.tether.v1.Tether.Hold:input_type -> containervm.tether.v1.HoldRequest
+	53, // 55: containervm.tether.v1.Tether.Release:input_type -> containervm.tether.v1.ReleaseRequest
+	55, // 56: containervm.tether.v1.Tether.Configure:input_type -> containervm.tether.v1.ConfigureRequest
+	57, // 57: containervm.tether.v1.Tether.Pause:input_type -> containervm.tether.v1.PauseRequest
+	59, // 58: containervm.tether.v1.Tether.Stats:input_type -> containervm.tether.v1.StatsRequest
+	63, // 59: containervm.tether.v1.Tether.Update:input_type -> containervm.tether.v1.UpdateRequest
+	65, // 60: containervm.tether.v1.Tether.StatPath:input_type -> containervm.tether.v1.StatPathRequest
+	67, // 61: containervm.tether.v1.Tether.Export:input_type -> containervm.tether.v1.ExportRequest
+	69, // 62: containervm.tether.v1.Tether.Import:input_type -> containervm.tether.v1.ImportRequest
+	34, // 63: containervm.tether.v1.Tether.Info:output_type -> containervm.tether.v1.InfoResponse
+	37, // 64: containervm.tether.v1.Tether.Exec:output_type -> containervm.tether.v1.ExecResponse
+	39, // 65: containervm.tether.v1.Tether.Wait:output_type -> containervm.tether.v1.WaitResponse
+	41, // 66: containervm.tether.v1.Tether.Signal:output_type -> containervm.tether.v1.SignalResponse
+	43, // 67: containervm.tether.v1.Tether.Resize:output_type -> containervm.tether.v1.ResizeResponse
+	46, // 68: containervm.tether.v1.Tether.Processes:output_type -> containervm.tether.v1.ProcessesResponse
+	48, // 69: containervm.tether.v1.Tether.Stop:output_type -> containervm.tether.v1.StopResponse
+	50, // 70: containervm.tether.v1.Tether.Unpack:output_type -> containervm.tether.v1.UnpackResponse
+	52, // 71: containervm.tether.v1.Tether.Hold:output_type -> containervm.tether.v1.HoldResponse
+	54, // 72: containervm.tether.v1.Tether.Release:output_type -> containervm.tether.v1.ReleaseResponse
+	56, // 73: containervm.tether.v1.Tether.Configure:output_type -> containervm.tether.v1.ConfigureResponse
+	58, // 74: containervm.tether.v1.Tether.Pause:output_type -> containervm.tether.v1.PauseResponse
+	60, // 75: containervm.tether.v1.Tether.Stats:output_type -> containervm.tether.v1.StatsResponse
+	64, // 76: containervm.tether.v1.Tether.Update:output_type -> containervm.tether.v1.UpdateResponse
+	66, // 77: containervm.tether.v1.Tether.StatPath:output_type -> containervm.tether.v1.StatPathResponse
+	68, // 78: containervm.tether.v1.Tether.Export:output_type -> containervm.tether.v1.ExportResponse
+	70, // 79: containervm.tether.v1.Tether.Import:output_type -> containervm.tether.v1.ImportResponse
+	63, // [63:80] is the sub-list for method output_type
+	46, // [46:63] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_tether_proto_init() }
@@ -5384,7 +5460,7 @@ func file_tether_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tether_proto_rawDesc), len(file_tether_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   67,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
