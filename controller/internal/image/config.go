@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -13,7 +12,7 @@ import (
 // decodeConfig reads an image's configuration and checks what the store relies on.
 func decodeConfig(data []byte) (dockerspec.DockerOCIImage, error) {
 	var c dockerspec.DockerOCIImage
-	if err := json.Unmarshal(data, &c); err != nil {
+	if err := decodeJSON(data, &c); err != nil {
 		return c, invalid("cannot read the image's configuration: %w", err)
 	}
 	if t := c.RootFS.Type; t != "" && t != "layers" {

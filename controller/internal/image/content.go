@@ -20,6 +20,8 @@ type content struct {
 	digest digest.Digest // of the bytes that open returns; empty: not to be checked
 	size   int64         // of the bytes that open returns; 0: unknown
 	open   func(ctx context.Context) (io.ReadCloser, error)
+	// arrived is closed when all of it is there, or will never be; nil: it is.
+	arrived <-chan struct{}
 	// compress: it is made here, as a plain tar, and is to be kept compressed.
 	compress bool
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"path"
 	"strings"
 
@@ -25,7 +24,7 @@ func (a *archive) dockerImages() ([]source, error) {
 		return nil, err
 	}
 	var items []dockerItem
-	if err := json.Unmarshal(data, &items); err != nil {
+	if err := decodeJSON(data, &items); err != nil {
 		return nil, invalid("cannot read %s of the archive: %w", dockerManifest, err)
 	}
 	var out []source

@@ -43,8 +43,8 @@ func newDownloads(ctx context.Context, shared *transfers, blob opener, p Progres
 	return &downloads{ctx: ctx, shared: shared, blob: blob, say: p, slots: make(chan struct{}, maxDownloads)}
 }
 
-// start begins to fetch a layer, and returns what waits for it and opens it.
-func (d *downloads) start(c content) func(context.Context) (io.ReadCloser, error) {
+// start begins to fetch a layer, and returns what waits for it and opens it, and what says that it has come, or will not.
+func (d *downloads) start(c content) (open func(context.Context) (io.ReadCloser, error), arrived <-chan struct{}) {
 	var f *os.File
 	var err error
 	done := make(chan struct{})
@@ -70,7 +70,7 @@ func (d *downloads) start(c content) func(context.Context) (io.ReadCloser, error
 			return nil, err
 		}
 		return io.NopCloser(io.NewSectionReader(f, 0, c.size)), nil
-	}
+	}, done
 }
 
 // fetch waits for a free slot, downloads a layer of exactly c.size bytes to a file and verifies its digest.
@@ -90,7 +90,7 @@ func (d *downloads) fetch(c content) (_ *os.File, err error) {
 			f.Close()
 		}
 	}()
-	got := &fetched{Writer: f, hash: sha256.New()}
+	got := &fetched{Writer: &sparing{file: f}, hash: sha256.New()}
 	if err := d.complete(got, c); err != nil {
 		return nil, fmt.Errorf("cannot download it: %w", err)
 	}

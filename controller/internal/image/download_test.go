@@ -133,7 +133,8 @@ func TestAttempts(t *testing.T) {
 				return io.NopCloser(r), err
 			}, ignore)
 			began := time.Now()
-			r, err := d.start(content{digest: digest.FromBytes(data), size: int64(len(data))})(t.Context())
+			open, _ := d.start(content{digest: digest.FromBytes(data), size: int64(len(data))})
+			r, err := open(t.Context())
 			defer d.wait()
 			if took := time.Since(began); took != c.took || !slices.Equal(offsets, c.offsets) {
 				t.Errorf("%s: attempts at %d in %v, want %d in %v", name, offsets, took, c.offsets, c.took)

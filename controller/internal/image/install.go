@@ -26,6 +26,8 @@ type source struct {
 	// manifest is what it came with, and mediaType its type; empty: it came with none.
 	manifest  []byte
 	mediaType string
+	// unpacked is what all images of a load may cost together; nil: this one is alone.
+	unpacked *allowance
 }
 
 // installation is a source on its way into the store.
@@ -35,8 +37,10 @@ type installation struct {
 	chains  []digest.Digest
 	say     wording
 	tell    Progress
-	u       *unpacker // nil: every layer is unpacked
-	release []func()  // of the blobs that are pinned
+	u       *unpacker     // nil: every layer is unpacked, or the next one is on its way
+	idle    time.Duration // how much longer an unpacker may wait for layers
+	spend   []*allowance
+	release []func() // of the blobs that are pinned
 }
 
 // install unpacks the layers of src that are not there, keeps their blobs, and makes it an image.
@@ -59,7 +63,11 @@ func (s *Store) installLocked(ctx context.Context, src source, chains []digest.D
 	if s.complete(src.id) {
 		return s.addImage(ctx, src, chains, nil)
 	}
-	n := &installation{s: s, src: src, chains: chains, say: say, tell: p}
+	n := &installation{s: s, src: src, chains: chains, say: say, tell: p, idle: s.unpackerIdle}
+	n.spend = []*allowance{newAllowance(MaxImageBytes, fmt.Sprintf("the image's layers have more than %d bytes, uncompressed", int64(MaxImageBytes)))}
+	if src.unpacked != nil {
+		n.spend = append(n.spend, src.unpacked)
+	}
 	defer n.close()
 	if slices.ContainsFunc(chains, s.lacks) {
 		u, err := s.startUnpacker(ctx)
@@ -205,8 +213,11 @@ func (n *installation) layer(ctx context.Context, c content, chains []digest.Dig
 	if kept {
 		into = nil
 	}
+	if err := n.await(ctx, c); err != nil {
+		return "", err
+	}
 	partial, size, err := s.unpack(ctx, n.u, chains[:len(chains)-1], func(w io.Writer) error {
-		_, err := c.copyTo(ctx, w, into, n.progress(c))
+		_, err := c.copyTo(ctx, within(w, n.spend...), into, n.progress(c))
 		return err
 	})
 	if err != nil {
@@ -224,6 +235,37 @@ func (n *installation) layer(ctx context.Context, c content, chains []digest.Dig
 		n.tell.status(c.id(), n.say.unpacked)
 	}
 	return known, nil
+}
+
+// await waits for a layer that is on its way. The unpacker, of which there are few, waits with it for a while; then others may have its place, and
+// another one is started when the layer is there: who sends slowly keeps nobody else from unpacking.
+func (n *installation) await(ctx context.Context, c content) (err error) {
+	if c.arrived != nil && n.u != nil {
+		began, enough := time.Now(), time.NewTimer(n.idle)
+		defer enough.Stop()
+		select {
+		case <-c.arrived:
+			n.idle -= time.Since(began)
+		case <-enough.C:
+			n.idle = 0
+			n.u.close()
+			n.u = nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if n.u != nil {
+		return nil
+	}
+	if c.arrived != nil {
+		select {
+		case <-c.arrived:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	n.u, err = n.s.startUnpacker(ctx)
+	return err
 }
 
 func (n *installation) progress(c content) func(int64) {

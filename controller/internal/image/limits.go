@@ -1,6 +1,10 @@
 package image
 
-import "github.com/containervm/containervm/hostd-bridge/hostapi"
+import (
+	"time"
+
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
+)
 
 // Limits on what an image may cost. They stand far above real images and well below what fills a host; what exceeds
 // one is refused with an error that names it.
@@ -33,6 +37,16 @@ const (
 	spoolReserve = 1 << 30
 	// MaxIndexBytes bounds the image index on the datastore.
 	MaxIndexBytes = 256 << 20
+	// maxUnpackerIdle is how long the unpackers of a pull wait for its layers to be downloaded, all together. A pull as fast as its unpacker
+	// needs none of it.
+	maxUnpackerIdle = 30 * time.Second
+	// maxPulls bounds the pulls that run at a time; others wait. Each may have MaxArchiveMetadata in memory.
+	maxPulls = 32
+	// maxPullRequests bounds the requests of a pull that are no layer's: manifests, tokens, lists of tags.
+	maxPullRequests = 10_000
+	// stallTime is in which a registry has to send stallBytes of what it was asked for, or all of it.
+	stallTime  = 5 * time.Minute
+	stallBytes = 64 << 10
 	// maxUnpackers bounds the unpacker VMs that run at a time.
 	maxUnpackers = 2
 	// maxDownloads bounds the layers of a pull that are fetched at a time; Docker's default is the same

@@ -63,7 +63,9 @@ func (s *Store) installAll(ctx context.Context, sources []source, p Progress) ([
 	names := make([][]string, len(sources))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxUnpackers)
+	together := newAllowance(MaxUnpackedBytes, fmt.Sprintf("the archive's layers have more than %d bytes, uncompressed: load them in parts", int64(MaxUnpackedBytes)))
 	for i, src := range sources {
+		src.unpacked = together
 		g.Go(func() error {
 			if err := s.install(ctx, src, wordsOfLoad, p); err != nil {
 				return err

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -64,7 +63,7 @@ func checkType(mediaType string) error {
 // decodeManifest reads an image manifest and checks what it leads to.
 func decodeManifest(data []byte) (ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := decodeJSON(data, &m); err != nil {
 		return m, invalid("cannot read the image's manifest: %w", err)
 	}
 	if m.SchemaVersion == 1 {
@@ -90,7 +89,7 @@ func decodeManifest(data []byte) (ocispec.Manifest, error) {
 // decodeIndexManifest reads an OCI index or Docker manifest list.
 func decodeIndexManifest(data []byte) (ocispec.Index, error) {
 	var x ocispec.Index
-	if err := json.Unmarshal(data, &x); err != nil {
+	if err := decodeJSON(data, &x); err != nil {
 		return x, invalid("cannot read the image's index: %w", err)
 	}
 	for _, d := range x.Manifests {

@@ -27,6 +27,12 @@ func (s *Store) Pull(ctx context.Context, ref string, auth registry.AuthConfig, 
 		return invalid("invalid reference format: %q: %w", ref, err)
 	}
 	named = reference.TagNameOnly(named)
+	select {
+	case s.pulls <- struct{}{}:
+		defer func() { <-s.pulls }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if err := s.pull(ctx, named, auth, p); err != nil {
 		return fmt.Errorf("cannot pull %s: %w", reference.FamiliarString(named), registryError(err))
 	}
@@ -49,6 +55,9 @@ func (s *Store) PullAll(ctx context.Context, repository string, auth registry.Au
 	}
 	if len(tags) == 0 {
 		return errdefs.ErrNotFound.WithMessage("cannot pull " + reference.FamiliarName(named) + ": it has no tags")
+	}
+	if len(tags) > MaxArchiveImages {
+		return invalid("cannot pull %s: it has %d tags, and at most %d are pulled at once: name them", reference.FamiliarName(named), len(tags), MaxArchiveImages)
 	}
 	for _, tag := range tags {
 		if err := s.Pull(ctx, named.Name()+":"+tag, auth, p); err != nil {
@@ -121,7 +130,7 @@ func (s *Store) fetch(ctx context.Context, r *remoteImage, src source, p Progres
 		if kept {
 			src.layers[i].open = func(ctx context.Context) (io.ReadCloser, error) { return s.openBlob(ctx, c.digest) }
 		} else {
-			src.layers[i].open = d.start(c)
+			src.layers[i].open, src.layers[i].arrived = d.start(c)
 		}
 	}
 	return s.installLocked(ctx, src, chains, wordsOfPull, p)
@@ -210,7 +219,14 @@ func (r *remoteImage) image(ctx context.Context, manifest []byte) (source, error
 		return source{}, err
 	}
 	src := source{id: m.Config.Digest, config: config}
+	total := int64(0)
 	for i, l := range m.Layers {
+		if l.Size < 0 || l.Size > MaxLayerBytes {
+			return source{}, invalid("its layer %s has %d bytes, and at most %d are possible", shortID(l.Digest), l.Size, int64(MaxLayerBytes))
+		}
+		if total += l.Size; total > MaxArchiveBytes {
+			return source{}, invalid("its layers have more than %d bytes", int64(MaxArchiveBytes))
+		}
 		src.layers = append(src.layers, content{diffID: diffIDs[i], digest: l.Digest, size: l.Size})
 	}
 	return src, nil

@@ -52,7 +52,7 @@ func logIn(ctx context.Context, reg name.Registry, auth registry.AuthConfig, sco
 		Username: auth.Username, Password: auth.Password, Auth: auth.Auth,
 		IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken,
 	})
-	return transport.NewWithContext(ctx, reg, login, retrying(tlsUnlessLoopback{remote.DefaultTransport}), scopes)
+	return transport.NewWithContext(ctx, reg, login, retrying(tlsUnlessLoopback{newGuard(reg.RegistryStr())}), scopes)
 }
 
 // retrying sends requests again that failed for reasons that pass, as a puller without a transport of its own does

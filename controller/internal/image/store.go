@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -41,13 +42,16 @@ type Store struct {
 	transfers transfers
 	slots     chan struct{} // one element for each unpacker VM
 	loads     chan struct{} // one element for each archive that is being read
+	pulls     chan struct{} // one element for each pull
+	// unpackerIdle is how long an unpacker waits for layers of an image that are on their way.
+	unpackerIdle time.Duration
 }
 
 // New opens the store of a host's datastore, tells events of it, and removes what an earlier controller left half done: unpacker VMs,
 // disks of layers that never got their final name, and layers of images that were never complete. When there are layers but no
 // index it fails, as a new index would make it delete them.
 func New(ctx context.Context, host Host, events *feed.Feed, log *slog.Logger) (*Store, error) {
-	s := &Store{host: host, log: log, feed: events, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads)}
+	s := &Store{host: host, log: log, feed: events, index: indexfile.New(host, indexFormat()), pins: newPins(), slots: make(chan struct{}, maxUnpackers), loads: make(chan struct{}, maxLoads), pulls: make(chan struct{}, maxPulls), unpackerIdle: maxUnpackerIdle}
 	for _, dir := range []string{layerDir, blobDir} {
 		if err := host.MakeDirectory(ctx, dir); err != nil {
 			return nil, fmt.Errorf("cannot make the directory of layers: %w", err)
