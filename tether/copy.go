@@ -104,6 +104,7 @@ func (t *tether) specialise(ctx context.Context) error {
 		machineIDItem(c.spec),
 		identity.Item{Name: "dns", Do: func() (string, error) { return t.renewFiles(base) }},
 		identity.Item{Name: "tcp-secrets", Do: identity.RenewTCP},
+		identity.Item{Name: "wiped", Do: func() (string, error) { return t.wipe(ctx) }},
 		identity.Item{Name: "told", Do: func() (string, error) { return t.tell(ctx) }}, // at last, when all is as it is to be
 	)
 	container.Rename(c.spec.Hostname)

@@ -16,6 +16,8 @@ import (
 )
 
 const (
+	// wipeWait bounds the search for memory to be wiped: the kernel looks at each page of each process for it.
+	wipeWait = 2 * time.Second
 	// notifyWait is how long a command may take that a fork runs while its processes stand.
 	notifyWait = 10 * time.Second
 	// notifyGroup is the name of the group of processes that such a command runs in.
@@ -52,6 +54,18 @@ func (t *tether) tell(ctx context.Context) (detail string, err error) {
 		said = append(said, fmt.Sprintf("%s to %d processes, %d do not handle it", unix.SignalName(sig), told, deaf))
 	}
 	return strings.Join(said, ", "), nil
+}
+
+// wipe wipes the memory that the container's processes have marked for forks.
+func (t *tether) wipe(ctx context.Context) (detail string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, wipeWait)
+	defer cancel()
+	w, err := t.instance.container.WipeOnFork(ctx)
+	detail = fmt.Sprintf("marked memory of %d processes", w.Processes)
+	if w.Cut {
+		detail += fmt.Sprintf("; not all processes were looked at in %v", wipeWait)
+	}
+	return detail, err
 }
 
 // runNotify runs a command as the main process is run, beside the container's processes, which stand. What it started is ended with it.

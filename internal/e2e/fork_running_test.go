@@ -135,7 +135,9 @@ func testForkFullDisk(t *testing.T, h *vmtest.Host) {
 	if id := h.MustDocker(t, bootID...); len(id) != 36 || id == h.MustDocker(t, "exec", "full", "cat", "/proc/sys/kernel/random/boot_id") {
 		t.Errorf("boot ID %q", id)
 	}
-	if !slices.ContainsFunc(child.Receipt, func(i receiptItem) bool { return i.Name == "dns" && strings.HasSuffix(i.Detail, "made them: /etc/hosts") }) {
+	if !slices.ContainsFunc(child.Receipt, func(i receiptItem) bool {
+		return i.Name == "dns" && strings.HasSuffix(i.Detail, "made them: /etc/hosts")
+	}) {
 		t.Errorf("receipt %+v", child.Receipt)
 	}
 	for _, file := range []string{"/etc/hostname", "/proc/sys/kernel/hostname"} {
