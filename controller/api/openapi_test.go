@@ -77,7 +77,7 @@ func TestOpenAPIRoutes(t *testing.T) {
 func TestOpenAPISchemas(t *testing.T) {
 	schemas := readOpenAPI(t).Components.Schemas
 	for name, value := range map[string]any{
-		"ForkRequest": forkRequest{}, "Child": childAnswer{}, "Fork": forkAnswer{}, "Clock": ctr.Clock{}, "Template": templateAnswer{},
+		"ForkRequest": forkRequest{}, "Notify": notifyRequest{}, "Child": childAnswer{}, "Fork": forkAnswer{}, "Clock": ctr.Clock{}, "Template": templateAnswer{},
 		"ReceiptItem": ctr.ReceiptItem{}, "Mark": record.Mark{},
 	} {
 		var want, got []string
