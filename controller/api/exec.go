@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/containerd/errdefs"
@@ -91,7 +92,11 @@ func (a *execAPI) attach(w http.ResponseWriter, r *http.Request, session exec.St
 	if !session.Config.AttachStdin {
 		go drain(stdin)
 	}
-	return x.Run(ctx, stdin, out)
+	err = x.Run(ctx, stdin, out)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, link.ErrLost) { // which is the end of its machine
+		_ = out.Fail(printable.Text(err.Error())) // who has left hears nothing
+	}
+	return err
 }
 
 func (a *execAPI) resize(w http.ResponseWriter, r *http.Request) error {

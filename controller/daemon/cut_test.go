@@ -2,10 +2,12 @@ package daemon_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -113,5 +115,75 @@ func TestStreamsGoOn(t *testing.T) {
 	}
 	if code := e.exitOf(end); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestExecGoesOn: who is attached to an exec session reads on when the host's daemon was away.
+func TestExecGoesOn(t *testing.T) {
+	tokens := make(chan struct{})
+	e := start(t, counter(tokens))
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	session, err := e.execIn(id, "count")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	n := numbersOf(t, "exec", session.Reader)
+	for said := 1; said < 6; said += 2 {
+		tokens <- struct{}{}
+		n.upTo(said)
+		e.host.Stop()
+		tokens <- struct{}{}
+		e.host.Run()
+		n.upTo(said + 1)
+	}
+	close(tokens)
+	n.end()
+	if res := e.execEnd(session.id); res.ExitCode != 0 {
+		t.Errorf("%+v", res)
+	}
+}
+
+// TestInputBreaksOff: standard input whose end the process has not taken when the host's daemon goes away ends the client's streams, with why,
+// and the process goes on.
+func TestInputBreaksOff(t *testing.T) {
+	e := start(t, nil)
+	id := e.create("c", container.Config{Cmd: []string{"cat"}, OpenStdin: true, StdinOnce: true}, container.HostConfig{})
+	attached, err := e.docker.ContainerAttach(e.ctx(), id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attached.Close()
+	e.begin(id)
+	made, err := e.docker.ExecCreate(e.ctx(), id, client.ExecCreateOptions{Cmd: []string{"cat"}, AttachStdin: true, AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := e.docker.ExecAttach(e.ctx(), made.ID, client.ExecAttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	for what, at := range map[string]client.HijackedResponse{"attach": attached.HijackedResponse, "exec": session.HijackedResponse} {
+		if _, err := at.Conn.Write([]byte("hello\n")); err != nil {
+			t.Fatal(err)
+		}
+		head := make([]byte, 8+len("hello\n"))
+		if _, err := io.ReadFull(at.Reader, head); err != nil || string(head[8:]) != "hello\n" {
+			t.Fatalf("%s: %q, %v", what, head, err)
+		}
+	}
+	e.host.Stop()
+	e.host.Run()
+	for what, at := range map[string]client.HijackedResponse{"attach": attached.HijackedResponse, "exec": session.HijackedResponse} {
+		var out, errs bytes.Buffer
+		_, err := stdcopy.StdCopy(&out, &errs, at.Reader)
+		if err == nil || !strings.Contains(err.Error(), "standard input broke off") || !strings.Contains(errs.String(), "attach again") || out.Len() > 0 {
+			t.Errorf("%s: %q, %q, %v", what, out.String(), errs.String(), err)
+		}
+	}
+	if !e.state(id).Running {
+		t.Error("the container went with the daemon")
 	}
 }

@@ -92,6 +92,13 @@ func (s *InputStream) Write(p []byte) (int, error) {
 	return n, s.why(err)
 }
 
+// Done is closed when the tether takes no more, or Close was called.
+func (s *InputStream) Done() <-chan struct{} { return s.done }
+
+// Lost reports, once Done is closed, whether the connection ended before the tether said that it has taken all. What was written may be
+// lost then.
+func (s *InputStream) Lost() bool { return !s.closed.Load() && errors.Is(s.end, ErrLost) }
+
 // CloseWrite says that no more input comes: the process reads end of file once it has read what was written, and an
 // upload is complete. Close the stream nevertheless.
 func (s *InputStream) CloseWrite() error {

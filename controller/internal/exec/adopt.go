@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/moby/moby/api/types/events"
@@ -73,8 +72,7 @@ func (e *session) learn(infos []*tetherv1.SessionInfo) {
 
 // await waits for the process's end. When the link is lost, as by a restart of the host's daemon, it goes on over a new one.
 func (x *Execution) await(l *link.Client) {
-	closeDone := sync.OnceFunc(func() { close(x.done) })
-	defer closeDone()
+	defer close(x.done)
 	for {
 		res, err := l.Tether().Wait(context.Background(), &tetherv1.WaitRequest{Session: x.e.ID})
 		if err == nil {
@@ -88,7 +86,6 @@ func (x *Execution) await(l *link.Client) {
 		if l = x.relink(err); l == nil {
 			return
 		}
-		closeDone() // the streams went with the first link
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
@@ -24,7 +25,10 @@ type Execution struct {
 	e              *session
 	stdout, stderr *link.OutputStream // nil: not wanted
 	stdin          *link.InputStream
-	done           chan struct{} // closed when the process has ended, or its streams are lost
+	done           chan struct{} // closed when the process has ended
+
+	mu     sync.Mutex // of the outputs, which a new link replaces
+	closed bool
 }
 
 // Start starts a session's process. With attach its streams are opened and Run must be called, else its output is
@@ -151,6 +155,9 @@ func (x *Execution) open(ctx context.Context, l *link.Client) error {
 
 // Close closes the streams; the process goes on.
 func (x *Execution) Close() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.closed = true
 	if x.stdout != nil {
 		x.stdout.Close()
 	}
@@ -168,7 +175,14 @@ func (x *Execution) Run(ctx context.Context, stdin io.Reader, out stream.Sink) e
 	defer x.Close()
 	stop := context.AfterFunc(ctx, x.Close)
 	defer stop()
+	lost := make(chan error, 1)
 	if x.stdin != nil {
+		go func() {
+			if <-x.stdin.Done(); x.stdin.Lost() && x.relink(link.ErrLost) != nil {
+				lost <- stream.ErrInputLost
+				x.Close()
+			}
+		}()
 		go func() {
 			switch err := x.feed(stdin); {
 			case errors.Is(err, stream.ErrDetached):
@@ -182,9 +196,14 @@ func (x *Execution) Run(ctx context.Context, stdin io.Reader, out stream.Sink) e
 		}()
 	}
 	var copies errgroup.Group
-	copies.Go(func() error { return x.copy(x.stdout, link.StreamStdout, out) })
-	copies.Go(func() error { return x.copy(x.stderr, link.StreamStderr, out) })
+	copies.Go(func() error { return x.copy(ctx, &x.stdout, link.StreamStdout, out) })
+	copies.Go(func() error { return x.copy(ctx, &x.stderr, link.StreamStderr, out) })
 	err := copies.Wait()
+	select {
+	case err := <-lost:
+		return err
+	default:
+	}
 	if err != nil && !errors.Is(err, link.ErrLost) {
 		return err // the client is gone or has detached
 	}
@@ -209,10 +228,54 @@ func (x *Execution) feed(stdin io.Reader) error {
 // copyBuffer is the size of reads from a session's output, in bytes: a record's.
 const copyBuffer = link.MaxRecord
 
-func (x *Execution) copy(from *link.OutputStream, which link.RecordStream, out stream.Sink) error {
-	if from == nil {
+// copy copies an output to its end. Over a new link it goes on with the byte that comes next.
+func (x *Execution) copy(ctx context.Context, from **link.OutputStream, which link.RecordStream, out stream.Sink) error {
+	x.mu.Lock()
+	s := *from
+	x.mu.Unlock()
+	if s == nil {
 		return nil
 	}
+	for {
+		err := copyStream(s, which, out)
+		if !errors.Is(err, link.ErrLost) || ctx.Err() != nil {
+			return err
+		}
+		next, again := s.Next(), err
+		if s, again = x.reopen(ctx, from, which, next, err); again != nil {
+			return again
+		}
+	}
+}
+
+// reopen opens an output from an offset over a new link. Its error wraps link.ErrLost when there is none: the machine has ended.
+func (x *Execution) reopen(
+	ctx context.Context, from **link.OutputStream, which link.RecordStream, next int64, lost error,
+) (*link.OutputStream, error) {
+	for {
+		l := x.relink(lost)
+		if l == nil {
+			return nil, lost
+		}
+		s, err := l.OpenOutput(ctx, x.e.ID, which, next)
+		if errors.Is(err, link.ErrLost) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s broke off, as the host's daemon was away: %w", which, err)
+		}
+		x.mu.Lock()
+		*from = s
+		closed := x.closed
+		x.mu.Unlock()
+		if closed {
+			s.Close()
+		}
+		return s, nil
+	}
+}
+
+func copyStream(from *link.OutputStream, which link.RecordStream, out stream.Sink) error {
 	if n := from.Dropped(); n > 0 {
 		return fmt.Errorf("%d bytes of %s were dropped", n, which)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
@@ -78,10 +79,10 @@ func (a *Attachment) TakesStdin() bool {
 func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	detached := make(chan error, 1)
+	detached, lost := make(chan error, 1), make(chan error, 1)
 	if a.TakesStdin() {
 		go func() {
-			err := a.feed(ctx, stdin)
+			err := a.feed(ctx, stdin, lost)
 			detached <- err
 			if err != nil && !errors.Is(err, ErrDetached) {
 				_, _ = io.Copy(io.Discard, stdin) // the process takes no more; the client's end is still to be noticed
@@ -89,7 +90,7 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 		}()
 	}
 	if a.log == nil {
-		return a.idle(ctx, detached)
+		return a.idle(ctx, detached, lost)
 	}
 	written := make(chan error, 1)
 	go func() { written <- a.write(ctx, out) }()
@@ -106,6 +107,11 @@ func (a *Attachment) Run(ctx context.Context, stdin io.Reader, out Sink) error {
 				return nil
 			}
 			detached = nil // stdin has ended; output goes on
+		case err := <-lost:
+			a.Close()
+			cancel()
+			<-written
+			return err
 		case <-ctx.Done():
 			a.Close()
 			<-written
@@ -180,7 +186,7 @@ func (a *Attachment) copy(ctx context.Context, out Sink) error {
 }
 
 // idle serves an attachment to stdin alone: it lasts until the client detaches or the machine is off.
-func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
+func (a *Attachment) idle(ctx context.Context, detached, lost <-chan error) error {
 	if !a.opt.Stdin || !a.opt.Stream {
 		return nil
 	}
@@ -196,6 +202,8 @@ func (a *Attachment) idle(ctx context.Context, detached <-chan error) error {
 		if errors.Is(err, ErrDetached) {
 			a.s.containers.Tell(&a.Container, events.ActionDetach, nil)
 		}
+	case err := <-lost:
+		return err
 	case <-off:
 	case <-ctx.Done():
 	}
@@ -209,8 +217,9 @@ func (a *Attachment) hasRun(now *container.Container) bool {
 
 // feed carries stdin to the process once it runs. At its end the process reads end of file when the container was made
 // so (StdinOnce), else its stdin stays open for the next one.
-func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
-	if _, err := container.Await(ctx, a.s.host, a.Container, runs); err != nil {
+func (a *Attachment) feed(ctx context.Context, stdin io.Reader, lost chan<- error) error {
+	c, err := container.Await(ctx, a.s.host, a.Container, runs)
+	if err != nil {
 		return err
 	}
 	l, err := a.s.host.Link(ctx, a.Container.VM.Ref)
@@ -222,15 +231,52 @@ func (a *Attachment) feed(ctx context.Context, stdin io.Reader) error {
 		return err
 	}
 	defer in.Close()
+	go func() {
+		if <-in.Done(); in.Lost() && a.goesOn(ctx, c.Run) {
+			lost <- ErrInputLost
+		}
+	}()
 	keys := a.opt.DetachKeys
 	if !a.Container.Config.Tty {
 		keys = nil
 	}
 	_, err = io.Copy(in, NewDetachReader(stdin, keys))
 	if err == nil && a.Container.Config.StdinOnce {
-		err = in.CloseWrite()
+		if err = in.CloseWrite(); err == nil {
+			select {
+			case <-in.Done(): // all was taken, or may be lost
+			case <-ctx.Done():
+			}
+		}
 	}
 	return err
+}
+
+// ErrInputLost ends the streams of a client whose input may not have reached the process. How much of it did nobody knows, so nothing is sent
+// again.
+var ErrInputLost = errors.New("standard input broke off: the host's daemon was away, and what was sent last may be lost; the process goes on, attach again")
+
+// inputPause is the pause between looks at a process whose input was lost.
+const inputPause = 100 * time.Millisecond
+
+// goesOn reports, once the tether can be reached again, whether the process runs that the input was for; the end of a machine ends its
+// streams, too, and is no error.
+func (a *Attachment) goesOn(ctx context.Context, run hostapi.Run) bool {
+	for {
+		if _, err := a.s.host.Link(ctx, a.Container.VM.Ref); err == nil {
+			now, err := a.s.containers.Get(a.Container.ID)
+			return err == nil && runs(&now) && now.Run == run
+		}
+		now, err := a.s.containers.Get(a.Container.ID)
+		if err != nil || !now.On() {
+			return false
+		}
+		select {
+		case <-time.After(inputPause):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 func runs(c *container.Container) bool { return c.Phase() == container.PhaseRunning }

@@ -59,7 +59,7 @@ func TestIdleEndsWithItsRun(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // it takes that long only when the test fails
 		a := &Attachment{Container: c, s: &Service{host: &pictures{vms: vms}}, opt: AttachOptions{Stdin: true, Stream: true}}
-		if err := a.idle(ctx, nil); err != nil || ctx.Err() != nil {
+		if err := a.idle(ctx, nil, nil); err != nil || ctx.Err() != nil {
 			t.Errorf("%s: %v, %v", name, err, ctx.Err())
 		}
 		cancel()
