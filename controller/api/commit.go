@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -52,16 +53,13 @@ func (a *commitAPI) commit(w http.ResponseWriter, r *http.Request) error {
 }
 
 // layer makes the image. The container's processes stand meanwhile if pause is set, so that its files are those of one moment.
-func (a *commitAPI) layer(ctx context.Context, c ctr.Container, pause bool, o image.CommitOptions) (id string, err error) {
+func (a *commitAPI) layer(ctx context.Context, c ctr.Container, pause bool, o image.CommitOptions) (id string, failed error) {
 	if pause && c.Running() && !c.Paused() {
-		if err := a.containers.Pause(ctx, c.ID); err != nil {
+		goOn, err := a.containers.Stand(ctx, c.ID)
+		if err != nil {
 			return "", err
 		}
-		defer func() {
-			if goOn := a.containers.Unpause(context.WithoutCancel(ctx), c.ID); err == nil {
-				err = goOn
-			}
-		}()
+		defer func() { failed = errors.Join(failed, goOn()) }()
 	}
 	layer, err := a.files.Layer(ctx, c.ID)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/containervm/containervm/controller/internal/record"
+	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
 
@@ -75,5 +77,52 @@ func TestCommit(t *testing.T) {
 	}
 	if _, err := e.docker.ImageInspect(e.ctx(), "half:1"); !errdefs.IsNotFound(err) {
 		t.Errorf("half:1: %v", err)
+	}
+}
+
+// TestCommitIsCutOff: a container goes on when the host's daemon goes away in the middle of a commit, and when the controller was killed in one.
+func TestCommitIsCutOff(t *testing.T) {
+	made := make(fakes, 16)
+	e := start(t, made.add)
+	<-made
+	id := e.create("box", container.Config{Cmd: []string{"sleep"}}, container.HostConfig{})
+	e.begin(id)
+	tether := <-made
+	exporting, end := make(chan bool, 1), make(chan struct{})
+	tether.OnExport(func(w io.Writer) error {
+		exporting <- e.state(id).Paused
+		<-end
+		return io.ErrClosedPipe
+	})
+	committed := make(chan error, 1)
+	go func() {
+		_, err := e.docker.ContainerCommit(e.ctx(), id, client.ContainerCommitOptions{Reference: "cut:1"})
+		committed <- err
+	}()
+	if !<-exporting {
+		t.Error("the container runs while its files are read")
+	}
+	e.host.Stop()
+	close(end)
+	e.host.Run()
+	if err := <-committed; err == nil {
+		t.Error("a commit that was cut off has succeeded")
+	}
+	if s := e.state(id); s.Paused || !s.Running {
+		t.Errorf("after the host's daemon: %+v", s)
+	}
+	// What a controller leaves that is killed.
+	if _, err := e.docker.ContainerPause(e.ctx(), id, client.ContainerPauseOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	vm := e.vm(id)
+	if err := e.connect().Reconfigure(e.ctx(), vm.Ref, map[string]string{record.KeyStands: vm.Extra[hostapi.KeyRun]}); err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	e.run()
+	e.until(id, "goes on", func(c container.InspectResponse) bool { return c.State.Running && !c.State.Paused })
+	if mark := e.vm(id).Extra[record.KeyStands]; mark != "" {
+		e.until(id, "is not marked", func(container.InspectResponse) bool { return e.vm(id).Extra[record.KeyStands] == "" })
 	}
 }

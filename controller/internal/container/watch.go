@@ -19,6 +19,7 @@ func (s *Service) Run(ctx context.Context) {
 	r := &remover{s: s, busy: map[string]bool{}, done: make(chan removal)}
 	var left sync.WaitGroup
 	left.Go(func() { s.configureLeft(ctx) })
+	left.Go(func() { s.goOnLeft(ctx) })
 	left.Go(func() { s.publish(ctx) })
 	defer left.Wait()
 	again := newRestarter(s)

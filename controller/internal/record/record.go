@@ -16,6 +16,8 @@ const (
 	KeyPublished = "cvm.published"
 	// KeyUnconfigured is there while the guest has still to be told of a change of KeyNetworks.
 	KeyUnconfigured = "cvm.unconfigured"
+	// KeyStands is there while the controller has paused the container for work of its own: the number of the run.
+	KeyStands = "cvm.stands"
 )
 
 // Roles: the values of KeyRole.
