@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -185,5 +186,73 @@ func TestInputBreaksOff(t *testing.T) {
 	}
 	if !e.state(id).Running {
 		t.Error("the container went with the daemon")
+	}
+}
+
+// TestCallsAreCut: each call that streams, cut by its client in the middle, one way or both, leaves nothing: no goroutine, no descriptor, no
+// image, no pause.
+func TestCallsAreCut(t *testing.T) {
+	made := make(fakes, 16)
+	e := start(t, made.add)
+	<-made
+	id := e.create("c", container.Config{Cmd: []string{"sleep"}, OpenStdin: true}, container.HostConfig{})
+	e.begin(id)
+	(<-made).OnExport(func(w io.Writer) error { // without an end: until the host wants no more
+		for {
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				return err
+			}
+		}
+	})
+	half := "\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\n" + string(tarOf(t, "a", strings.Repeat("x", 5000)))[:3000]
+	none := "\r\nContent-Length: 0\r\n\r\n"
+	calls := map[string]string{
+		"POST /containers/c/attach?stream=1&stdin=1&stdout=1":   none,
+		"GET /containers/c/logs?follow=1&stdout=1":              none,
+		"GET /containers/c/stats":                               none,
+		"GET /containers/c/export":                              none,
+		"GET /containers/c/archive?path=/":                      none,
+		"PUT /containers/c/archive?path=/":                      half,
+		"POST /containers/c/wait":                               none,
+		"POST /commit?container=c&repo=cut":                     none,
+		"GET /events":                                           none,
+		"GET /images/base/get":                                  none,
+		"POST /images/load":                                     half,
+		"POST /images/create?fromSrc=-&repo=cut":                half,
+		"GET /containers/c/top":                                 none,
+		"GET /containers/c/logs?follow=1&stdout=1&until=999999": none,
+	}
+	round := func() {
+		for call, rest := range calls {
+			for _, halved := range []bool{true, false} {
+				conn := e.dial().(*net.UnixConn)
+				if _, err := fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x%s", call, rest); err != nil {
+					t.Fatal(err)
+				}
+				if rest == none && !strings.HasPrefix(call, "POST /commit") && !strings.HasSuffix(call, "/wait") {
+					if _, err := conn.Read(make([]byte, 1)); err != nil && !strings.HasSuffix(call, "/events") {
+						t.Errorf("%s: %v", call, err)
+					}
+				}
+				if halved {
+					_ = conn.CloseWrite() // what is not sent is missing: the call goes on or ends
+				}
+				conn.Close()
+			}
+		}
+	}
+	round()
+	before := settled(t, census{})
+	files := descriptors(t)
+	for range 3 {
+		round()
+	}
+	settled(t, before)
+	if now := descriptors(t); now > files+10 { // idle connections come and go
+		t.Errorf("%d open descriptors, %d before", now, files)
+	}
+	e.until(id, "goes on", func(c container.InspectResponse) bool { return c.State.Running && !c.State.Paused })
+	if list, err := e.docker.ImageList(e.ctx(), client.ImageListOptions{All: true}); err != nil || len(list.Items) != 1 {
+		t.Errorf("images %+v, %v", list.Items, err)
 	}
 }
