@@ -111,6 +111,8 @@ type host struct {
 // dir is the daemon's own directory.
 func (c *Config) dir() string { return filepath.Join(c.StateDir, "hostd") }
 
+func (c *Config) datastore() string { return filepath.Join(c.dir(), "datastore") }
+
 func open(ctx context.Context, c Config, backend Backend) (_ *host, err error) {
 	if c.Listen == "" {
 		c.Listen = DefaultListen
@@ -168,7 +170,7 @@ func (h *host) openIdentity() (err error) {
 }
 
 func (h *host) openStore() (err error) {
-	h.store, err = datastore.Open(filepath.Join(h.dir(), "datastore"))
+	h.store, err = datastore.Open(h.datastore())
 	return err
 }
 

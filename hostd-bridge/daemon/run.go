@@ -15,7 +15,7 @@ import (
 func Run(ctx context.Context, c Config, ready func(Endpoint)) error {
 	hypervisor, err := qemu.New(ctx, qemu.Config{
 		QEMU: c.QEMU, Supervisor: c.Supervisor, Accel: c.Accel, Capture: c.Capture,
-		DebugSupervisor: c.DebugSupervisor, DebugGuest: c.DebugGuest, Log: c.Log,
+		Datastore: c.datastore(), DebugSupervisor: c.DebugSupervisor, DebugGuest: c.DebugGuest, Log: c.Log,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot run VMs: %w", err)

@@ -15,7 +15,7 @@ func main() {
 		fmt.Println("cvm-supervisor", version.String())
 		return
 	}
-	if err := supervisor.Run(os.Stdin, os.Stdout, os.Stderr); err != nil {
+	if err := supervisor.Run(os.Stdin, os.Stderr); err != nil {
 		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
 		os.Exit(1)
 	}

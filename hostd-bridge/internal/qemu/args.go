@@ -60,7 +60,7 @@ type shape struct {
 }
 
 // boot is what a machine that is booted starts with.
-type boot struct{ kernel, initrd, cmdline string }
+type boot struct{ cmdline string }
 
 // arguments is QEMU's command line without the program's name. The CPUs do not run, and the root slot is empty.
 func arguments(s shape, h host) ([]string, error) {
@@ -96,7 +96,7 @@ func arguments(s shape, h host) ([]string, error) {
 	return append(a,
 		"-device", fmt.Sprintf("virtio-scsi-%s,id=%s,num_queues=1%s", p.bus, supervisor.SCSIBus, p.extra),
 		"-device", vsockDevice(s.cid, p, h.kernelVsock),
-		"-object", "rng-random,id=rng,filename=/dev/urandom",
+		"-object", "rng-builtin,id=rng",
 		"-device", "virtio-rng-"+p.bus+",rng=rng"+p.extra), nil
 }
 
@@ -108,7 +108,7 @@ func originArgs(s shape, h host, p platform) []string {
 	}
 	return []string{
 		"-name", "guest=" + comma(s.name) + ",debug-threads=on", "-uuid", s.uuid,
-		"-kernel", s.boot.kernel, "-initrd", s.boot.initrd,
+		"-kernel", fmt.Sprintf("/proc/self/fd/%d", supervisor.KernelFD), "-initrd", fmt.Sprintf("/proc/self/fd/%d", supervisor.InitrdFD),
 		"-append", strings.Join(strings.Fields(consoleArgs+" "+p.cmdline+" "+timing(s, h)+" "+guestLog(h)+" "+s.boot.cmdline), " "),
 	}
 }
@@ -211,13 +211,10 @@ func nicArgs(slot int, mac string, p platform) []string {
 // No frame ever carries it.
 func placeholderMAC(slot int) string { return fmt.Sprintf("02:00:00:00:00:%02x", slot) }
 
-// captureArgs write down what passes between a card and its supervisor, in the format of pcap-savefile(5). QEMU's directory is the
-// machine's, also when that moves.
+// captureArgs write down what passes between a card and its supervisor, in the format of pcap-savefile(5).
 func captureArgs(i int) []string {
-	return []string{"-object", fmt.Sprintf("filter-dump,id=dump%[1]d,netdev=net%[1]d,file=%[2]s", i, captureFile(i))}
+	return []string{"-object", fmt.Sprintf("filter-dump,id=dump%[1]d,netdev=net%[1]d,file=/proc/self/fd/%[2]d", i, supervisor.CardFD+cardSlots+i)}
 }
-
-func captureFile(i int) string { return cardID(i) + ".pcap" }
 
 func cardID(i int) string { return fmt.Sprintf("nic%d", i) }
 

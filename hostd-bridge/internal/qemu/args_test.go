@@ -16,7 +16,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestArguments(t *testing.T) {
 	base := shape{
 		name: "web,1", uuid: "564d0000-0000-4000-8000-000000000001", cpus: 2, memoryMiB: 512, cid: 77,
-		boot: &boot{kernel: "/ds/cvm/vmlinux", initrd: "/ds/cvm/initramfs", cmdline: "loglevel=7"},
+		boot: &boot{cmdline: "loglevel=7"},
 		nics: []vm.NIC{{MAC: "52:54:00:12:34:56", Connected: true}, {MAC: "52:54:00:12:34:57"}},
 	}
 	with := func(change func(*shape)) shape {

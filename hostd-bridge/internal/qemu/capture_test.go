@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/framestest"
+	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
 )
@@ -40,7 +40,7 @@ const (
 // of this package's children.
 func (g *guest) sent() (frames []frame) {
 	g.t.Helper()
-	b, err := os.ReadFile(filepath.Join(g.spec.RunDir, captureFile(0)))
+	b, err := os.ReadFile(supervisor.CapturePath(g.spec.RunDir, cardID(0)))
 	must(g.t, err)
 	if len(b) < pcapHeader || binary.NativeEndian.Uint32(b) != pcapMagic {
 		g.t.Fatalf("no capture: %d bytes, %.4x", len(b), b)

@@ -57,11 +57,16 @@ func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) {
 
 // Snapshot implements vm.Machine. The copy of the memory is on the account of the machine, whose supervisor makes it: its limit grows by as much.
 func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
+	disks, err := m.hypervisor.newDisks(to)
+	defer disks.Close()
+	if err != nil {
+		return nil, err
+	}
 	copied, err := m.group.Copying(m.hypervisor.overhead())
 	if err != nil {
 		return nil, err
 	}
-	p, err := m.Client.Template(ctx, supervisor.NewDisks(to))
+	p, err := m.Client.Template(ctx, disks)
 	if err != nil {
 		return nil, errors.Join(err, copied(0))
 	}
@@ -70,6 +75,22 @@ func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, e
 		m.log.Warn("a machine has more room than its limit", "runDir", m.runDir, "err", err)
 	}
 	return t, nil
+}
+
+// newDisks opens deltas. It returns what it has opened also when it fails.
+func (h *Hypervisor) newDisks(to vm.NewDisks) (disks supervisor.NewDisks, err error) {
+	if to.Root != "" {
+		if disks.Root, err = h.delta(to.Root); err != nil {
+			return disks, err
+		}
+	}
+	disks.Data = map[int]supervisor.Image{}
+	for unit, path := range to.Data {
+		if disks.Data[unit], err = h.delta(path); err != nil {
+			return disks, err
+		}
+	}
+	return disks, nil
 }
 
 // child is a prestarted machine: a QEMU that waits for its template's state.
@@ -95,7 +116,13 @@ func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.Prest
 		return nil, err
 	}
 	s := shape{cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID}
-	p, group, err := h.prestart(ctx, s, spec.RunDir, of)
+	// All children of the template share the descriptor's offset: this one needs an offset of its own.
+	state, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", of.state.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the template's state: %w", err)
+	}
+	defer state.Close()
+	p, group, err := h.prestart(ctx, s, spec.RunDir, of.hardware, supervisor.Files{RAM: of.ram, State: state})
 	if err != nil {
 		return nil, err
 	}

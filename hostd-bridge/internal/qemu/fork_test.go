@@ -264,7 +264,7 @@ func TestPrestartedMachineIsClosed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := processesNaming(t, pool); strings.Count(left, "cwd") != 2 {
+	if left := processesNaming(t, pool); strings.Count(left, "/fd") != 2 {
 		t.Errorf("processes of a prestarted machine: %s", left)
 	}
 	if err := c.Close(); err != nil {

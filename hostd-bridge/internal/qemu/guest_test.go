@@ -50,7 +50,7 @@ func newHypervisor(t testing.TB) *Hypervisor {
 	}
 	program := filepath.Join(t.TempDir(), "cvm-supervisor")
 	buildProgram(t, program, "github.com/containervm/containervm/hostd-bridge/supervisor")
-	h, err := New(t.Context(), Config{Supervisor: program, Accel: os.Getenv("CVM_TEST_ACCEL"), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	h, err := New(t.Context(), Config{Supervisor: program, Datastore: "/", Accel: os.Getenv("CVM_TEST_ACCEL"), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		vmtest.Missing(t, err.Error())
 	}

@@ -12,8 +12,12 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
+	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/plainfile"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -31,6 +35,7 @@ const (
 type Config struct {
 	QEMU       string // path of qemu-system-x86_64; empty: looked up in PATH
 	Supervisor string // path of cvm-supervisor; empty: beside the running program
+	Datastore  string // directory that all disks, kernels and initramfs lie below
 	Accel      string // "kvm" or "tcg"; empty: kvm when a trial shows that it works
 	VsockMode  string // VsockKernel or VsockUser; empty: the kernel's when it is usable
 	Capture    bool   // write what each network card sends and receives to nic<N>.pcap in the machine's run directory
@@ -65,6 +70,9 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if c.Supervisor, err = program(c.Supervisor, "cvm-supervisor", "build it (make build)"); err != nil {
 		return nil, err
 	}
+	if c.Datastore == "" {
+		return nil, errors.New("cannot make machines: no directory is named that disks lie below")
+	}
 	h := &Hypervisor{config: c, host: host{capture: c.Capture, debugGuest: c.DebugGuest}}
 	if err := h.setUpAccel(ctx); err != nil {
 		return nil, err
@@ -82,7 +90,7 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	return h, nil
 }
 
-// program finds an executable; its absolute path, for the supervisor changes its directory.
+// program finds an executable; its absolute path, for the supervisor has another directory.
 func program(path, name, cure string) (string, error) {
 	if path == "" {
 		path = name
@@ -146,18 +154,27 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 	}
 	s := shape{
 		cpus: spec.CPUs, memoryMiB: spec.MemoryMiB, machine: spec.Machine, cid: spec.CID, nics: spec.NICs, name: spec.Name, uuid: spec.UUID,
-		boot: &boot{kernel: spec.Kernel, initrd: spec.Initrd, cmdline: spec.Cmdline},
+		boot: &boot{cmdline: spec.Cmdline},
 	}
-	p, group, err := h.prestart(ctx, s, spec.RunDir, nil)
+	kernel, err := h.openBoot(spec.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	defer kernel.Close()
+	initrd, err := h.openBoot(spec.Initrd)
+	if err != nil {
+		return nil, err
+	}
+	defer initrd.Close()
+	p, group, err := h.prestart(ctx, s, spec.RunDir, supervisor.Hardware{}, supervisor.Files{Kernel: kernel, Initrd: initrd})
 	if err != nil {
 		return nil, err
 	}
 	return h.begin(ctx, p, group, spec)
 }
 
-// prestart starts a machine's QEMU, in a control group of its own; of is a child's template. Its supervisor writes debug records when this
-// process does.
-func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *template) (*supervisor.Prestarted, *cgroup.Group, error) {
+// prestart starts a machine's QEMU, in a control group of its own. Its supervisor writes debug records when this process does.
+func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, has supervisor.Hardware, files supervisor.Files) (*supervisor.Prestarted, *cgroup.Group, error) {
 	args, err := arguments(s, h.host)
 	if err != nil {
 		return nil, nil, err
@@ -167,19 +184,16 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *t
 		return nil, nil, err
 	}
 	cfg := supervisor.Config{
-		RunDir: runDir, QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
-		MemoryMiB: s.memoryMiB, Child: of != nil, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
-		Debug: h.config.DebugSupervisor, Start: group.Start,
+		QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
+		MemoryMiB: s.memoryMiB, Child: s.boot == nil, Hardware: has, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
+		Debug: h.config.DebugSupervisor, Capture: h.host.capture, Start: group.Start,
 	}
 	for slot := range cardSlots {
 		cfg.Cards = append(cfg.Cards, cardID(slot))
 	}
-	var files []*os.File
-	if of != nil {
-		cfg.Hardware = of.hardware
-		files = []*os.File{of.ram, of.state}
-	}
-	p, err := supervisor.Prestart(ctx, h.config.Supervisor, cfg, files...)
+	process := exec.Command(h.config.Supervisor)
+	process.Dir, process.Env = "/", []string{} // nothing of this process
+	p, err := supervisor.Prestart(ctx, process, runDir, cfg, files)
 	if err != nil {
 		return nil, nil, errors.Join(err, group.Remove())
 	}
@@ -188,26 +202,16 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, of *t
 
 // begin gives a prestarted machine its identity and lets it run. When it fails nothing is left of the machine.
 func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, group *cgroup.Group, spec vm.MachineSpec) (vm.Machine, error) {
-	id := supervisor.Identity{
-		RunDir: spec.RunDir, VM: spec.Ref, HomeDir: spec.HomeDir, Log: spec.Log, Run: spec.Run, RootDisk: spec.RootDisk, Guestinfo: spec.Guestinfo,
+	id, err := h.identity(ctx, spec)
+	defer id.Close()
+	if err != nil {
+		return nil, errors.Join(err, p.Close(), group.Remove())
 	}
-	for _, n := range spec.NICs {
-		id.Cards = append(id.Cards, supervisor.Card(n))
-	}
-	for _, d := range spec.DataDisks {
-		id.Disks = append(id.Disks, supervisor.Disk(d))
-	}
-	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
-		id.Rehearsal = filepath.Join(spec.HomeDir, "rehearsal.vmdk")
-		if err := createDelta(id.Rehearsal, spec.Blank); err != nil {
-			return nil, errors.Join(err, p.Close(), group.Remove())
-		}
-	}
-	c, err := p.Begin(ctx, id)
+	c, err := p.Begin(ctx, spec.RunDir, id)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())
 	}
-	m, err := h.newMachine(ctx, c, group, spec.RunDir)
+	m, err := h.newMachine(ctx, c, newJoiner(spec.Ref, c, spec.NICs, h.config.Log), group, spec.RunDir)
 	if err != nil { // nobody would know of a machine that goes on
 		return nil, errors.Join(err, c.Kill(context.WithoutCancel(ctx)), c.Close(), group.Remove())
 	}
@@ -218,6 +222,71 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, group 
 		return nil, errors.Join(err, m.Kill(context.WithoutCancel(ctx)), m.Close())
 	}
 	return m, nil
+}
+
+// identity opens all that a machine gets with its identity. It returns what it has opened also when it fails.
+func (h *Hypervisor) identity(ctx context.Context, spec vm.MachineSpec) (id supervisor.Identity, err error) {
+	id = supervisor.Identity{Log: spec.Log, Run: spec.Run, Guestinfo: spec.Guestinfo}
+	fd, err := unix.Open(spec.HomeDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return id, fmt.Errorf("cannot open the machine's directory %s: %w", spec.HomeDir, err)
+	}
+	id.Home = os.NewFile(uintptr(fd), spec.HomeDir)
+	if id.Console, err = plainfile.Create(filepath.Join(spec.HomeDir, hostapi.ConsoleFile), 0o640); err != nil {
+		return id, fmt.Errorf("cannot make the console's file: %w", err)
+	}
+	if spec.RootDisk != "" {
+		if id.Root, err = h.image(spec.RootDisk, spec.Parent, false); err != nil {
+			return id, err
+		}
+	}
+	for _, d := range spec.DataDisks {
+		image, err := h.image(d.Path, d.Parent, d.ReadOnly)
+		if err != nil {
+			return id, err
+		}
+		id.Disks = append(id.Disks, supervisor.Disk{Unit: d.Unit, Image: image, ReadOnly: d.ReadOnly})
+	}
+	if _, wanted := spec.Guestinfo[link.KeyRehearse]; wanted && spec.RootDisk == "" && spec.Blank != "" {
+		if id.Rehearsal, err = h.rehearsal(spec); err != nil {
+			return id, err
+		}
+	}
+	for slot, nic := range spec.NICs {
+		id.Cards = append(id.Cards, cardOf(nic))
+		if conn := h.connect(ctx, spec.Ref, nic); conn != nil {
+			id.Joined, id.Connections = append(id.Joined, slot), append(id.Connections, conn)
+		}
+	}
+	return id, nil
+}
+
+// connect connects a card with its switch; nil: the card will ask for it.
+func (h *Hypervisor) connect(ctx context.Context, ref string, nic vm.NIC) *os.File {
+	if !leads(nic) {
+		return nil
+	}
+	conn, err := frames.Dial(ctx, filepath.Dir(nic.Frames), frames.Hello{VM: ref, MAC: nic.MAC})
+	if err != nil {
+		h.config.Log.Debug("a card is not joined with its network yet", "vm", ref, "err", err)
+		return nil
+	}
+	defer conn.Close()
+	f, err := conn.File()
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// rehearsal makes the disk of a rehearsal, which nobody finds by a name.
+func (h *Hypervisor) rehearsal(spec vm.MachineSpec) (image supervisor.Image, err error) {
+	path := filepath.Join(spec.HomeDir, "rehearsal.vmdk")
+	if err := createDelta(path, spec.Blank); err != nil {
+		return image, err
+	}
+	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	return h.image(path, spec.Blank, false)
 }
 
 // check refuses a machine that QEMU would refuse with an error that does not say what is wrong.
@@ -234,10 +303,10 @@ func check(s vm.MachineSpec) error {
 }
 
 // Adopt implements vm.Hypervisor.
-func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
+func (h *Hypervisor) Adopt(ctx context.Context, ref, runDir string) (vm.Machine, *vm.Exit, error) {
 	c, err := supervisor.Connect(ctx, runDir)
 	if err == nil {
-		m, err := h.adopt(ctx, c, runDir)
+		m, err := h.adopt(ctx, c, ref, runDir)
 		if err == nil {
 			return m, nil, nil
 		}
@@ -251,7 +320,7 @@ func (h *Hypervisor) Adopt(ctx context.Context, runDir string) (vm.Machine, *vm.
 }
 
 // adopt takes over a machine that an earlier daemon has started.
-func (h *Hypervisor) adopt(ctx context.Context, c *supervisor.Client, runDir string) (*machine, error) {
+func (h *Hypervisor) adopt(ctx context.Context, c *supervisor.Client, ref, runDir string) (*machine, error) {
 	pid, err := c.PID()
 	if err != nil {
 		return nil, err
@@ -261,7 +330,7 @@ func (h *Hypervisor) adopt(ctx context.Context, c *supervisor.Client, runDir str
 		h.config.Log.Warn("a machine goes on without limits", "runDir", runDir, "why", err)
 		group = &cgroup.Group{}
 	}
-	return h.newMachine(ctx, c, group, runDir)
+	return h.newMachine(ctx, c, newJoiner(ref, c, nil, h.config.Log), group, runDir)
 }
 
 // lastExit waits for the end of the processes in runDir and says how the machine ended.

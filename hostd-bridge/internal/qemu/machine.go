@@ -22,18 +22,24 @@ type machine struct {
 	hypervisor         *Hypervisor
 	runDir             string
 	group              *cgroup.Group
+	joiner             *joiner
 	log                *slog.Logger
 
 	events chan vm.Event
 	stream io.ReadCloser // what events come from
 	closed chan struct{}
+	life   context.Context // ends with Close, and with the machine's events
+	end    context.CancelFunc
 	close  func() error
 }
 
 var _ vm.Machine = (*machine)(nil)
 
+// eventsAhead is how many events wait for a reader that is at something else: what cards ask for comes behind them.
+const eventsAhead = 64
+
 // newMachine takes over the client, unless it fails; the group in any case.
-func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, group *cgroup.Group, runDir string) (*machine, error) {
+func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, j *joiner, group *cgroup.Group, runDir string) (*machine, error) {
 	if err := c.Gone(func() { h.ungroup(group) }); err != nil {
 		return nil, err
 	}
@@ -41,7 +47,11 @@ func (h *Hypervisor) newMachine(ctx context.Context, c *supervisor.Client, group
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{Client: c, hypervisor: h, runDir: runDir, group: group, log: h.config.Log, events: make(chan vm.Event), stream: stream, closed: make(chan struct{})}
+	m := &machine{
+		Client: c, joiner: j, hypervisor: h, runDir: runDir, group: group, log: h.config.Log, events: make(chan vm.Event, eventsAhead),
+		stream: stream, closed: make(chan struct{}),
+	}
+	m.life, m.end = context.WithCancel(context.Background())
 	m.close = sync.OnceValue(m.release)
 	go m.follow()
 	return m, nil
@@ -53,10 +63,15 @@ func (m *machine) Events() <-chan vm.Event { return m.events }
 // follow passes on events until the last. When the supervisor ends without a last event, follow makes one.
 func (m *machine) follow() {
 	defer close(m.events)
+	defer m.end()
 	exited := false
 	err := supervisor.Events(m.stream, func(e supervisor.Event) {
 		if e.Exit != nil {
 			exited = m.emit(vm.Event{Exit: m.limited(exitOf(e.Exit))})
+			return
+		}
+		if len(e.Unjoined) > 0 {
+			m.joiner.ask(m.life, e.Unjoined)
 			return
 		}
 		m.emit(eventOf(e))
@@ -139,14 +154,26 @@ func (m *machine) Log(ctx context.Context, r vmlog.Reader) (io.ReadCloser, int64
 }
 
 // AttachDisk implements vm.Machine.
-func (m *machine) AttachDisk(ctx context.Context, path string) error { return m.Attach(ctx, path) }
+func (m *machine) AttachDisk(ctx context.Context, path, parent string) error {
+	image, err := m.hypervisor.image(path, parent, false)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	return m.Attach(ctx, image)
+}
 
 // DetachDisk implements vm.Machine.
 func (m *machine) DetachDisk(ctx context.Context) error { return m.Detach(ctx) }
 
 // PlugDisk implements vm.Machine.
 func (m *machine) PlugDisk(ctx context.Context, disk vm.DataDisk) error {
-	return m.Plug(ctx, supervisor.Disk(disk))
+	image, err := m.hypervisor.image(disk.Path, disk.Parent, disk.ReadOnly)
+	if err != nil {
+		return err
+	}
+	defer image.Close()
+	return m.Plug(ctx, supervisor.Disk{Unit: disk.Unit, Image: image, ReadOnly: disk.ReadOnly})
 }
 
 // UnplugDisk implements vm.Machine.
@@ -176,7 +203,7 @@ func (m *machine) Kill(ctx context.Context) error {
 
 // SetNIC implements vm.Machine.
 func (m *machine) SetNIC(ctx context.Context, slot int, nic vm.NIC) error {
-	return m.SetCard(ctx, slot, supervisor.Card(nic))
+	return m.joiner.set(m.life, slot, nic, func() error { return m.SetCard(ctx, slot, cardOf(nic)) })
 }
 
 // Close implements vm.Machine.
@@ -184,6 +211,7 @@ func (m *machine) Close() error { return m.close() }
 
 func (m *machine) release() error {
 	close(m.closed)
+	m.end()
 	m.stream.Close()
 	return m.Client.Close()
 }

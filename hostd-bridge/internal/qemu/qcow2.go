@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/plainfile"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 )
 
@@ -141,7 +142,7 @@ func (h *Hypervisor) DiskParent(ctx context.Context, path string) (string, error
 }
 
 func readDisk(path string) (vm.DiskInfo, error) {
-	f, err := os.Open(path)
+	f, err := plainfile.Open(path)
 	if err != nil {
 		return vm.DiskInfo{}, err
 	}
@@ -157,9 +158,7 @@ func readDisk(path string) (vm.DiskInfo, error) {
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		d.ActualBytes = sys.Blocks * 512
 	}
-	if d.Parent != "" && !filepath.IsAbs(d.Parent) {
-		d.Parent = filepath.Join(filepath.Dir(path), d.Parent)
-	}
+	d.Parent = parentOf(path, d.Parent)
 	return d, nil
 }
 
@@ -272,7 +271,7 @@ func (h *Hypervisor) GrowDisk(ctx context.Context, path string, size int64) erro
 }
 
 func growDisk(path string, size int64) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := plainfile.OpenFile(path, os.O_RDWR)
 	if err != nil {
 		return err
 	}

@@ -202,7 +202,7 @@ func TestTetherWarmFork(t *testing.T) {
 	begin := time.Now()
 	delta := c.spec.HomeDir + "/root.vmdk"
 	must(t, createDelta(delta, disk))
-	must(t, c.AttachDisk(t.Context(), delta))
+	must(t, c.AttachDisk(t.Context(), delta, ""))
 	spec := tetherSpec("echo warm; ls /; cat /etc/hostname")
 	must(t, c.SetGuestinfo(t.Context(), map[string]string{link.KeySpec: encoded(t, link.EncodeSpec, spec)}))
 	if bad := link.Failed(c.awaitReceipt()); bad != nil {

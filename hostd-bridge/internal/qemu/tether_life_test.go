@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
-	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/tether/link"
 	tetherv1 "github.com/containervm/containervm/tether/link/v1"
@@ -147,7 +146,7 @@ func TestTetherWithoutHost(t *testing.T) {
 	args := []string{
 		"-machine", "microvm,acpi=off,rtc=on", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256M", "-cpu", "max",
 		"-kernel", spec.Kernel, "-initrd", tetherInitrd(t), "-append", consoleArgs + " no_timer_check",
-		"-chardev", "file,id=console,path=" + comma(supervisor.ConsolePath(spec.HomeDir)), "-serial", "chardev:console",
+		"-chardev", "file,id=console,path=" + comma(filepath.Join(spec.HomeDir, hostapi.ConsoleFile)), "-serial", "chardev:console",
 	}
 	if out, err := exec.CommandContext(t.Context(), "qemu-system-x86_64", args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -34,7 +34,7 @@ func TestLifeOfAMachine(t *testing.T) {
 	if streams, text := readRecords(t, follower); streams != "run stdout " || text != "hello" {
 		t.Errorf("log: %s: %q", streams, text)
 	}
-	m, exit, err := g.h.Adopt(t.Context(), g.spec.RunDir)
+	m, exit, err := g.h.Adopt(t.Context(), g.spec.Ref, g.spec.RunDir)
 	if err != nil || m != nil || exit.Reason != x.Reason || !exit.At.Equal(x.At) || exit.Run != x.Run {
 		t.Errorf("adopted %v, %+v, %v", m, exit, err)
 	}
@@ -66,15 +66,16 @@ func readRecords(t *testing.T, r io.Reader) (streams, text string) {
 	}
 }
 
-// processesNaming lists the processes that work in a directory.
+// processesNaming lists the other processes that have a file of a directory open, as all of a machine have that of its lock.
 func processesNaming(t testing.TB, dir string) (found string) {
 	t.Helper()
-	procs, err := filepath.Glob("/proc/[0-9]*/cwd")
+	files, err := filepath.Glob("/proc/[0-9]*/fd/*")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range procs {
-		if cwd, err := os.Readlink(p); err == nil && strings.HasPrefix(cwd, dir) {
+	for _, f := range files {
+		p := filepath.Dir(f)
+		if path, err := os.Readlink(f); err == nil && strings.HasPrefix(path, dir) && !strings.Contains(found, p) && p != fmt.Sprintf("/proc/%d/fd", os.Getpid()) {
 			found += p + " "
 		}
 	}
@@ -194,20 +195,20 @@ func TestDiskOfARunningMachine(t *testing.T) {
 		if got := g.diskStart(); !bytes.Equal(got, empty) {
 			t.Fatalf("empty slot reads %x...", got[:16])
 		}
-		if err := g.AttachDisk(t.Context(), delta); err != nil {
+		if err := g.AttachDisk(t.Context(), delta, base); err != nil {
 			t.Fatal(err)
 		}
 		if got := g.diskStart(); !bytes.Equal(got, mark) {
 			t.Fatalf("disk reads %x...", got[:16])
 		}
-		if err := g.AttachDisk(t.Context(), delta); err == nil {
+		if err := g.AttachDisk(t.Context(), delta, base); err == nil {
 			t.Fatal("a second disk went into the slot")
 		}
 		if err := g.DetachDisk(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := g.AttachDisk(t.Context(), filepath.Join(g.spec.HomeDir, "none.qcow2")); err == nil {
+	if err := g.AttachDisk(t.Context(), filepath.Join(g.spec.HomeDir, "none.qcow2"), ""); err == nil {
 		t.Error("a missing disk was attached")
 	}
 	if err := g.DetachDisk(t.Context()); err == nil {
@@ -252,7 +253,7 @@ func (g *guest) readopt() {
 	if err := g.Close(); err != nil {
 		g.t.Fatal(err)
 	}
-	m, exit, err := g.h.Adopt(g.t.Context(), g.spec.RunDir)
+	m, exit, err := g.h.Adopt(g.t.Context(), g.spec.Ref, g.spec.RunDir)
 	if err != nil || exit != nil {
 		g.t.Fatalf("adopt: %+v, %v", exit, err)
 	}
@@ -301,9 +302,12 @@ func TestGuestPanic(t *testing.T) {
 
 func TestQEMUThatDoesNotStart(t *testing.T) {
 	h, spec := newHypervisor(t), guestSpec(t)
-	spec.RootDisk = spec.Kernel // no qcow2 image
-	_, err := h.Start(t.Context(), spec)
-	if err == nil || !strings.Contains(err.Error(), "not in qcow2 format") {
+	spec.RootDisk = spec.Kernel
+	if _, err := h.Start(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "not a qcow2 image") {
+		t.Errorf("start: %v", err)
+	}
+	spec.RootDisk, spec.CPUs = "", 100_000
+	if _, err := h.Start(t.Context(), spec); err == nil || !strings.Contains(err.Error(), "Invalid SMP CPUs") {
 		t.Errorf("start: %v", err)
 	}
 	if left := processesNaming(t, spec.RunDir); left != "" {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,9 +33,10 @@ const (
 // the connection with the switch, and only ever writes whole frames to QEMU.
 type card struct {
 	slot int
-	vm   string   // reference of the virtual machine, for the switch
 	qemu *os.File // our end of the socket pair
 	log  *slog.Logger
+	// dial makes a connection with the switch, whatever time it takes.
+	dial func(ctx context.Context, slot int, want Card) (*net.UnixConn, error)
 
 	ctx   context.Context // of the goroutines; ends when QEMU does
 	end   context.CancelFunc
@@ -44,9 +44,10 @@ type card struct {
 
 	mu       sync.Mutex
 	want     Card
-	changes  int  // of want
-	started  bool // the goroutines run
-	admitted bool // frames may pass; false: a child before its receipt
+	changes  int                // of want
+	started  bool               // the goroutines run
+	admitted bool               // frames may pass; false: a child before its receipt
+	stopDial context.CancelFunc // nil: no connection is being made
 
 	conn    atomic.Pointer[net.UnixConn] // joined with the switch; inward sets it, with mu held
 	passing atomic.Bool                  // outward has seen that frames may pass
@@ -55,9 +56,9 @@ type card struct {
 }
 
 // newCard returns a card that is spare. It owns qemu.
-func newCard(slot int, qemu *os.File, admitted bool, log *slog.Logger) *card {
+func newCard(slot int, qemu *os.File, admitted bool, dial func(context.Context, int, Card) (*net.UnixConn, error), log *slog.Logger) *card {
 	c := &card{
-		slot: slot, qemu: qemu, admitted: admitted, log: log.With("slot", slot), opened: make(chan struct{}), again: make(chan struct{}, 1),
+		slot: slot, qemu: qemu, admitted: admitted, dial: dial, log: log.With("slot", slot), opened: make(chan struct{}), again: make(chan struct{}, 1),
 	}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	return c
@@ -72,6 +73,9 @@ func (c *card) set(want Card) {
 	}
 	c.want = want
 	c.changes++
+	if c.stopDial != nil {
+		c.stopDial()
+	}
 	if conn := c.conn.Load(); conn != nil {
 		conn.Close()
 	}
@@ -269,8 +273,23 @@ var errChanged = errors.New("the card has changed")
 
 // join is a connection with the switch, from its beginning to its end.
 func (c *card) join(want Card, changes int) error {
-	conn, err := frames.Dial(c.ctx, filepath.Dir(want.Frames), frames.Hello{VM: c.vm, MAC: want.MAC})
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	c.mu.Lock()
+	stale := c.changes != changes
+	c.stopDial = cancel
+	c.mu.Unlock()
+	if stale {
+		return errChanged
+	}
+	conn, err := c.dial(ctx, c.slot, want)
+	if c.changedSince(changes) {
+		err = errors.Join(errChanged, err)
+	}
 	if err != nil {
+		if conn != nil {
+			conn.Close()
+		}
 		return err
 	}
 	defer conn.Close()
@@ -292,6 +311,14 @@ func (c *card) join(want Card, changes int) error {
 			return err
 		}
 	}
+}
+
+// changedSince ends the making of a connection, and reports whether the card has changed meanwhile.
+func (c *card) changedSince(changes int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopDial = nil
+	return c.changes != changes
 }
 
 // publish has outward use a connection, unless the card has changed since it was wanted.

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -32,10 +33,14 @@ func wired(t testing.TB, admitted bool) (*card, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCard(0, ours, admitted, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
-	c.vm = "vm-1"
+	c := newCard(0, ours, admitted, dialTest, slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	t.Cleanup(func() { theirs.Close(); c.close() })
 	return c, theirs
+}
+
+// dialTest does the daemon's part.
+func dialTest(ctx context.Context, _ int, want Card) (*net.UnixConn, error) {
+	return frames.Dial(ctx, filepath.Dir(want.Frames), frames.Hello{VM: "vm-1", MAC: want.MAC})
 }
 
 // ether is a frame of n bytes that says what it is.
@@ -370,7 +375,7 @@ func TestCardsLeaveNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newCard(0, ours, name != "joined", slog.New(slog.DiscardHandler))
+			c := newCard(0, ours, name != "joined", dialTest, slog.New(slog.DiscardHandler))
 			prepare(c, theirs)
 			theirs.Close()
 			admitted := make(chan struct{})

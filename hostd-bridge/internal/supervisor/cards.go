@@ -18,10 +18,10 @@ type cards struct {
 }
 
 // newCards takes over our ends of the socket pairs.
-func newCards(cfg Config, ends []*os.File, log *slog.Logger) cards {
+func newCards(cfg Config, ends []*os.File, joins *joins, log *slog.Logger) cards {
 	cs := cards{ids: cfg.Cards}
 	for slot, end := range ends {
-		cs.all = append(cs.all, newCard(slot, end, !cfg.Child, log))
+		cs.all = append(cs.all, newCard(slot, end, !cfg.Child, joins.dial, log))
 		// A card has a link when QEMU starts; with the state of a fork point comes what it was there.
 		cs.up = append(cs.up, !cfg.Child || slot < len(cfg.Hardware.Links) && cfg.Hardware.Links[slot])
 	}
@@ -33,8 +33,7 @@ func (cs *cards) begin(ctx context.Context, q *qmp.Client, id Identity) error {
 	if len(id.Cards) > len(cs.all) {
 		return fmt.Errorf("cannot give the machine %d network cards: it has places for %d", len(id.Cards), len(cs.all))
 	}
-	for slot, c := range cs.all {
-		c.vm = id.VM
+	for slot := range cs.all {
 		var want Card
 		if slot < len(id.Cards) {
 			want = id.Cards[slot]

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
+	"github.com/containervm/containervm/hostd-bridge/internal/plainfile"
 	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 )
 
@@ -29,107 +31,255 @@ type Client struct {
 // Prestarted is a supervisor whose QEMU is there and whose machine has no identity yet.
 type Prestarted struct {
 	process *exec.Cmd
-	in      io.WriteCloser
-	out     io.ReadCloser
-	results *json.Decoder
+	conn    *net.UnixConn
 	runDir  string
 }
 
-// Prestart starts program as the supervisor of a machine and returns when its QEMU is there. The supervisor is of a session of
-// its own; once it has an Identity it outlives the caller, and without one it ends with it. files are a template's, for a
-// child.
-func Prestart(ctx context.Context, program string, cfg Config, files ...*os.File) (_ *Prestarted, err error) {
-	p := &Prestarted{process: exec.Command(program), runDir: cfg.RunDir}
-	log, err := os.Create(ownLogPath(cfg.RunDir))
-	if err != nil {
+// Prestart starts process as the supervisor of a machine with the run directory runDir, and returns when its QEMU is there. The supervisor is of a
+// session of its own; once it has an Identity it outlives the caller, and without one it ends with it. files are what QEMU is to find; the caller
+// closes them.
+//
+// The run directory is the caller's alone: what of it is the machine's, it gets as open files.
+func Prestart(ctx context.Context, process *exec.Cmd, runDir string, cfg Config, files Files) (_ *Prestarted, err error) {
+	p := &Prestarted{process: process, runDir: runDir}
+	defer func() { // the supervisor has them
+		closeAll([]*os.File{files.lock, files.qemuLog, files.exit, files.listener})
+		closeAll(files.captures)
+	}()
+	if err := files.make(runDir, cfg); err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
-	defer log.Close()
-	p.process.Dir, p.process.Stderr = cfg.RunDir, log
-	p.process.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	p.process.ExtraFiles = files
-	if p.in, err = p.process.StdinPipe(); err == nil {
-		if p.out, err = p.process.StdoutPipe(); err == nil {
-			err = cfg.start(p.process)
-		}
-	}
-	if err != nil {
+	if err := p.start(cfg); err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
-	p.results = json.NewDecoder(p.out)
-	if err := p.tell(ctx, cfg); err != nil {
+	if err := p.tell(ctx, cfg, files.all()...); err != nil {
 		p.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
-// Begin gives the machine its identity and returns when it runs. It ends the Prestarted, also when it fails.
-func (p *Prestarted) Begin(ctx context.Context, id Identity) (*Client, error) {
-	p.runDir = id.RunDir // where it moves to
-	if err := p.tell(ctx, id); err != nil {
+// start starts the process.
+func (p *Prestarted) start(cfg Config) error {
+	log, err := plainfile.Create(ownLogPath(p.runDir), 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	ours, theirs, err := controlPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	p.conn = ours
+	p.process.Stdin, p.process.Stderr = theirs, log
+	if p.process.SysProcAttr == nil {
+		p.process.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	p.process.SysProcAttr.Setsid = true
+	if err := cfg.start(p.process); err != nil {
+		ours.Close()
+		return err
+	}
+	return nil
+}
+
+// make makes the files of a run directory that are the machine's.
+func (f *Files) make(runDir string, cfg Config) (err error) {
+	if f.lock, err = takeLock(runDir); err != nil {
+		return err
+	}
+	if f.qemuLog, err = plainfile.Create(qemuLogPath(runDir), 0o600); err != nil {
+		return err
+	}
+	if f.exit, err = plainfile.Create(exitPath(runDir), 0o600); err != nil { // that of the last machine goes
+		return err
+	}
+	l, err := unixsocket.Listen(socketPath(runDir))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if f.listener, err = l.File(); err != nil {
+		return err
+	}
+	if !cfg.Capture {
+		return nil
+	}
+	for _, id := range cfg.Cards {
+		capture, err := plainfile.Create(CapturePath(runDir, id), 0o600)
+		if err != nil {
+			return err
+		}
+		f.captures = append(f.captures, capture)
+	}
+	return nil
+}
+
+// takeLock takes the lock of the processes of the machine in runDir. The supervisor and QEMU inherit it, so it is free only when both are gone.
+func takeLock(runDir string) (*os.File, error) {
+	f, err := plainfile.Check(os.OpenFile(lockPath(runDir), os.O_RDWR|os.O_CREATE|plainfile.Safe, 0o600))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the machine's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot start a machine in %s: another one runs there: %w", runDir, err)
+	}
+	return f, nil
+}
+
+// Begin gives the machine its identity and returns when it runs. Its run directory becomes runDir, which exists and is empty unless it is
+// the one that it has. It ends the Prestarted, also when it fails. The caller closes the files of the identity.
+func (p *Prestarted) Begin(ctx context.Context, runDir string, id Identity) (*Client, error) {
+	if runDir != p.runDir {
+		if err := unix.Rename(p.runDir, runDir); err != nil { // os.Rename takes no empty directory's place
+			return nil, errors.Join(fmt.Errorf("cannot move into the machine's directory: %w", err), p.Close())
+		}
+		p.runDir = runDir
+	}
+	if err := p.tell(ctx, id, id.files()...); err != nil {
 		p.Close()
 		return nil, err
 	}
-	c, err := Connect(ctx, id.RunDir)
+	c, err := p.client(ctx)
 	if err != nil { // nobody would know of a machine that goes on
 		p.Close()
 		return nil, err
 	}
-	p.in.Close()
-	p.out.Close()
+	p.conn.Close()
 	go p.process.Wait() // reaps it, whenever it ends
+	return c, nil
+}
+
+// client returns a Client of the process if it can be reached.
+func (p *Prestarted) client(ctx context.Context) (*Client, error) {
+	c := &Client{runDir: p.runDir}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn.Close()
+	if err := c.watch(p.process.Process.Pid); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
 // Close abandons the machine: its processes are gone when it returns. Not after Begin.
 func (p *Prestarted) Close() error {
-	p.in.Close()
+	p.conn.Close()
 	p.process.Process.Kill() // QEMU dies with it
-	p.out.Close()
-	_ = p.process.Wait() // the kill is its error
+	_ = p.process.Wait()     // the kill is its error
 	return AwaitEnd(context.Background(), p.runDir)
 }
 
-// tell sends a document and takes the Result.
-func (p *Prestarted) tell(ctx context.Context, document any) error {
+// tell sends a document with files and takes the Result.
+func (p *Prestarted) tell(ctx context.Context, document any, files ...*os.File) error {
 	stop := context.AfterFunc(ctx, func() { p.process.Process.Kill() })
 	defer stop()
 	var r Result
-	err := json.NewEncoder(p.in).Encode(document)
+	err := sendFrame(p.conn, document, files...)
 	if err == nil || errors.Is(err, syscall.EPIPE) { // it has said why it went
-		err = p.results.Decode(&r)
+		err = readFrame(p.conn, &r)
 	}
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("cannot start the machine: %w", context.Cause(ctx))
 	case err != nil:
-		said := tail(ownLogPath(p.runDir), 2048)
-		return fmt.Errorf("cannot start the machine: its supervisor ended without an answer: %w: %s", err, said)
+		return fmt.Errorf("cannot start the machine: its supervisor ended without an answer: %w: %s", err, p.said())
 	case r.Error != "":
 		return errors.New(r.Error)
 	}
 	return nil
 }
 
+// said is the end of what the supervisor has logged.
+func (p *Prestarted) said() []byte {
+	log, err := plainfile.Open(ownLogPath(p.runDir))
+	if err != nil {
+		return nil
+	}
+	defer log.Close()
+	return tail(log, 2048)
+}
+
 // Connect finds the supervisor of the machine in runDir.
 func Connect(ctx context.Context, runDir string) (*Client, error) {
 	c := &Client{runDir: runDir}
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	pid, err := unixsocket.PeerPID(conn)
+	pid, err := c.who(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot identify the supervisor: %w", err)
 	}
+	if pid == os.Getpid() { // never: it would be killed in the supervisor's stead
+		return nil, errors.New("cannot identify the supervisor: this process answers")
+	}
+	if err := c.watch(pid); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// who is the process that answers. The kernel says it: the socket was made by a daemon, and a process without privileges can name no other.
+func (c *Client) who(ctx context.Context) (pid int, err error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if err := passCredentials(conn); err != nil {
+		return 0, err
+	}
+	if err := writeFrame(conn, request{Op: opWho}); err != nil {
+		return 0, err
+	}
+	first, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*253))
+	n, got, _, _, err := conn.ReadMsgUnix(first, oob)
+	if err != nil || n == 0 {
+		return 0, errors.Join(io.ErrUnexpectedEOF, err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:got])
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range messages {
+		if cred, err := unix.ParseUnixCredentials(&m); err == nil {
+			pid = int(cred.Pid)
+		} else if fds, err := unix.ParseUnixRights(&m); err == nil { // nobody sends any
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}
+	if pid <= 0 { // of no process that this one sees
+		return 0, errors.New("the process that answers has no ID here")
+	}
+	var answer reply
+	if err := readFrame(io.MultiReader(bytes.NewReader(first), conn), &answer); err != nil {
+		return 0, err
+	}
+	return pid, answer.err()
+}
+
+// passCredentials has the kernel say with what is read who has sent it (SO_PASSCRED of unix(7)).
+func passCredentials(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	ctl := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+	return errors.Join(ctl, err)
+}
+
+// watch takes hold of the supervisor's process.
+func (c *Client) watch(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot watch the supervisor: %w", err)
+		return fmt.Errorf("cannot watch the supervisor: %w", err)
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "supervisor")
-	return c, nil
+	return nil
 }
 
 // PID is the supervisor's process ID, as this process sees it.
@@ -198,7 +348,7 @@ func (c *Client) ask(ctx context.Context, r request) (_ *net.UnixConn, answer re
 		return nil, answer, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	err = writeFrame(conn, r)
+	err = sendFrame(conn, r, r.files()...)
 	if err == nil {
 		err = readFrame(conn, &answer)
 	}
@@ -247,8 +397,8 @@ func (c *Client) SetLog(ctx context.Context, limits hostapi.Log) error {
 }
 
 // Attach puts a disk into the empty root slot.
-func (c *Client) Attach(ctx context.Context, path string) error {
-	return c.do(ctx, request{Op: opAttach, Path: path})
+func (c *Client) Attach(ctx context.Context, image Image) error {
+	return c.do(ctx, request{Op: opAttach, Image: image})
 }
 
 // Detach empties the root slot.
@@ -278,6 +428,19 @@ func (c *Client) SetCard(ctx context.Context, slot int, card Card) error {
 	return c.do(ctx, request{Op: opSetNIC, Slot: slot, Card: card})
 }
 
+// Join gives a card the connection with its switch that it waits for. ErrNotAwaited: it waits for none, or is another one by now.
+func (c *Client) Join(ctx context.Context, slot int, card Card, conn *os.File) error {
+	err := c.do(ctx, request{Op: opJoin, Slot: slot, Card: card, conn: conn})
+	var refused *remoteError
+	if errors.As(err, &refused) {
+		return ErrNotAwaited
+	}
+	return err
+}
+
+// ErrNotAwaited says that a card does not wait for a connection.
+var ErrNotAwaited = errors.New("the card does not wait for a connection with its switch")
+
 // Template returns the machine's fork point, whose files the caller closes. A machine that runs is stopped for a moment, and goes
 // on with new disks over its own.
 func (c *Client) Template(ctx context.Context, to NewDisks) (ForkPoint, error) {
@@ -287,15 +450,30 @@ func (c *Client) Template(ctx context.Context, to NewDisks) (ForkPoint, error) {
 	}
 	defer conn.Close()
 	var p ForkPoint
-	if err := readFrame(conn, &p.Hardware); err != nil {
-		return ForkPoint{}, fmt.Errorf("cannot receive the machine's fork point: %w", err)
+	files, err := receiveFrame(conn, &p.Hardware)
+	if err == nil {
+		err = checkForkPoint(files)
 	}
-	files, err := receiveFiles(conn, 2)
 	if err != nil {
-		return ForkPoint{}, err
+		closeAll(files)
+		return ForkPoint{}, fmt.Errorf("cannot receive the machine's fork point: %w", err)
 	}
 	p.RAM, p.State = files[0], files[1]
 	return p, nil
+}
+
+// checkForkPoint says why files are not those of a fork point: memory that nobody can change any more.
+func checkForkPoint(files []*os.File) error {
+	if len(files) != 2 {
+		return fmt.Errorf("%d files came, not 2", len(files))
+	}
+	for _, f := range files {
+		seals, err := unix.FcntlInt(f.Fd(), unix.F_GET_SEALS, 0)
+		if err != nil || seals&allSeals != allSeals {
+			return fmt.Errorf("a file came that can be changed (seals %#x): %w", seals, errors.Join(err, unix.EPERM))
+		}
+	}
+	return nil
 }
 
 // QEMU is the process ID of the machine's QEMU.
@@ -359,7 +537,7 @@ func (c *Client) Subscribe(ctx context.Context) (io.ReadCloser, error) {
 
 // AwaitEnd returns when no process of the machine in runDir exists any more.
 func AwaitEnd(ctx context.Context, runDir string) error {
-	f, err := os.Open(lockPath(runDir))
+	f, err := plainfile.Open(lockPath(runDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -380,15 +558,25 @@ func AwaitEnd(ctx context.Context, runDir string) error {
 }
 
 // LastReport reads exit.json of an ended machine. The error is os.ErrNotExist when its supervisor did not live to write
-// one.
+// one, or not all of it.
 func LastReport(runDir string) (*Exit, error) {
-	b, err := os.ReadFile(exitPath(runDir))
+	f, err := plainfile.Open(exitPath(runDir))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readReport(f)
+}
+
+// readReport decodes exit.json.
+func readReport(r io.Reader) (*Exit, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxReport+1))
 	if err != nil {
 		return nil, err
 	}
 	x := new(Exit)
-	if err := json.Unmarshal(b, x); err != nil {
-		return nil, fmt.Errorf("cannot read the machine's last report: %w", err)
+	if len(b) > maxReport || json.Unmarshal(b, x) != nil {
+		return nil, fmt.Errorf("cannot read the machine's last report: it is not whole: %w", os.ErrNotExist)
 	}
 	return x, nil
 }

@@ -2,21 +2,47 @@ package supervisor
 
 import (
 	"os"
-	"path/filepath"
+	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
+// deafArg is the argument of this test's program when it is started as a supervisor that answers nobody.
+const deafArg = "deaf-supervisor"
+
+// deafSupervisor closes its listener and says that all is well.
+func deafSupervisor() error {
+	daemon, err := unixConn(os.Stdin)
+	if err != nil {
+		return err
+	}
+	for _, document := range []any{new(Config), new(Identity)} {
+		files, err := receiveFrame(daemon, document)
+		if err != nil {
+			return err
+		}
+		closeAll(files)
+		if err := report(daemon, nil); err != nil {
+			return err
+		}
+	}
+	select {}
+}
+
 // TestBeginUnreachable: a machine that runs but cannot be reached is ended, since nobody would know of it.
 func TestBeginUnreachable(t *testing.T) {
-	dir := t.TempDir()
-	program := filepath.Join(dir, "supervisor")
-	const script = "#!/bin/sh\nread config; echo '{}'; read identity; echo '{}'; exec sleep 60\n" // makes no socket
-	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+	self, err := os.Executable()
+	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Prestart(t.Context(), program, Config{RunDir: dir})
+	dir := t.TempDir()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	p, err := Prestart(t.Context(), exec.Command(self, deafArg), dir, Config{}, Files{Kernel: null, Initrd: null})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,9 +51,11 @@ func TestBeginUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	if c, err := p.Begin(t.Context(), Identity{RunDir: dir}); err == nil {
+	id := identityIn(t, t.TempDir())
+	defer id.Close()
+	if c, err := p.Begin(t.Context(), dir, id); err == nil {
 		c.Close()
-		t.Fatal("a supervisor without a socket was reached")
+		t.Fatal("a supervisor that does not listen was reached")
 	}
 	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(ended, 0); err != nil || n != 1 {

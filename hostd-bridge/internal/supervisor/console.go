@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"fmt"
 	"io"
 	"os"
 )
@@ -14,36 +13,30 @@ const (
 
 // console copies what a guest writes on its serial port to a file of bounded size.
 type console struct {
-	path string
+	file *os.File      // open until this process ends
 	done chan struct{} // closed when all is written
 	err  error         // set before done is closed
 }
 
-// copyConsole makes the file anew and copies from until QEMU closes it. When the file cannot be written the rest is discarded: a
-// guest whose console is not read stands still.
-func copyConsole(path string, from io.ReadCloser) (*console, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o640)
-	if err != nil {
-		from.Close()
-		return nil, fmt.Errorf("cannot open the console's file: %w", err)
-	}
-	c := &console{path: path, done: make(chan struct{})}
+// copyConsole copies from to an empty file until QEMU closes it. When the file cannot be written the rest is discarded: a guest whose console
+// is not read stands still.
+func copyConsole(f *os.File, from io.ReadCloser) *console {
+	c := &console{file: f, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		defer from.Close()
-		defer f.Close()
-		c.err = c.copy(f, from)
+		c.err = c.copy(from)
 		_, _ = io.Copy(io.Discard, from)
 	}()
-	return c, nil
+	return c
 }
 
-func (c *console) copy(f *os.File, from io.Reader) error {
+func (c *console) copy(from io.Reader) error {
 	buf := make([]byte, 16<<10)
 	for size := int64(0); ; {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if _, err := f.Write(buf[:n]); err != nil {
+			if _, err := c.file.WriteAt(buf[:n], size); err != nil {
 				return err
 			}
 		}
@@ -51,7 +44,7 @@ func (c *console) copy(f *os.File, from io.Reader) error {
 			return nil // QEMU has ended
 		}
 		if size += int64(n); size > consoleMax {
-			if err := keepEnd(f, c.path); err != nil {
+			if err := keepEnd(c.file); err != nil {
 				return err
 			}
 			size = consoleKeep
@@ -59,12 +52,12 @@ func (c *console) copy(f *os.File, from io.Reader) error {
 	}
 }
 
-// keepEnd cuts the file, open for appending, down to its last bytes.
-func keepEnd(f *os.File, path string) error {
-	end := tail(path, consoleKeep)
+// keepEnd cuts the file down to its last bytes.
+func keepEnd(f *os.File) error {
+	end := tail(f, consoleKeep)
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
-	_, err := f.Write(end)
+	_, err := f.WriteAt(end, 0)
 	return err
 }

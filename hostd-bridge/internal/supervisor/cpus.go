@@ -22,15 +22,24 @@ func (m *machine) switchCPUs(ctx context.Context, command string, next runState)
 	if err := m.qmp.Execute(ctx, command, nil, nil); err != nil {
 		return err
 	}
-	return m.enter(next)
+	if err := m.enter(next); err != nil {
+		return err
+	}
+	if next == stateRunning {
+		m.sets.sweep(ctx, m.qmp)
+	}
+	return nil
 }
 
+// running reports whether the CPUs run.
+func (m *machine) running() bool { return m.state == stateRunning }
+
 // attach puts a disk into the empty root slot.
-func (m *machine) attach(ctx context.Context, path string) error {
+func (m *machine) attach(ctx context.Context, image Image) error {
 	if err := m.checkLive(); err != nil {
 		return err
 	}
-	return m.slot.attach(ctx, m.qmp, path)
+	return m.attachRoot(ctx, image)
 }
 
 // detach empties the root slot.
@@ -38,7 +47,7 @@ func (m *machine) detach(ctx context.Context) error {
 	if err := m.checkLive(); err != nil {
 		return err
 	}
-	return m.slot.detach(ctx, m.qmp)
+	return m.detachRoot(ctx)
 }
 
 // plug puts a data disk into the machine.
@@ -46,7 +55,7 @@ func (m *machine) plug(ctx context.Context, disk Disk) error {
 	if err := m.checkLive(); err != nil {
 		return err
 	}
-	return m.disks.plug(ctx, m.qmp, disk)
+	return m.plugIn(ctx, disk)
 }
 
 // unplug takes a data disk out.
@@ -54,7 +63,7 @@ func (m *machine) unplug(ctx context.Context, unit int) error {
 	if err := m.checkLive(); err != nil {
 		return err
 	}
-	return m.disks.unplug(ctx, m.qmp, unit, m.qemu.ended)
+	return m.takeOut(ctx, unit)
 }
 
 // setNIC says what the network card in a slot is from now on.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/framestest"
@@ -26,53 +25,49 @@ func plugging(d Disk) func(*machine) func(context.Context) error {
 	}
 }
 
-// diskFile is an empty file in a directory of its own. A disk is opened by a second name of its file, which is gone afterwards.
-func diskFile(t *testing.T, name string) string {
+// imageOf is a disk of n empty files.
+func imageOf(t *testing.T, name string, n int) Image {
 	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
-			t.Errorf("beside %s lie %v, %v", name, entries, err)
+	image := Image{Name: name, Levels: n}
+	for range n {
+		f, err := os.CreateTemp(t.TempDir(), "level")
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	return path
+		image.Files = append(image.Files, f)
+	}
+	t.Cleanup(image.Close)
+	return image
 }
 
 // TestDataDiskOperations: what QEMU is asked for, and what is refused without asking it.
 func TestDataDiskOperations(t *testing.T) {
 	m, f := startFake(t)
-	one, delta := diskFile(t, "one"), diskFile(t, "delta")
-	if err := os.WriteFile(one+openSuffix, nil, 0o600); err != nil { // of a supervisor that was killed
+	one, delta := imageOf(t, "one", 3), imageOf(t, "delta", 1)
+	if err := owned(m, plugging(Disk{Unit: 1, Image: one})(m)); err != nil {
 		t.Fatal(err)
 	}
-	if err := owned(m, plugging(Disk{Unit: 1, Path: one})(m)); err != nil {
-		t.Fatal(err)
-	}
-	f.gets("blockdev-add", "device_add")
+	f.gets("add-fd", "add-fd", "add-fd", "blockdev-add", "device_add")
 	for _, d := range []Disk{{Unit: 1}, {Unit: 0}, {Unit: 7}, {Unit: 16}, {Unit: -1}} {
 		if err := owned(m, plugging(d)(m)); err == nil {
 			t.Errorf("unit %d was plugged in", d.Unit)
 		}
 	}
 	f.says(wordSave)
-	_, release, err := m.forkPoint(t.Context(), NewDisks{Data: map[int]string{1: delta}})
+	_, release, err := m.forkPoint(t.Context(), NewDisks{Data: map[int]Image{1: delta}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	release()
-	f.gets("stop", save, "blockdev-add", "transaction", "cont")
-	if d := m.disks.plugged[1]; d.Path != delta { // the owner rests
-		t.Errorf("the disk is %s", d.Path)
+	f.gets("add-fd", "stop", save, "add-fd", "blockdev-add", "transaction", "cont", "remove-fd")
+	if d := m.disks.plugged[1]; d.name != "delta" || len(d.nodes) != 2 { // the owner rests
+		t.Errorf("the disk is %+v", d)
 	}
 	unplug := func(ctx context.Context) error { return m.unplug(ctx, 1) }
 	if err := owned(m, unplug); err != nil {
 		t.Fatal(err)
 	}
-	f.gets("device_del", "blockdev-del")
+	f.gets("device_del", "blockdev-del", "remove-fd", "blockdev-del", "remove-fd", "remove-fd", "remove-fd")
 	if err := owned(m, unplug); err == nil {
 		t.Error("it was taken out twice")
 	}
@@ -81,7 +76,7 @@ func TestDataDiskOperations(t *testing.T) {
 // TestKillWhileADiskIsTakenOut: a kill waits for no guest that keeps its disk.
 func TestKillWhileADiskIsTakenOut(t *testing.T) {
 	m, f := startFake(t)
-	if err := owned(m, plugging(Disk{Unit: 2, Path: diskFile(t, "two")})(m)); err != nil {
+	if err := owned(m, plugging(Disk{Unit: 2, Image: imageOf(t, "two", 1)})(m)); err != nil {
 		t.Fatal(err)
 	}
 	f.says(wordKeep)
@@ -98,7 +93,7 @@ func TestKillWhileADiskIsTakenOut(t *testing.T) {
 // TestDiskThatIsNotLetGo: it keeps its unit, and can be taken out later.
 func TestDiskThatIsNotLetGo(t *testing.T) {
 	m, f := startFake(t)
-	if err := owned(m, plugging(Disk{Unit: 2, Path: diskFile(t, "two")})(m)); err != nil {
+	if err := owned(m, plugging(Disk{Unit: 2, Image: imageOf(t, "two", 1)})(m)); err != nil {
 		t.Fatal(err)
 	}
 	f.says(wordKeep)
@@ -111,7 +106,7 @@ func TestDiskThatIsNotLetGo(t *testing.T) {
 	if err := <-out; !errors.Is(err, context.Canceled) {
 		t.Errorf("unplug: %v", err)
 	}
-	if err := owned(m, plugging(Disk{Unit: 2, Path: "other"})(m)); err == nil {
+	if err := owned(m, plugging(Disk{Unit: 2, Image: imageOf(t, "other", 1)})(m)); err == nil {
 		t.Error("its unit was given to another")
 	}
 	m.events.deleted <- deviceOf(2)
@@ -121,13 +116,37 @@ func TestDiskThatIsNotLetGo(t *testing.T) {
 	f.gets("blockdev-del")
 }
 
+// joinAll does the daemon's part for the cards of a machine.
+func joinAll(t *testing.T, m *machine) {
+	go func() {
+		for last := 0; ; {
+			waiting, now, changed := m.joins.unjoined(last)
+			last = now
+			for _, slot := range waiting {
+				m.joins.mu.Lock()
+				want := m.joins.waiting[slot].want
+				m.joins.mu.Unlock()
+				if conn, err := dialTest(t.Context(), slot, want); err == nil {
+					_ = m.joins.give(slot, want, conn) // it may be another one by now
+				}
+			}
+			select {
+			case <-changed:
+			case <-m.ended:
+				return
+			}
+		}
+	}()
+}
+
 // TestCardsOfAMachine: a link is changed only where it is not as wanted, and the socket of QEMU's card is the one that is passed on.
 func TestCardsOfAMachine(t *testing.T) {
 	hub := framestest.New(t)
 	m, f := startFake(t, func(cfg *Config, id *Identity) {
 		cfg.Cards = []string{"nic0", "nic1"}
-		id.VM, id.Cards = "vm-9", []Card{joinTo(hub, ownMAC)}
+		id.Cards = []Card{joinTo(hub, ownMAC)}
 	})
+	joinAll(t, m)
 	if f.links != 1 {
 		t.Errorf("%d links were changed at the start, of one spare card", f.links)
 	}

@@ -31,13 +31,14 @@ type dataDisks struct {
 }
 
 type dataDisk struct {
-	Disk
-	node    string
-	leaving bool // QEMU was told to take it out
-	gone    bool // QEMU has taken it out
+	opened
+	unit     int
+	readOnly bool
+	leaving  bool // QEMU was told to take it out
+	gone     bool // QEMU has taken it out
 }
 
-func (d *dataDisk) device() string { return deviceOf(d.Unit) }
+func (d *dataDisk) device() string { return deviceOf(d.unit) }
 
 func deviceOf(unit int) string { return fmt.Sprintf("disk%d", unit) }
 
@@ -48,30 +49,31 @@ func newDataDisks(deleted <-chan string) dataDisks {
 // hardware is which disks there are.
 func (ds *dataDisks) hardware() (has []HardwareDisk) {
 	for _, unit := range slices.Sorted(maps.Keys(ds.plugged)) {
-		has = append(has, HardwareDisk{Unit: unit, ReadOnly: ds.plugged[unit].ReadOnly})
+		has = append(has, HardwareDisk{Unit: unit, ReadOnly: ds.plugged[unit].readOnly})
 	}
 	return has
 }
 
-// plug puts a disk into the machine.
-func (ds *dataDisks) plug(ctx context.Context, q *qmp.Client, disk Disk) error {
+// plugIn puts a disk into the machine.
+func (m *machine) plugIn(ctx context.Context, disk Disk) error {
+	ds, name := &m.disks, disk.Image.Name
 	if disk.Unit < 1 || disk.Unit >= units || disk.Unit == controllerUnit {
-		return fmt.Errorf("cannot plug in %s as unit %d: units are 1 to %d without %d", disk.Path, disk.Unit, units-1, controllerUnit)
+		return fmt.Errorf("cannot plug in %s as unit %d: units are 1 to %d without %d", name, disk.Unit, units-1, controllerUnit)
 	}
 	if has, taken := ds.plugged[disk.Unit]; taken {
-		return fmt.Errorf("cannot plug in %s: unit %d is %s", disk.Path, disk.Unit, has.Path)
+		return fmt.Errorf("cannot plug in %s: unit %d is %s", name, disk.Unit, has.name)
 	}
-	node := ds.newNode(disk.Unit)
-	if err := open(ctx, q, node, disk); err != nil {
-		return fmt.Errorf("cannot plug in %s: %w", disk.Path, err)
+	n, err := m.sets.open(ctx, m.qmp, ds.newNode(disk.Unit), disk.Image, disk.ReadOnly, m.running())
+	if err != nil {
+		return fmt.Errorf("cannot plug in %s: %w", name, err)
 	}
 	// An error of the host's disk, such as a full one, is the guest's to handle: QEMU would stop the machine at it.
 	device := map[string]any{"driver": "scsi-hd", "id": deviceOf(disk.Unit), "bus": SCSIBus + ".0", "scsi-id": 0, "lun": disk.Unit,
-		"drive": node, "serial": hostapi.DiskSerial(disk.Unit), "werror": "report", "rerror": "report"}
-	if err := q.Execute(ctx, "device_add", device, nil); err != nil {
-		return errors.Join(fmt.Errorf("cannot plug in %s: %w", disk.Path, err), remove(ctx, q, node))
+		"drive": n.name, "serial": hostapi.DiskSerial(disk.Unit), "werror": "report", "rerror": "report"}
+	if err := m.qmp.Execute(ctx, "device_add", device, nil); err != nil {
+		return errors.Join(fmt.Errorf("cannot plug in %s: %w", name, err), m.sets.close(ctx, m.qmp, m.running(), n))
 	}
-	ds.plugged[disk.Unit] = &dataDisk{Disk: disk, node: node}
+	ds.plugged[disk.Unit] = &dataDisk{opened: opened{name, []node{n}}, unit: disk.Unit, readOnly: disk.ReadOnly}
 	return nil
 }
 
@@ -80,42 +82,26 @@ func (ds *dataDisks) newNode(unit int) string {
 	return fmt.Sprintf("vol%d-%d", unit, ds.last)
 }
 
-// open opens a data disk as a node.
-func open(ctx context.Context, q *qmp.Client, node string, disk Disk) error {
-	add := func(name string) error { return q.Execute(ctx, "blockdev-add", DiskOptions(node, name), nil) }
-	if !disk.ReadOnly {
-		return openOnce(disk.Path, add)
-	}
-	options := DiskOptions(node, disk.Path) // others may have it open, too, and it is never forked
-	options["read-only"] = true
-	options["file"].(map[string]any)["read-only"] = true
-	return q.Execute(ctx, "blockdev-add", options, nil)
-}
-
-// remove removes a block node.
-func remove(ctx context.Context, q *qmp.Client, node string) error {
-	return q.Execute(context.WithoutCancel(ctx), "blockdev-del", map[string]any{"node-name": node}, nil)
-}
-
-// unplug takes a disk out. One that is not let go keeps its unit, and may be taken out once more.
-func (ds *dataDisks) unplug(ctx context.Context, q *qmp.Client, unit int, ended <-chan struct{}) error {
+// takeOut takes a disk out. One that is not let go keeps its unit, and may be taken out once more.
+func (m *machine) takeOut(ctx context.Context, unit int) error {
+	ds := &m.disks
 	d, ok := ds.plugged[unit]
 	if !ok {
 		return fmt.Errorf("cannot take out a disk: there is none with unit %d: %w", unit, syscall.ENODEV)
 	}
 	if !d.leaving {
-		err := q.Execute(ctx, "device_del", map[string]string{"id": d.device()}, nil)
+		err := m.qmp.Execute(ctx, "device_del", map[string]string{"id": d.device()}, nil)
 		var refused *qmp.Error
 		d.leaving = !errors.As(err, &refused) // who gave up waiting for QEMU's answer has told it nevertheless
 		if err != nil {
-			return fmt.Errorf("cannot take out %s: %w", d.Path, err)
+			return fmt.Errorf("cannot take out %s: %w", d.name, err)
 		}
 	}
-	if err := ds.awaitGone(ctx, d, ended); err != nil {
-		return fmt.Errorf("cannot take out %s: %w", d.Path, err)
+	if err := ds.awaitGone(ctx, d, m.qemu.ended); err != nil {
+		return fmt.Errorf("cannot take out %s: %w", d.name, err)
 	}
-	if err := remove(ctx, q, d.node); err != nil {
-		return fmt.Errorf("cannot close %s: %w", d.Path, err)
+	if err := m.sets.close(ctx, m.qmp, m.running(), d.nodes...); err != nil {
+		return fmt.Errorf("cannot close %s: %w", d.name, err)
 	}
 	delete(ds.plugged, unit)
 	return nil
@@ -142,80 +128,73 @@ func (ds *dataDisks) awaitGone(ctx context.Context, d *dataDisk, ended <-chan st
 	return nil
 }
 
-// overlay is a delta that takes the place of a block node.
-type overlay struct{ node, over, path string }
+// overlay is a delta that takes the place of a disk's first node.
+type overlay struct {
+	node string // that it becomes
+	over *opened
+	by   Image
+}
 
-// put puts all deltas over their nodes, or none.
-func put(ctx context.Context, q *qmp.Client, deltas []overlay) error {
+// put puts all deltas over their disks, or none.
+func (m *machine) put(ctx context.Context, deltas []overlay) error {
 	var actions []any
+	var nodes []node
 	err := func() error {
 		for _, o := range deltas {
-			err := openOnce(o.path, func(name string) error {
-				options := DiskOptions(o.node, name)
-				options["backing"] = nil // the one below is open already
-				return q.Execute(ctx, "blockdev-add", options, nil)
-			})
+			opened, err := m.sets.open(ctx, m.qmp, o.node, o.by, false, m.running()) // over nothing: the one below is open already
 			if err != nil {
-				return fmt.Errorf("cannot open delta %s: %w", o.path, err)
+				return fmt.Errorf("cannot open delta %s: %w", o.by.Name, err)
 			}
-			actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]string{"node": o.over, "overlay": o.node}})
+			nodes = append(nodes, opened)
+			over := o.over.nodes[0].name
+			actions = append(actions, map[string]any{"type": "blockdev-snapshot", "data": map[string]string{"node": over, "overlay": o.node}})
 		}
-		if err := q.Execute(ctx, "transaction", map[string]any{"actions": actions}, nil); err != nil {
+		if err := m.qmp.Execute(ctx, "transaction", map[string]any{"actions": actions}, nil); err != nil {
 			return fmt.Errorf("cannot put deltas over the machine's disks: %w", err)
 		}
 		return nil
 	}()
-	if err == nil {
-		return nil
+	if err != nil {
+		return errors.Join(err, m.sets.close(ctx, m.qmp, m.running(), nodes...))
 	}
-	for _, o := range deltas[:len(actions)] {
-		err = errors.Join(err, remove(ctx, q, o.node))
+	for n, o := range deltas {
+		o.over.name, o.over.nodes = o.by.Name, append([]node{nodes[n]}, o.over.nodes...)
 	}
-	return err
+	return nil
 }
 
 // fork has all that is written to the machine's disks from now on go to deltas.
 func (m *machine) fork(ctx context.Context, to NewDisks) error {
-	var deltas []overlay
-	if to.Root != "" {
-		node, err := m.slot.next()
-		if err != nil {
-			return err
-		}
-		deltas = append(deltas, overlay{node, m.slot.node, to.Root})
-	}
-	for unit, d := range m.disks.plugged {
-		path, ok := to.Data[unit]
-		if ok == d.ReadOnly {
-			return fmt.Errorf("cannot fork %s: a disk that can be written to needs a delta, and no other has one", d.Path)
-		}
-		if ok {
-			deltas = append(deltas, overlay{m.disks.newNode(unit), d.node, path})
-		}
-	}
-	for unit, path := range to.Data {
-		if _, ok := m.disks.plugged[unit]; !ok {
-			return fmt.Errorf("cannot put %s over a disk: there is none with unit %d", path, unit)
-		}
-	}
-	if len(deltas) == 0 {
-		return nil
-	}
-	if err := put(ctx, m.qmp, deltas); err != nil {
+	deltas, err := m.overlays(to)
+	if err != nil || len(deltas) == 0 {
 		return err
 	}
-	for _, o := range deltas {
-		if o.path == to.Root {
-			m.slot.node, m.slot.path = o.node, o.path
-			continue
+	return m.put(ctx, deltas)
+}
+
+// overlays says which delta goes over which disk.
+func (m *machine) overlays(to NewDisks) (deltas []overlay, _ error) {
+	if to.Root.Levels > 0 {
+		if !m.slot.filled {
+			return nil, errors.New("cannot put a delta over the root slot's disk: it is empty")
 		}
-		for _, d := range m.disks.plugged {
-			if d.node == o.over {
-				d.node, d.Path = o.node, o.path
-			}
+		deltas = append(deltas, overlay{m.slot.newNode(), &m.slot.has, to.Root})
+	}
+	for unit, d := range m.disks.plugged {
+		delta, ok := to.Data[unit]
+		if ok == d.readOnly {
+			return nil, fmt.Errorf("cannot fork %s: a disk that can be written to needs a delta, and no other has one", d.name)
+		}
+		if ok {
+			deltas = append(deltas, overlay{m.disks.newNode(unit), &d.opened, delta})
 		}
 	}
-	return nil
+	for unit, delta := range to.Data {
+		if _, ok := m.disks.plugged[unit]; !ok {
+			return nil, fmt.Errorf("cannot put %s over a disk: there is none with unit %d", delta.Name, unit)
+		}
+	}
+	return deltas, nil
 }
 
 // plugAll plugs in a machine's disks at its start: those that the fork point of a child has before its state is loaded, for
@@ -226,7 +205,7 @@ func (m *machine) plugAll(ctx context.Context, ofForkPoint bool) error {
 	}
 	for _, d := range m.id.Disks {
 		if has(d.Unit) == ofForkPoint {
-			if err := m.disks.plug(ctx, m.qmp, d); err != nil {
+			if err := m.plugIn(ctx, d); err != nil {
 				return err
 			}
 		}

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -90,18 +88,4 @@ func findPanic(console []byte) string {
 	}
 	line, _, _ := bytes.Cut(console[i+len(mark):], []byte("\n"))
 	return strings.TrimSpace(strings.ToValidUTF8(string(line), "?"))
-}
-
-// tail is the end of a file, at most n bytes; empty when it cannot be read.
-func tail(path string, n int64) []byte {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	if _, err := f.Seek(-n, io.SeekEnd); err != nil {
-		f.Seek(0, io.SeekStart) // shorter than n
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, n))
-	return b
 }

@@ -32,6 +32,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == deafArg {
+		if err := deafSupervisor(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -49,7 +56,12 @@ func fakeQEMU(socket string) error {
 	if _, err := unix.Mmap(RAMFD, 0, int(ram.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return err
 	}
-	qmp := os.NewFile(QMPFD, "qmp")
+	qmp, err := unixConn(os.NewFile(QMPFD, "qmp"))
+	if err != nil {
+		return err
+	}
+	from := &filesReader{conn: qmp, oob: make([]byte, unix.CmsgSpace(4*253))}
+	var last atomic.Pointer[os.File] // that add-fd brought
 	saves := make(chan bool, 8)
 	var keep atomic.Bool
 	go func() {
@@ -67,17 +79,19 @@ func fakeQEMU(socket string) error {
 		}
 	}()
 	fmt.Fprintln(qmp, `{"QMP": {"version": {}, "capabilities": []}}`)
-	for commands := bufio.NewScanner(qmp); commands.Scan(); {
+	for commands := bufio.NewScanner(from); commands.Scan(); {
 		var c struct {
 			Execute   string `json:"execute"`
 			Arguments struct {
-				Filename string `json:"filename"`
-				ID       string `json:"id"`
+				ID string `json:"id"`
 			} `json:"arguments"`
 			ID uint64 `json:"id"`
 		}
 		if err := json.Unmarshal(commands.Bytes(), &c); err != nil {
 			return err
+		}
+		if n := len(from.files); n > 0 {
+			last.Store(from.files[n-1])
 		}
 		fmt.Fprintln(control, c.Execute)
 		answer := fmt.Sprintf("{\"return\": {}, \"id\": %d}", c.ID)
@@ -88,7 +102,7 @@ func fakeQEMU(socket string) error {
 					fmt.Fprintf(qmp, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no space\"}, \"id\": %d}\n", c.ID)
 					return
 				}
-				if err := os.WriteFile(c.Arguments.Filename, []byte("state"), 0); err != nil {
+				if _, err := last.Load().WriteString("state"); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 				}
 				fmt.Fprintln(qmp, answer)
@@ -112,6 +126,8 @@ type fake struct {
 	control  net.Conn
 	commands chan string // that arrived, without those of the start
 	links    int         // changed before the CPUs ran
+	runDir   string
+	home     string
 }
 
 // says sends a word to the fake QEMU.
@@ -137,15 +153,16 @@ func (f *fake) awaits(command string) {
 }
 
 // newFake listens for a fake QEMU; its configuration starts one.
-func newFake(t *testing.T) (Config, func() *fake) {
+func newFake(t *testing.T) (Config, string, func() *fake) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	cfg := Config{RunDir: filepath.Join(dir, "run"), QEMU: self, CID: 77, MemoryMiB: 4, RootNode: "slot0", EmptySize: 1 << 30}
-	if err := os.Mkdir(cfg.RunDir, 0o700); err != nil {
+	runDir := filepath.Join(dir, "run")
+	cfg := Config{QEMU: self, CID: 77, MemoryMiB: 4, RootNode: "slot0", EmptySize: 1 << 30}
+	if err := os.Mkdir(runDir, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "control")
@@ -154,7 +171,7 @@ func newFake(t *testing.T) (Config, func() *fake) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cfg, func() *fake {
+	return cfg, runDir, func() *fake {
 		defer l.Close()
 		c, err := l.Accept()
 		if err != nil {

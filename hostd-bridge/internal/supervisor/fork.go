@@ -150,24 +150,39 @@ func (m *machine) goOn(ctx context.Context, before runState) error {
 			return errors.Join(err, m.enter(statePaused))
 		}
 	}
-	return m.enter(before)
+	if err := m.enter(before); err != nil || before != stateRunning {
+		return err
+	}
+	m.sets.sweep(ctx, m.qmp)
+	return nil
 }
 
 // saveState stops the CPUs and takes the state of all devices, without the memory.
-func (m *machine) saveState(ctx context.Context) (*os.File, error) {
-	if err := m.qmp.Execute(ctx, "stop", nil, nil); err != nil {
-		return nil, err
-	}
+func (m *machine) saveState(ctx context.Context) (_ *os.File, err error) {
 	state, err := newMemory("state", 0)
 	if err != nil {
 		return nil, err
 	}
-	// By our descriptor: QEMU is our child, of our user, so it may open it.
-	args := map[string]any{"filename": fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), state.Fd()), "live": false}
-	if err := m.qmp.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
-		state.Close()
+	defer func() {
+		if err != nil {
+			state.Close()
+		}
+	}()
+	// QEMU looks for a file that is open for writing alone.
+	write, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", state.Fd()), os.O_WRONLY, 0)
+	if err != nil {
 		return nil, err
 	}
+	defer write.Close()
+	set, passed := m.sets.add(m.qmp, write)
+	if err := errors.Join(passed.Wait(ctx, nil), m.qmp.Execute(ctx, "stop", nil, nil)); err != nil {
+		return nil, err
+	}
+	args := map[string]any{"filename": fmt.Sprintf("/dev/fdset/%d", set), "live": false}
+	if err := m.qmp.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
+		return nil, err
+	}
+	m.sets.stale = append(m.sets.stale, set)
 	return state, nil
 }
 

@@ -21,7 +21,11 @@ import (
 func TestEndOfALogConnection(t *testing.T) {
 	home := t.TempDir()
 	path := filepath.Join(home, hostapi.LogFile)
-	out, err := vmlog.Open(home, hostapi.Log{}, hostapi.Marker{Run: 1}, time.Unix(1, 0), nil)
+	dir, err := os.OpenRoot(home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := vmlog.Open(dir, hostapi.Log{}, hostapi.Marker{Run: 1}, time.Unix(1, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,10 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
-	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/guestinfo"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
@@ -30,8 +27,8 @@ const startTimeout = 30 * time.Second
 // machine is the virtual machine of this process.
 type machine struct {
 	cfg    Config
+	files  Files
 	id     Identity
-	dir    string // the run directory: the Config's, then the Identity's
 	log    *slog.Logger
 	qemu   *qemuProcess
 	qmp    *qmp.Client
@@ -51,9 +48,12 @@ type machine struct {
 	state runState
 	ram   *os.File // the guest's memory; of a child its template's, over which QEMU has private pages
 	saved *os.File // of a frozen machine: its device state
+	sets  fdsets
 	slot  slot
 	disks dataDisks
 	cards cards
+
+	joins *joins // connections with switches, which the daemon makes
 
 	operations chan operation // for the owner
 	unwanted   chan struct{}  // closed by giveUp
@@ -64,23 +64,24 @@ type machine struct {
 }
 
 // startMachine starts QEMU; its CPUs do not run. A machine that it returns is handed to own in the end, or to abandon.
-func startMachine(cfg Config, lock *os.File, log *slog.Logger) (*machine, error) {
+func startMachine(cfg Config, files Files, log *slog.Logger) (*machine, error) {
 	m := &machine{
-		cfg: cfg, dir: cfg.RunDir, log: log, events: newQEMUEvents(), marks: newTimeline(), slot: newSlot(cfg),
+		cfg: cfg, files: files, log: log, events: newQEMUEvents(), marks: newTimeline(), slot: newSlot(cfg), joins: newJoins(),
 		operations: make(chan operation), unwanted: make(chan struct{}), frozen: make(chan struct{}), ended: make(chan struct{}),
 	}
 	m.disks = newDataDisks(m.events.deleted)
 	m.giveUp = sync.OnceFunc(func() { close(m.unwanted) })
-	state, err := m.openMemory()
-	if err != nil {
+	m.ram = files.RAM
+	var err error
+	if !cfg.Child {
+		if m.ram, err = newMemory(ramName, int64(m.cfg.MemoryMiB)<<20); err != nil {
+			return nil, err
+		}
+	}
+	if m.qemu, err = startQEMU(cfg, files, m.ram); err != nil {
 		return nil, err
 	}
-	if state != nil {
-		defer state.Close()
-	}
-	if m.qemu, err = startQEMU(cfg, lock, m.ram, state); err != nil {
-		return nil, err
-	}
+	closeAll(append([]*os.File{files.Kernel, files.Initrd, files.State}, files.captures...)) // QEMU's alone
 	if cfg.Kernel {
 		m.vsock = vsock.NewKernel(cfg.CID)
 	} else { // QEMU asks for the device while it starts
@@ -88,37 +89,20 @@ func startMachine(cfg Config, lock *os.File, log *slog.Logger) (*machine, error)
 		m.vsock = dev
 		go m.intercept(dev) // ends with QEMU
 	}
-	m.cards = newCards(cfg, m.qemu.cards, log)
+	m.cards = newCards(cfg, m.qemu.cards, m.joins, log)
 	m.qmp = qmp.New(m.qemu.control, m.events.take)
 	return m, nil
 }
 
-// openMemory makes the memory of a machine that boots, or opens the inherited files of a child's template. state is nil for a
-// machine that boots.
-func (m *machine) openMemory() (state *os.File, err error) {
-	if !m.cfg.Child {
-		m.ram, err = newMemory(ramName, int64(m.cfg.MemoryMiB)<<20)
-		return nil, err
-	}
-	unix.CloseOnExec(templateRAM)
-	unix.CloseOnExec(templateState)
-	m.ram = os.NewFile(templateRAM, ramName)
-	inherited := os.NewFile(templateState, "state")
-	defer inherited.Close()
-	// All children of the template share the inherited file's offset: this one needs an offset of its own.
-	if state, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", templateState)); err != nil {
-		return nil, fmt.Errorf("cannot open the template's state: %w", err)
-	}
-	return state, nil
-}
-
 // withStderr adds what QEMU said.
-func withStderr(err error, runDir string) error {
-	if said := strings.TrimSpace(string(tail(qemuLogPath(runDir), 2048))); said != "" {
+func (m *machine) withStderr(err error) error {
+	if said := m.stderr(); said != "" {
 		return fmt.Errorf("%w: %s", err, said)
 	}
 	return err
 }
+
+func (m *machine) stderr() string { return strings.TrimSpace(string(tail(m.files.qemuLog, 2048))) }
 
 // handshake waits for QEMU.
 func (m *machine) handshake(ctx context.Context) error {
@@ -136,18 +120,6 @@ func (m *machine) handshake(ctx context.Context) error {
 	return nil
 }
 
-// assume gives the machine its identity: it moves to the machine's own directory and makes its socket there.
-func (m *machine) assume(id Identity) (*net.UnixListener, error) {
-	m.id = id
-	if id.RunDir != m.dir {
-		if err := unix.Rename(m.dir, id.RunDir); err != nil { // os.Rename takes no empty directory's place
-			return nil, fmt.Errorf("cannot move into the machine's directory: %w", err)
-		}
-		m.dir = id.RunDir
-	}
-	return unixsocket.Listen(socketPath(m.dir))
-}
-
 // begin lets the CPUs run.
 func (m *machine) begin(ctx context.Context) error {
 	if err := m.check(stateRunning); err != nil {
@@ -158,13 +130,13 @@ func (m *machine) begin(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if m.id.RootDisk != "" {
-		if err := m.slot.attach(ctx, m.qmp, m.id.RootDisk); err != nil {
+	if m.id.Root.Levels > 0 {
+		if err := m.attachRoot(ctx, m.id.Root); err != nil {
 			return err
 		}
 	}
-	if m.id.Rehearsal != "" {
-		if err := m.slot.attachRehearsal(ctx, m.qmp, m.id.Rehearsal); err != nil {
+	if m.id.Rehearsal.Levels > 0 {
+		if err := m.attachRehearsal(ctx, m.id.Rehearsal); err != nil {
 			return err
 		}
 	}
@@ -179,6 +151,9 @@ func (m *machine) begin(ctx context.Context) error {
 	if err := m.plugAll(ctx, false); err != nil {
 		return err
 	}
+	if err := m.keepConnections(); err != nil {
+		return err
+	}
 	if err := m.cards.begin(ctx, m.qmp, m.id); err != nil {
 		return err
 	}
@@ -189,16 +164,36 @@ func (m *machine) begin(ctx context.Context) error {
 	return nil
 }
 
+// keepConnections takes the connections that cards have with their switches from the beginning.
+func (m *machine) keepConnections() error {
+	for i, slot := range m.id.Joined {
+		f := m.id.Connections[i]
+		conn, err := unixConn(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		if slot < 0 || slot >= len(m.id.Cards) {
+			conn.Close()
+			return fmt.Errorf("cannot join slot %d with a network: no card is there", slot)
+		}
+		m.joins.keep(slot, m.id.Cards[slot], conn)
+	}
+	return nil
+}
+
 // serveGuest opens the files that the guest's output goes to, and listens for its guestinfo and log connections.
 func (m *machine) serveGuest() (err error) {
 	if m.cfg.Child && m.cfg.Hardware.Token == "" {
 		return errors.New("cannot tell the fork's tether from its container: its source was started by an older version; start that anew")
 	}
-	if m.con, err = copyConsole(ConsolePath(m.id.HomeDir), m.qemu.console); err != nil {
-		return err
+	m.con = copyConsole(m.id.Console, m.qemu.console)
+	home, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", m.id.Home.Fd())) // it is a descriptor, perhaps of a path alone
+	if err != nil {
+		return fmt.Errorf("cannot use the directory of the log: %w", err)
 	}
 	first := func() { m.marks.mark(hostapi.MarkFirstByte) }
-	if m.out, err = vmlog.Open(m.id.HomeDir, m.id.Log, runMarker(m.id), time.Now(), first); err != nil {
+	if m.out, err = vmlog.Open(home, m.id.Log, runMarker(m.id), time.Now(), first); err != nil {
 		return err
 	}
 	m.info = guestinfo.New(m.id.Guestinfo, guestinfo.Hooks{Token: m.cfg.Hardware.Token, Freeze: m.freeze, Set: m.guestSet})
@@ -302,6 +297,7 @@ func (q *qemuEvents) take(e qmp.Event) {
 func (m *machine) drain() {
 	<-m.qmp.Done()
 	m.cards.close()
+	m.joins.close()
 	m.vsock.Close()
 	m.info.Close()
 	m.out.LetGo()
@@ -316,12 +312,12 @@ func (m *machine) drain() {
 func (m *machine) report() {
 	e := ending{
 		killed: m.isUnwanted(), shutdown: m.events.shutdown, waitErr: m.qemu.err, guest: m.info.Guest(),
-		console: tail(ConsolePath(m.id.HomeDir), panicSearch),
-		stderr:  strings.TrimSpace(string(tail(qemuLogPath(m.dir), 2048))),
+		console: tail(m.con.file, panicSearch),
+		stderr:  m.stderr(),
 	}
 	m.exit = e.exit()
 	m.exit.At, m.exit.Run = time.Now().UTC(), m.id.Run
-	if err := writeExit(m.dir, m.exit); err != nil {
+	if err := writeExit(m.files.exit, m.exit); err != nil {
 		m.log.Error("cannot write the machine's last report", "err", err)
 	}
 	m.out.Finish()
@@ -338,15 +334,12 @@ func (m *machine) isUnwanted() bool {
 	}
 }
 
-// writeExit writes exit.json atomically.
-func writeExit(runDir string, x Exit) error {
+// writeExit writes exit.json, which is empty. Whoever reads it before it is whole finds no report.
+func writeExit(f *os.File, x Exit) error {
 	b, err := json.Marshal(x)
 	if err != nil {
 		return err
 	}
-	path := exitPath(runDir)
-	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".tmp", path)
+	_, err = f.WriteAt(b, 0)
+	return err
 }

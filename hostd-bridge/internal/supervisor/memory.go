@@ -31,11 +31,13 @@ func newMemory(name string, size int64) (*os.File, error) {
 	return f, nil
 }
 
+// allSeals are the seals of a file whose content is final.
+const allSeals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+
 // seal makes a file's content final for all processes (memfd_create(2)). It fails while a process has the file mapped shared and
 // writable.
 func seal(f *os.File) error {
-	const all = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, all); err != nil {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, allSeals); err != nil {
 		return fmt.Errorf("cannot seal %s: %w", f.Name(), err)
 	}
 	return nil

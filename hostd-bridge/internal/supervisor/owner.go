@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 )
@@ -54,17 +53,17 @@ func (m *machine) own() {
 	m.report()
 }
 
-// abandon ends a machine whose start has failed, and adds to err what QEMU said. The directory of one that is unwanted is
-// removed: no other process knows of it.
+// abandon ends a machine whose start has failed, and adds to err what QEMU said.
 func (m *machine) abandon(err error) error {
 	_ = m.enter(stateEnding) // every state but this one allows it
 	m.qemu.kill()
 	m.cards.close()
+	m.joins.close()
 	m.vsock.Close()
 	if errors.Is(err, errUnwanted) {
-		return errors.Join(err, os.RemoveAll(m.dir))
+		return err
 	}
-	return withStderr(err, m.dir)
+	return m.withStderr(err)
 }
 
 // end kills QEMU on request. A machine that is frozen gives up its fork point.

@@ -8,6 +8,9 @@ import (
 // maxOwnLog bounds supervisor.log, in bytes: a guest whose connections fail without end has a record written for each.
 const maxOwnLog = 4 << 20
 
+// maxQEMULog bounds qemu.log, in bytes: a guest can have QEMU complain without end.
+const maxQEMULog = 1 << 20
+
 // boundedLog writes records until there is no more room for one, and says so once.
 type boundedLog struct {
 	mu   sync.Mutex

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,62 +10,87 @@ import (
 	"os"
 	"runtime"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
-// Run is the life of a supervisor: it reads a Config from in, starts QEMU, writes a Result to out, reads an Identity, lets
-// the machine run, writes the second Result, closes both, and returns when the machine has ended. When in ends without an
+// Run is the life of a supervisor: it reads a Config from daemon, a unix socket, starts QEMU, writes a Result, reads an Identity, lets the
+// machine run, writes the second Result, closes the socket, and returns when the machine has ended. When the socket ends without an
 // Identity the machine is abandoned. Records go to log.
-func Run(in io.ReadCloser, out io.WriteCloser, log io.Writer) error {
-	err := supervise(in, out, log)
+func Run(daemon *os.File, log io.Writer) error {
+	conn, err := unixConn(daemon)
+	daemon.Close()
 	if err != nil {
-		err = errors.Join(err, report(out, err), out.Close())
+		return err
+	}
+	err = supervise(conn, log)
+	if err != nil {
+		err = errors.Join(err, report(conn, err), conn.Close())
 	}
 	return err
 }
 
 // supervise returns an error only before the second Result was written.
-func supervise(in io.ReadCloser, out io.WriteCloser, logTo io.Writer) error {
-	documents := json.NewDecoder(in)
+func supervise(daemon *net.UnixConn, logTo io.Writer) error {
 	var cfg Config
-	if err := documents.Decode(&cfg); err != nil {
+	received, err := receiveFrame(daemon, &cfg)
+	if err != nil {
 		return fmt.Errorf("cannot read the supervisor's configuration: %w", err)
 	}
-	lock, err := takeLock(cfg.RunDir)
+	files, err := filesOf(cfg, received)
 	if err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(lock) // closed by the end of this process: whoever gets the lock finds no process any more
-	if err := os.Remove(exitPath(cfg.RunDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot remove the last machine's report: %w", err)
+	defer runtime.KeepAlive(files.lock) // closed by the end of this process: whoever gets the lock finds no process any more
+	l, err := listenerOf(files.listener)
+	if err != nil {
+		return err
 	}
-	m, err := startMachine(cfg, lock, newLog(logTo, cfg.Debug))
+	defer l.Close()
+	m, err := startMachine(cfg, files, newLog(logTo, cfg.Debug))
 	if err != nil {
 		return err
 	}
 	next := func() (id Identity, err error) {
-		if report(out, nil) != nil || documents.Decode(&id) != nil {
-			err = errUnwanted
+		if report(daemon, nil) != nil {
+			return id, errUnwanted
 		}
-		return id, err
+		received, err := receiveFrame(daemon, &id)
+		if err != nil {
+			return id, errUnwanted
+		}
+		if err := id.receive(received); err != nil {
+			closeAll(received)
+			return id, err
+		}
+		return id, nil
 	}
-	l, err := m.bringUp(context.Background(), next)
-	if err != nil {
+	if err := m.bringUp(context.Background(), next); err != nil {
 		return m.abandon(err)
 	}
-	in.Close()
-	defer os.Remove(socketPath(m.dir))
 	s := &server{m: m}
 	var serving sync.WaitGroup
 	serving.Go(func() { s.serve(l) })
-	if err := errors.Join(report(out, nil), out.Close()); err != nil {
+	if err := errors.Join(report(daemon, nil), daemon.Close()); err != nil {
 		m.log.Error("the daemon no longer waits for the machine: it is ended", "err", err)
 		m.end()
 	}
 	m.own()
 	serving.Wait()
 	return nil
+}
+
+// listenerOf takes over a socket that the daemon listens on.
+func listenerOf(f *os.File) (*net.UnixListener, error) {
+	l, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on the machine's socket: %w", err)
+	}
+	unix, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, errors.New("cannot listen on the machine's socket: it is no unix socket")
+	}
+	return unix, nil
 }
 
 func newLog(to io.Writer, debug bool) *slog.Logger {
@@ -81,23 +105,22 @@ var errUnwanted = errors.New("the machine was abandoned before it had an identit
 
 // bringUp takes a machine from QEMU's start to running CPUs. identity is called when QEMU is ready; it returns errUnwanted when
 // there is none. When bringUp fails the caller abandons the machine.
-func (m *machine) bringUp(ctx context.Context, identity func() (Identity, error)) (*net.UnixListener, error) {
+func (m *machine) bringUp(ctx context.Context, identity func() (Identity, error)) (err error) {
 	if err := m.handshake(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	id, err := identity()
-	if err != nil {
-		return nil, err
+	if m.id, err = identity(); err != nil {
+		return err
 	}
-	l, err := m.assume(id)
-	if err != nil {
-		return nil, err
-	}
-	if err := m.begin(ctx); err != nil {
-		l.Close()
-		return nil, errors.Join(err, os.Remove(socketPath(m.dir)))
-	}
-	return l, nil
+	defer func() { // QEMU has disks, and the log its own descriptor
+		m.id.Root.Close()
+		m.id.Rehearsal.Close()
+		for _, d := range m.id.Disks {
+			d.Image.Close()
+		}
+		m.id.Home.Close()
+	}()
+	return m.begin(ctx)
 }
 
 // report writes a Result.
@@ -106,18 +129,5 @@ func report(out io.Writer, err error) error {
 	if err != nil {
 		r.Error = err.Error()
 	}
-	return json.NewEncoder(out).Encode(r)
-}
-
-// takeLock takes the lock of the processes of the machine in runDir. QEMU inherits it, so it is free only when both are gone.
-func takeLock(runDir string) (*os.File, error) {
-	f, err := os.OpenFile(lockPath(runDir), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the machine's lock: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot start a machine in %s: another one runs there: %w", runDir, err)
-	}
-	return f, nil
+	return writeFrame(out, r)
 }

@@ -50,8 +50,14 @@ func (s *server) handle(ctx context.Context, c *net.UnixConn) {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	var r request
-	if err := readFrame(c, &r); err != nil {
+	received, err := receiveFrame(c, &r)
+	if err != nil {
 		s.m.log.Debug("no request", "err", err)
+		return
+	}
+	defer closeAll(received) // what is needed is QEMU's then
+	if err := r.receive(received); err != nil {
+		s.answer(c, replyTo(err))
 		return
 	}
 	s.m.log.Debug("request", "op", r.Op)
@@ -80,6 +86,8 @@ func (s *server) do(ctx context.Context, r request) reply {
 	m := s.m
 	var op func() error
 	switch r.Op {
+	case opWho:
+		return reply{}
 	case opSet:
 		m.info.Set(r.Set)
 		return reply{}
@@ -89,7 +97,7 @@ func (s *server) do(ctx context.Context, r request) reply {
 		m.kill()
 		return reply{}
 	case opAttach:
-		op = func() error { return m.attach(ctx, r.Path) }
+		op = func() error { return m.attach(ctx, r.Image) }
 	case opDetach:
 		op = func() error { return m.detach(ctx) }
 	case opPlug:
@@ -98,6 +106,12 @@ func (s *server) do(ctx context.Context, r request) reply {
 		op = func() error { return m.unplug(ctx, r.Disk.Unit) }
 	case opSetNIC:
 		op = func() error { return m.setNIC(ctx, r.Slot, r.Card) }
+	case opJoin:
+		conn, err := unixConn(r.conn)
+		if err == nil {
+			err = m.joins.give(r.Slot, r.Card, conn)
+		}
+		return replyTo(err)
 	case opPause:
 		op = func() error { return m.pause(ctx) }
 	case opResume:
@@ -132,7 +146,13 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 		if err != nil {
 			return
 		}
+		unjoined, joins, waits := s.m.joins.unjoined(sent.joins)
+		sent.joins = joins
+		if len(unjoined) > 0 && writeFrame(c, Event{Unjoined: unjoined}) != nil {
+			return
+		}
 		select {
+		case <-waits:
 		case <-changed:
 		case <-marked:
 		case <-frozen:
@@ -150,7 +170,7 @@ func (s *server) events(ctx context.Context, c *net.UnixConn) {
 }
 
 // sent is how much a client has been sent.
-type sent struct{ values, marks int }
+type sent struct{ values, marks, joins int }
 
 // sendNew sends what is new. The channels are closed when there is more.
 func (s *server) sendNew(c *net.UnixConn, t *sent) (changed, marked <-chan struct{}, err error) {
@@ -205,11 +225,7 @@ func (s *server) template(ctx context.Context, c *net.UnixConn, to NewDisks) {
 	if !s.answer(c, replyTo(err)) || err != nil {
 		return
 	}
-	err = writeFrame(c, point.Hardware)
-	if err == nil {
-		err = sendFiles(c, point.RAM, point.State)
-	}
-	if err != nil {
+	if err := sendFrame(c, point.Hardware, point.RAM, point.State); err != nil {
 		s.m.log.Debug("client went away", "err", err)
 	}
 }

@@ -4,42 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-
-	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 )
 
 // RootSlot is the name of the raw block node that the guest's root device sits on. Its file is a disk or a placeholder.
 const RootSlot = "root"
-
-// DiskOptions are the blockdev options of a disk's node. QEMU's own locks are off because the inventory gives each disk one writer,
-// and because QEMU 7.2 keeps a disk at a fork point open for writing although nothing is written to it: its lock would keep the
-// children from reading it.
-func DiskOptions(node, path string) map[string]any {
-	return map[string]any{"driver": "qcow2", "node-name": node, "discard": "unmap",
-		"file": map[string]any{"driver": "file", "filename": path, "discard": "unmap", "locking": "off"}}
-}
-
-// openSuffix ends the name by which QEMU opens a disk that can be written to.
-const openSuffix = ".open"
-
-// openOnce has add open a disk by a second name, beside its own, that is gone afterwards.
-//
-// At a fork blockdev-snapshot makes what is below a delta read-only, and QEMU then opens that file once more by the name that it knows
-// (block/file-posix.c, raw_reconfigure_getfd), and those further below at later forks. By then the disk's own name is the delta's, and the machine
-// would read its delta in the place of what is below it. By a name that is gone it finds nothing, and goes on with the file that it has open.
-// The name is in the same directory, since a disk names what it is a delta of by a path from there.
-func openOnce(path string, add func(name string) error) error {
-	name := path + openSuffix
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a supervisor that was killed
-		return err
-	}
-	if err := os.Link(path, name); err != nil {
-		return err
-	}
-	return errors.Join(add(name), os.Remove(name))
-}
 
 // EmptyOptions are the blockdev options of a placeholder's node, of size bytes.
 func EmptyOptions(node string, size int64) map[string]any {
@@ -55,69 +23,69 @@ func SlotOptions(node string) map[string]any {
 type slot struct {
 	emptySize int64
 
-	node string // of the disk or placeholder
-	path string // empty: a placeholder
-	last int    // number of the newest node
+	has    opened // a disk, or the node of the placeholder
+	filled bool   // with a disk; false also of a rehearsal
+	last   int    // number of the newest node
 }
 
-func newSlot(cfg Config) slot { return slot{emptySize: cfg.EmptySize, node: cfg.RootNode} }
+func newSlot(cfg Config) slot {
+	return slot{emptySize: cfg.EmptySize, has: opened{nodes: []node{{name: cfg.RootNode}}}}
+}
 
-// attach puts a disk into the empty slot.
-func (s *slot) attach(ctx context.Context, q *qmp.Client, path string) error {
-	if s.path != "" {
-		return fmt.Errorf("cannot attach %s: the root slot holds %s", path, s.path)
-	}
+func (s *slot) newNode() string {
 	s.last++
-	node := fmt.Sprintf("slot%d", s.last)
-	if err := openOnce(path, func(name string) error { return s.swap(ctx, q, node, DiskOptions(node, name)) }); err != nil {
-		return fmt.Errorf("cannot attach %s: %w", path, err)
+	return fmt.Sprintf("slot%d", s.last)
+}
+
+// attachRoot puts a disk into the empty slot.
+func (m *machine) attachRoot(ctx context.Context, image Image) error {
+	s := &m.slot
+	if s.filled {
+		return fmt.Errorf("cannot attach %s: the root slot holds %s", image.Name, s.has.name)
 	}
-	s.path = path
+	n, err := m.sets.open(ctx, m.qmp, s.newNode(), image, false, m.running())
+	if err == nil {
+		err = m.swap(ctx, image.Name, n)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot attach %s: %w", image.Name, err)
+	}
+	s.filled = true
 	return nil
 }
 
-// attachRehearsal puts a disk into the empty slot, which still counts as empty, and removes the disk's file.
-func (s *slot) attachRehearsal(ctx context.Context, q *qmp.Client, path string) error {
-	if err := s.attach(ctx, q, path); err != nil {
-		return err
-	}
-	s.path = ""
-	return os.Remove(path)
+// attachRehearsal puts a disk into the empty slot, which still counts as empty.
+func (m *machine) attachRehearsal(ctx context.Context, image Image) error {
+	err := m.attachRoot(ctx, image)
+	m.slot.filled = false
+	return err
 }
 
-// detach puts the placeholder back.
-func (s *slot) detach(ctx context.Context, q *qmp.Client) error {
-	if s.path == "" {
+// detachRoot puts the placeholder back.
+func (m *machine) detachRoot(ctx context.Context) error {
+	s := &m.slot
+	if !s.filled {
 		return errors.New("cannot detach a disk: the root slot is empty")
 	}
-	s.last++
-	node := fmt.Sprintf("slot%d", s.last)
-	if err := s.swap(ctx, q, node, EmptyOptions(node, s.emptySize)); err != nil {
-		return fmt.Errorf("cannot detach %s: %w", s.path, err)
+	was, empty := s.has.name, node{name: s.newNode()}
+	err := m.qmp.Execute(ctx, "blockdev-add", EmptyOptions(empty.name, s.emptySize), nil)
+	if err == nil {
+		err = m.swap(ctx, "", empty)
 	}
-	s.path = ""
+	if err != nil {
+		return fmt.Errorf("cannot detach %s: %w", was, err)
+	}
+	s.filled = false
 	return nil
 }
 
-// swap adds a node, makes it the slot's file, and removes the one before.
-func (s *slot) swap(ctx context.Context, q *qmp.Client, node string, options map[string]any) error {
-	if err := q.Execute(ctx, "blockdev-add", options, nil); err != nil {
-		return err
+// swap makes a node the slot's file, and removes what was that before.
+func (m *machine) swap(ctx context.Context, name string, n node) error {
+	reopen := map[string]any{"options": []any{SlotOptions(n.name)}}
+	if err := m.qmp.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
+		return errors.Join(err, m.sets.close(ctx, m.qmp, m.running(), n))
 	}
-	reopen := map[string]any{"options": []any{SlotOptions(node)}}
-	if err := q.Execute(ctx, "blockdev-reopen", reopen, nil); err != nil {
-		return errors.Join(err, q.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil))
-	}
-	old := s.node
-	s.node = node
-	return q.Execute(ctx, "blockdev-del", map[string]any{"node-name": old}, nil)
-}
-
-// next returns the name of a node that is to take the place of the disk's.
-func (s *slot) next() (string, error) {
-	if s.path == "" {
-		return "", errors.New("cannot put a delta over the root slot's disk: it is empty")
-	}
-	s.last++
-	return fmt.Sprintf("slot%d", s.last), nil
+	old := m.slot.has.nodes
+	m.slot.has = opened{name, []node{n}}
+	return m.sets.close(ctx, m.qmp, m.running(), old...)
 }

@@ -2,11 +2,11 @@ package supervisor
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,35 +20,49 @@ import (
 // startFake starts a machine on a fake QEMU; its CPUs run.
 func startFake(t *testing.T, change ...func(*Config, *Identity)) (*machine, *fake) {
 	t.Helper()
-	cfg, connected := newFake(t)
-	id := Identity{RunDir: cfg.RunDir, Run: 7}
+	cfg, runDir, connected := newFake(t)
+	home := filepath.Join(filepath.Dir(runDir), "home")
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	id := identityIn(t, home)
 	for _, c := range change {
 		c(&cfg, &id)
 	}
-	lock, err := takeLock(cfg.RunDir)
-	if err != nil {
+	var files Files
+	if err := files.make(runDir, cfg); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { lock.Close() })
+	files.listener.Close()
+	t.Cleanup(func() { files.lock.Close() })
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	m, err := startMachine(cfg, lock, log)
+	m, err := startMachine(cfg, files, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := connected()
-	id.HomeDir = filepath.Join(filepath.Dir(cfg.RunDir), "home")
-	if err := os.Mkdir(id.HomeDir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	l, err := m.bringUp(t.Context(), func() (Identity, error) { return id, nil })
-	if err != nil {
+	f.runDir, f.home = runDir, home
+	if err := m.bringUp(t.Context(), func() (Identity, error) { return id, nil }); err != nil {
 		t.Fatal(m.abandon(err))
 	}
-	l.Close()
 	go m.own()
 	t.Cleanup(m.kill)
 	f.awaits("cont")
 	return m, f
+}
+
+// identityIn is an identity with a home directory and nothing else.
+func identityIn(t *testing.T, home string) Identity {
+	t.Helper()
+	dir, err := os.Open(home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	console, err := os.Create(filepath.Join(home, hostapi.ConsoleFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Identity{Run: 7, Home: dir, Console: console}
 }
 
 // owned has the machine's owner do an operation.
@@ -147,8 +161,8 @@ func TestFrozenMachine(t *testing.T) {
 	<-m.frozen
 	for name, op := range map[string]func(context.Context) error{
 		"pause": m.pause, "resume": m.resume, "reset": m.restart, "detach": m.detach,
-		"attach": func(ctx context.Context) error { return m.attach(ctx, "disk") },
-		"plug":   func(ctx context.Context) error { return m.plug(ctx, Disk{Unit: 1, Path: "disk"}) },
+		"attach": func(ctx context.Context) error { return m.attach(ctx, imageOf(t, "disk", 1)) },
+		"plug":   func(ctx context.Context) error { return m.plug(ctx, Disk{Unit: 1, Image: imageOf(t, "disk", 1)}) },
 		"unplug": func(ctx context.Context) error { return m.unplug(ctx, 1) },
 		"card":   func(ctx context.Context) error { return m.setNIC(ctx, 0, Card{}) },
 	} {
@@ -206,7 +220,7 @@ func TestForkPointOfAPausedMachine(t *testing.T) {
 	if err := owned(m, m.resume); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"stop", "stop", save, "cont"} {
+	for _, want := range []string{"stop", "add-fd", "stop", save, "cont", "remove-fd"} {
 		if got := <-f.commands; got != want {
 			t.Errorf("QEMU got %s, not %s", got, want)
 		}
@@ -254,11 +268,11 @@ func TestReportNamesTheRun(t *testing.T) {
 	m, f := startFake(t)
 	f.says(wordOff)
 	<-m.ended
-	x, err := LastReport(m.dir)
+	x, err := LastReport(f.runDir)
 	if err != nil || x.Run != 7 || !x.Orderly {
 		t.Errorf("report %+v, %v", x, err)
 	}
-	log, err := os.Open(filepath.Join(m.id.HomeDir, hostapi.LogFile))
+	log, err := os.Open(filepath.Join(f.home, hostapi.LogFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,56 +296,62 @@ func TestRunMarkers(t *testing.T) {
 }
 
 // supervised runs a supervisor as its daemon does, without a process of its own.
-func supervised(t *testing.T, cfg Config) (tell func(any) error, results *json.Decoder, hangUp func(), done <-chan error) {
-	in, toIn := io.Pipe()
-	fromOut, out := io.Pipe()
+func supervised(t *testing.T, runDir string, cfg Config) (daemon *Prestarted, files Files, done <-chan error) {
+	t.Helper()
+	ours, theirs, err := controlPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := files.make(runDir, cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []**os.File{&files.Kernel, &files.Initrd} {
+		if *f, err = os.Open(os.DevNull); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ended := make(chan error, 1)
-	go func() { ended <- Run(in, out, t.Output()) }()
-	return json.NewEncoder(toIn).Encode, json.NewDecoder(fromOut), func() { toIn.Close(); fromOut.Close() }, ended
+	go func() { ended <- Run(theirs, t.Output()) }()
+	return &Prestarted{conn: ours, runDir: runDir, process: &exec.Cmd{}}, files, ended
 }
 
-// TestAbandonedStarts: whatever stops a start leaves no QEMU and no socket.
+// TestAbandonedStarts: whatever stops a start leaves no QEMU and nobody who answers.
 func TestAbandonedStarts(t *testing.T) {
 	for name, c := range map[string]struct {
 		spoil func(*Identity)
 		error string
 	}{
-		"unwanted":     {nil, errUnwanted.Error()},
-		"no directory": {func(id *Identity) { id.RunDir += "/none" }, "cannot move"},
-		"no home":      {func(id *Identity) { id.HomeDir += "/none" }, "console"},
+		"unwanted":   {nil, errUnwanted.Error()},
+		"home":       {func(id *Identity) { id.Home = id.Console }, "directory of the log"},
+		"missing":    {func(id *Identity) { id.Root.Levels = 2 }, "open files came"},
+		"too many":   {func(id *Identity) { id.Connections = []*os.File{id.Console} }, "open files came"},
+		"below none": {func(id *Identity) { id.Root.Levels = -1; id.Connections = nil }, "open files came"},
+		"no switch":  {func(id *Identity) { id.Joined, id.Connections = []int{0}, []*os.File{id.Console} }, "connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg, connected := newFake(t)
-			tell, results, hangUp, done := supervised(t, cfg)
-			if err := tell(cfg); err != nil {
+			cfg, runDir, connected := newFake(t)
+			p, files, done := supervised(t, runDir, cfg)
+			if err := p.tell(t.Context(), cfg, files.all()...); err != nil {
 				t.Fatal(err)
 			}
 			f := connected()
-			var r Result
-			if err := results.Decode(&r); err != nil || r.Error != "" {
-				t.Fatalf("%+v, %v", r, err)
-			}
+			closeAll(files.all())
 			if c.spoil != nil {
-				id := Identity{RunDir: cfg.RunDir, HomeDir: t.TempDir()}
+				id := identityIn(t, t.TempDir())
 				c.spoil(&id)
-				if err := tell(id); err != nil {
-					t.Fatal(err)
-				}
-				if err := results.Decode(&r); err != nil || !strings.Contains(r.Error, c.error) {
-					t.Errorf("%+v, %v", r, err)
+				if err := p.tell(t.Context(), id, id.files()...); err == nil || !strings.Contains(err.Error(), c.error) {
+					t.Errorf("%v", err)
 				}
 			}
-			hangUp()
+			p.conn.Close()
 			if err := <-done; err == nil || !strings.Contains(err.Error(), c.error) {
 				t.Errorf("ended with %v", err)
 			}
 			for range f.commands { // until QEMU is gone
 			}
-			if _, err := os.Stat(socketPath(cfg.RunDir)); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("socket: %v", err)
-			}
-			if _, err := os.Stat(cfg.RunDir); c.spoil == nil && !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("directory: %v", err)
+			if c, err := Connect(t.Context(), runDir); err == nil {
+				t.Error("somebody answers")
+				c.Close()
 			}
 		})
 	}

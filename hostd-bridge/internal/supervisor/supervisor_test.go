@@ -137,15 +137,16 @@ func TestLockSaysWhenProcessesAreGone(t *testing.T) {
 }
 
 func TestConsoleIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), hostapi.ConsoleFile)
-	written := bytes.Repeat([]byte("0123456789abcde\n"), (consoleMax+consoleKeep)/16)
-	copy(written[len(written)-4:], "end\n")
-	c, err := copyConsole(path, io.NopCloser(bytes.NewReader(written)))
+	f, err := os.Create(filepath.Join(t.TempDir(), hostapi.ConsoleFile))
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
+	written := bytes.Repeat([]byte("0123456789abcde\n"), (consoleMax+consoleKeep)/16)
+	copy(written[len(written)-4:], "end\n")
+	c := copyConsole(f, io.NopCloser(bytes.NewReader(written)))
 	<-c.done
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(f.Name())
 	if err != nil || c.err != nil || len(b) > consoleMax || len(b) < consoleKeep || !bytes.HasSuffix(written, b) {
 		t.Errorf("%d bytes of %d are kept: %v, %v", len(b), len(written), err, c.err)
 	}

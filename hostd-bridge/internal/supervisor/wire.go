@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,17 +27,19 @@ const (
 	opDial   = "dial"   // the bytes of a vsock connection, both ways
 	opLog    = "log"    // records of the log
 	opSetLog = "setLog" // Log: how much of the log is kept
-	opAttach = "attach"
+	opAttach = "attach" // Image
 	opDetach = "detach"
 	opPause  = "pause"
 	opResume = "resume"
 	opReset  = "reset"
 	opKill   = "kill"   // the reply comes when QEMU is gone
+	opWho    = "who"    // nothing but the reply: the kernel says with it who has sent it
 	opMemory = "memory" // a frame of Memory
 	opQEMU   = "qemu"   // a frame with QEMU's process ID
 	opPlug   = "plug"   // Disk
 	opUnplug = "unplug" // the disk with the unit number of Disk
 	opSetNIC = "setNIC" // what the card in Slot is from now on: Card
+	opJoin   = "join"   // the connection with the switch that Card, in Slot, waits for
 	// opTemplate: a frame of Hardware and the two files of the machine's fork point follow the reply. A machine that runs is stopped
 	// for a moment, and To is put over its disks.
 	opTemplate = "template"
@@ -49,11 +53,55 @@ type request struct {
 	Follow bool              `json:"follow,omitempty"`
 	Hold   bool              `json:"hold,omitempty"`
 	Log    hostapi.Log       `json:"log,omitzero"`
-	Path   string            `json:"path,omitempty"`
+	Image  Image             `json:"image,omitzero"`
 	To     NewDisks          `json:"to,omitzero"`
 	Disk   Disk              `json:"disk,omitzero"`
 	Slot   int               `json:"slot,omitempty"`
 	Card   Card              `json:"card,omitzero"`
+
+	conn *os.File // of opJoin
+}
+
+// files are those that go with the request.
+func (r *request) files() []*os.File {
+	switch r.Op {
+	case opAttach:
+		return r.Image.Files
+	case opPlug:
+		return r.Disk.Image.Files
+	case opTemplate:
+		return r.To.files()
+	case opJoin:
+		return []*os.File{r.conn}
+	}
+	return nil
+}
+
+// receive takes the files that came along.
+func (r *request) receive(p parcel) error {
+	want := 0
+	switch r.Op {
+	case opAttach:
+		want = r.Image.Levels
+	case opPlug:
+		want = r.Disk.Image.Levels
+	case opTemplate:
+		return r.To.receive(p)
+	case opJoin:
+		want = 1
+	}
+	if err := p.check(want); err != nil {
+		return err
+	}
+	switch r.Op {
+	case opAttach:
+		r.Image.Files = p.take(want)
+	case opPlug:
+		r.Disk.Image.Files = p.take(want)
+	case opJoin:
+		r.conn = p.one()
+	}
+	return nil
 }
 
 type reply struct {
@@ -126,41 +174,112 @@ func readFrame(r io.Reader, v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// sendFiles passes files over the connection, with one byte (unix(7), SCM_RIGHTS).
-func sendFiles(c *net.UnixConn, files ...*os.File) error {
-	fds := make([]int, len(files))
-	for i, f := range files {
-		fds[i] = int(f.Fd())
+// Of the files that go with a frame (unix(7), SCM_RIGHTS).
+const (
+	maxFiles   = 4096 // of one frame: more than a machine's disks consist of
+	perMessage = 250  // of one message: the kernel passes 253 at most (SCM_MAX_FD)
+)
+
+// sendFrame writes v as writeFrame does, and open files with it.
+func sendFrame(c *net.UnixConn, v any, files ...*os.File) error {
+	var b bytes.Buffer
+	if err := writeFrame(&b, v); err != nil {
+		return err
 	}
-	_, _, err := c.WriteMsgUnix([]byte{byte(len(files))}, unix.UnixRights(fds...), nil)
+	if len(files) > maxFiles {
+		return fmt.Errorf("cannot send %d open files: the limit is %d", len(files), maxFiles)
+	}
+	for len(files) > 0 {
+		n := min(len(files), perMessage)
+		fds := make([]int, n)
+		for i, f := range files[:n] {
+			fds[i] = int(f.Fd())
+		}
+		if _, _, err := c.WriteMsgUnix(b.Next(1), unix.UnixRights(fds...), nil); err != nil {
+			return fmt.Errorf("cannot send open files: %w", err)
+		}
+		runtime.KeepAlive(files)
+		files = files[n:]
+	}
+	_, err := c.Write(b.Bytes())
 	return err
 }
 
-// receiveFiles takes n files that sendFiles has sent.
-func receiveFiles(c *net.UnixConn, n int) ([]*os.File, error) {
-	rights := make([]byte, unix.CmsgSpace(4*n))
-	_, got, _, _, err := c.ReadMsgUnix(make([]byte, 1), rights)
+// receiveFrame reads what sendFrame wrote, and not a byte more. The caller closes the files.
+func receiveFrame(c *net.UnixConn, v any) ([]*os.File, error) {
+	r := &filesReader{conn: c, oob: make([]byte, unix.CmsgSpace(4*253))}
+	if err := readFrame(r, v); err != nil {
+		closeAll(r.files)
+		return nil, err
+	}
+	return r.files, nil
+}
+
+// filesReader reads from a connection and collects the files that come.
+type filesReader struct {
+	conn  *net.UnixConn
+	oob   []byte
+	files []*os.File
+}
+
+func (r *filesReader) Read(b []byte) (int, error) {
+	n, got, flags, _, err := r.conn.ReadMsgUnix(b, r.oob)
+	if err == nil && n == 0 && got == 0 {
+		err = io.EOF
+	}
+	if taken := r.take(r.oob[:got]); err == nil {
+		err = taken
+	}
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		err = errors.New("more files came than can be taken")
+	}
+	return n, err
+}
+
+// take takes the files of one message.
+func (r *filesReader) take(oob []byte) error {
+	if len(oob) == 0 {
+		return nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return nil, fmt.Errorf("cannot receive %d files: %w", n, err)
+		return fmt.Errorf("cannot receive files: %w", err)
 	}
-	messages, err := unix.ParseSocketControlMessage(rights[:got])
-	if err != nil || len(messages) == 0 {
-		return nil, fmt.Errorf("cannot receive %d files: none came: %w", n, err)
+	for _, m := range messages {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return fmt.Errorf("cannot receive files: %w", err)
+		}
+		for _, fd := range fds { // with CLOEXEC: the runtime asks for it
+			r.files = append(r.files, os.NewFile(uintptr(fd), "received"))
+		}
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil {
-		return nil, fmt.Errorf("cannot receive %d files: %w", n, err)
+	if len(r.files) > maxFiles {
+		return fmt.Errorf("cannot receive %d files: the limit is %d", len(r.files), maxFiles)
 	}
-	files := make([]*os.File, len(fds))
-	for i, fd := range fds {
-		unix.CloseOnExec(fd)
-		files[i] = os.NewFile(uintptr(fd), "received")
+	return nil
+}
+
+// parcel are the files that came with a frame, of which each has one taker.
+type parcel []*os.File
+
+// take takes the next n files. What is missing is found by end.
+func (p *parcel) take(n int) []*os.File {
+	taken := make([]*os.File, max(0, min(n, maxFiles)))
+	rest := copy(taken, *p)
+	*p = (*p)[rest:]
+	return taken
+}
+
+// one takes the next file; nil: there is none.
+func (p *parcel) one() *os.File { return p.take(1)[0] }
+
+// check says whether there are as many files as will be taken.
+func (p *parcel) check(want int) error {
+	if len(*p) != want {
+		return fmt.Errorf("%d open files came, not %d: daemon and supervisor are of different versions", len(*p), want)
 	}
-	if len(files) != n {
-		closeAll(files)
-		return nil, fmt.Errorf("cannot receive %d files: %d came", n, len(files))
-	}
-	return files, nil
+	return nil
 }
 
 // closeAll closes files; nil is none.

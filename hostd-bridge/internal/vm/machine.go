@@ -14,9 +14,9 @@ import (
 type Hypervisor interface {
 	// Start launches a machine and returns once its CPUs run. When it fails nothing is left of the machine.
 	Start(ctx context.Context, spec MachineSpec) (Machine, error)
-	// Adopt finds the machine that an earlier daemon started in runDir. When it has ended it returns (nil, exit, nil);
+	// Adopt finds the machine of the VM ref that an earlier daemon started in runDir. When it has ended it returns (nil, exit, nil);
 	// when runDir holds no trace of a machine it returns an Exit that says so.
-	Adopt(ctx context.Context, runDir string) (Machine, *Exit, error)
+	Adopt(ctx context.Context, ref, runDir string) (Machine, *Exit, error)
 	// Prestart starts all of a machine that does not depend on which VM it will be: its QEMU waits for the state of the fork point. It
 	// ends with this process.
 	Prestart(ctx context.Context, at ForkPoint, spec PrestartSpec) (Prestarted, error)
@@ -40,8 +40,8 @@ type Machine interface {
 	Log(ctx context.Context, r vmlog.Reader) (log io.ReadCloser, at int64, err error)
 	// SetLog changes how much of the log is kept.
 	SetLog(ctx context.Context, limits hostapi.Log) error
-	// AttachDisk puts a disk into the machine's root slot, which must be empty.
-	AttachDisk(ctx context.Context, path string) error
+	// AttachDisk puts a disk into the machine's root slot, which must be empty. It must be a delta of parent, unless that is empty.
+	AttachDisk(ctx context.Context, path, parent string) error
 	// DetachDisk empties the root slot; the guest must have unmounted the disk.
 	DetachDisk(ctx context.Context) error
 	// PlugDisk puts a data disk into the machine, whose unit must be free; the guest sees it as by hot-plug.
@@ -143,6 +143,7 @@ type MachineSpec struct {
 	Initrd    string
 	Cmdline   string // added to what the hypervisor needs itself
 	RootDisk  string // qcow2; empty: the root slot is empty
+	Parent    string // what RootDisk must be a delta of; empty: what its header says
 	DataDisks []DataDisk
 	Blank     string            // qcow2: what a warm VM that is to rehearse (link.KeyRehearse) finds a delta of in its empty slot
 	NICs      []NIC             // by slot, hostapi.MaxCards at most; every machine has all slots
@@ -182,6 +183,7 @@ type NIC struct {
 type DataDisk struct {
 	Unit     int    // 1 to 15, but 7
 	Path     string // qcow2, an absolute path of this host
+	Parent   string // what it must be a delta of; empty: what its header says
 	ReadOnly bool
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 
 // Log is the log of a machine that runs: its guest appends to it, and clients follow it.
 type Log struct {
-	dir    string
+	dir    *os.Root
 	marker hostapi.Marker // of the run
 	first  func()         // called at the first output of the run, unless nil
 	begun  sync.Once      // first
@@ -28,20 +29,22 @@ type Log struct {
 	moved   chan struct{} // closed when a holder has got on
 }
 
-// Open opens the log in a directory, cuts off a torn tail and marks the start of a run. first, which may be nil, is called at the run's first
+// Open opens the log in a directory, which it takes over, cuts off a torn tail and marks the start of a run. first, which may be nil, is called at the run's first
 // output.
-func Open(dir string, limits hostapi.Log, marker hostapi.Marker, now time.Time, first func()) (*Log, error) {
+func Open(dir *os.Root, limits hostapi.Log, marker hostapi.Marker, now time.Time, first func()) (*Log, error) {
 	l := &Log{
 		dir: dir, marker: marker, limits: limits, first: first,
 		holders: map[*Place]bool{}, changed: make(chan struct{}), moved: make(chan struct{}),
 	}
 	var err error
 	if l.files, err = list(dir); err != nil {
+		l.close()
 		return nil, err
 	}
 	if limits.Discard {
 		for _, f := range l.files {
 			if err := f.remove(); err != nil {
+				l.close()
 				return nil, fmt.Errorf("cannot remove a file of the machine's log: %w", err)
 			}
 		}
@@ -204,6 +207,9 @@ func (l *Log) Finish() {
 func (l *Log) close() {
 	for _, f := range l.files {
 		f.close()
+	}
+	if l.dir != nil {
+		l.dir.Close()
 	}
 }
 

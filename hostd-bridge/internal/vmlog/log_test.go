@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/tether/link"
 )
@@ -22,7 +24,7 @@ func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
 	if err := os.WriteFile(path, append(whole, whole[:10]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := Open(filepath.Dir(path), hostapi.Log{}, hostapi.Marker{Run: 2}, time.Unix(200, 0), nil)
+	l, err := Open(rootOf(t, filepath.Dir(path)), hostapi.Log{}, hostapi.Marker{Run: 2}, time.Unix(200, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +44,7 @@ func TestLogCutsTornTailAndMarksRuns(t *testing.T) {
 }
 
 func TestLogRefusesWhatIsNoRecord(t *testing.T) {
-	l, err := Open(t.TempDir(), hostapi.Log{}, hostapi.Marker{}, time.Unix(1, 0), nil)
+	l, err := Open(rootOf(t, t.TempDir()), hostapi.Log{}, hostapi.Marker{}, time.Unix(1, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +73,7 @@ func record(text string) []byte {
 }
 
 func TestFollowersOfTheLog(t *testing.T) {
-	l, err := Open(t.TempDir(), hostapi.Log{}, hostapi.Marker{}, time.Unix(1, 0), nil)
+	l, err := Open(rootOf(t, t.TempDir()), hostapi.Log{}, hostapi.Marker{}, time.Unix(1, 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,5 +99,60 @@ func TestFollowersOfTheLog(t *testing.T) {
 	l.ended = false
 	if err := l.Copy(ctx, io.Discard, l.Place(Reader{Follow: true})); !errors.Is(err, context.Canceled) {
 		t.Errorf("a follower that went away: %v", err)
+	}
+}
+
+// rootOf opens a directory.
+func rootOf(t testing.TB, path string) *os.Root {
+	t.Helper()
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestPlantedLogs: whoever has broken a machine can put anything into its directory. Nothing is read or written by a link, and nothing waits for
+// a pipe.
+func TestPlantedLogs(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "secret")
+	record := link.AppendRecord(nil, link.Record{Stream: link.StreamStdout, Payload: []byte("secret")})
+	if err := os.WriteFile(outside, record, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, plant := range map[string]func(path string) error{
+		"link": func(path string) error { return os.Symlink(outside, path) },
+		"pipe": func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"dir":  func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			home := t.TempDir()
+			if err := plant(filepath.Join(home, hostapi.LogFile)); err != nil {
+				t.Fatal(err)
+			}
+			var b bytes.Buffer
+			if err := CopyFiles(&b, home, 0, false); err == nil || b.Len() > 0 {
+				t.Errorf("%d bytes were read, %v", b.Len(), err)
+			}
+			if _, err := End(home, 0); err == nil {
+				t.Error("its end was found")
+			}
+			if err := Inherit(home, t.TempDir(), hostapi.Log{}); err == nil {
+				t.Error("it was inherited")
+			}
+			if _, err := Open(rootOf(t, home), hostapi.Log{}, hostapi.Marker{Run: 1}, time.Unix(1, 0), nil); err == nil {
+				t.Error("it was opened for writing")
+			}
+			to := t.TempDir()
+			if err := os.Symlink(outside, filepath.Join(to, hostapi.LogFile)); err != nil {
+				t.Fatal(err)
+			}
+			if err := write(to, []byte("new")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if b, err := os.ReadFile(outside); err != nil || !bytes.Equal(b, record) {
+		t.Errorf("the file outside: %q, %v", b, err)
 	}
 }

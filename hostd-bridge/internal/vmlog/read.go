@@ -158,13 +158,16 @@ func (l *Log) find(at int64) (opened *os.File, from, length int64, changed <-cha
 
 // CopyFiles copies the log in a directory to w from an offset on, as far as there are whole records, or with thisRun to where another run begins:
 // for a VM whose machine does not run.
-func CopyFiles(w io.Writer, dir string, from int64, thisRun bool) error {
-	files, err := list(dir)
+func CopyFiles(w io.Writer, path string, from int64, thisRun bool) error {
+	dir, err := openDir(path)
 	if err != nil {
 		return err
 	}
-	l := &Log{files: files, ended: true}
+	l := &Log{dir: dir, ended: true}
 	defer l.close()
+	if l.files, err = list(dir); err != nil {
+		return err
+	}
 	buf := make([]byte, chunk)
 	for {
 		n, next, _, err := l.read(buf, from)

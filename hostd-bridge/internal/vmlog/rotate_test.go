@@ -20,7 +20,7 @@ func small() hostapi.Log { return hostapi.Log{FileBytes: hostapi.MinLogBytes, Fi
 // openTest opens the log of a run.
 func openTest(t *testing.T, dir string, limits hostapi.Log, run hostapi.Run) *Log {
 	t.Helper()
-	l, err := Open(dir, limits, hostapi.Marker{Run: run}, time.Unix(int64(run), 0), nil)
+	l, err := Open(rootOf(t, dir), limits, hostapi.Marker{Run: run}, time.Unix(int64(run), 0), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func Inherit(from, to string, limits hostapi.Log) error {
 	size, _ := limits.Bounds()
 	data, err := end(from, min(size, hostapi.InheritedLog))
 	if err == nil && data != nil {
-		err = os.WriteFile(filepath.Join(to, hostapi.LogFile), data, 0o600)
+		err = write(to, data)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot copy the log: %w", err)
@@ -31,8 +31,27 @@ func Inherit(from, to string, limits hostapi.Log) error {
 	return nil
 }
 
+// write makes the first file of a log, in the place of whatever has its name.
+func write(to string, data []byte) (err error) {
+	path := filepath.Join(to, hostapi.LogFile)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
 // end returns the last whole records of a log, most bytes of them at most; nil: there is no log.
-func end(dir string, most int64) ([]byte, error) {
+func end(path string, most int64) ([]byte, error) {
+	dir, err := openDir(path)
+	if err != nil || dir == nil {
+		return nil, err
+	}
+	defer dir.Close()
 	files, err := list(dir)
 	if err != nil || len(files) == 0 {
 		return nil, err

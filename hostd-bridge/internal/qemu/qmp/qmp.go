@@ -9,7 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxMessage bounds one message of QEMU, in bytes.
@@ -77,7 +81,61 @@ func (c *Client) Handshake(ctx context.Context) error {
 // Execute runs a command and decodes what it returns into result, unless that is nil. The error is an *Error when QEMU
 // refuses.
 func (c *Client) Execute(ctx context.Context, name string, arguments, result any) error {
-	m, err := c.call(ctx, name, arguments)
+	return c.Send(name, arguments, nil).Wait(ctx, result)
+}
+
+// Call is a command that was sent.
+type Call struct {
+	client *Client
+	name   string
+	id     uint64
+	answer chan message
+	err    error // it was not sent
+}
+
+// Send sends a command, with an open file unless that is nil, and does not wait for the answer: QEMU takes commands one after the other.
+func (c *Client) Send(name string, arguments any, file *os.File) *Call {
+	call := &Call{client: c, name: name}
+	if call.id, call.answer, call.err = c.register(); call.err != nil {
+		return call
+	}
+	b, err := json.Marshal(command{Execute: name, Arguments: arguments, ID: call.id})
+	if err == nil {
+		err = c.write(append(b, '\n'), file)
+	}
+	if err != nil {
+		c.unregister(call.id)
+		call.err = err
+	}
+	return call
+}
+
+func (c *Client) write(b []byte, file *os.File) error {
+	if file == nil {
+		_, err := c.conn.Write(b)
+		return err
+	}
+	conn, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("cannot pass %s: the connection is no unix socket", file.Name())
+	}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	n := 0
+	ctl := raw.Control(func(fd uintptr) { n, _, err = conn.WriteMsgUnix(b, unix.UnixRights(int(fd)), nil) })
+	if err := errors.Join(ctl, err); err != nil || n == len(b) {
+		return err
+	}
+	_, err = conn.Write(b[n:])
+	return err
+}
+
+// Wait waits for the answer and decodes what the command returns into result, unless that is nil. The error is an *Error when QEMU refuses. It
+// is called once.
+func (call *Call) Wait(ctx context.Context, result any) error {
+	m, err := call.wait(ctx)
 	if err == nil && m.Error != nil {
 		err = m.Error
 	}
@@ -85,26 +143,18 @@ func (c *Client) Execute(ctx context.Context, name string, arguments, result any
 		err = json.Unmarshal(m.Return, result)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot execute %s: %w", name, err)
+		return fmt.Errorf("cannot execute %s: %w", call.name, err)
 	}
 	return nil
 }
 
-func (c *Client) call(ctx context.Context, name string, arguments any) (message, error) {
-	id, answer, err := c.register()
-	if err != nil {
-		return message{}, err
+func (call *Call) wait(ctx context.Context) (message, error) {
+	if call.err != nil {
+		return message{}, call.err
 	}
-	defer c.unregister(id)
-	b, err := json.Marshal(command{Execute: name, Arguments: arguments, ID: id})
-	if err != nil {
-		return message{}, err
-	}
-	if _, err := c.conn.Write(append(b, '\n')); err != nil {
-		return message{}, err
-	}
+	defer call.client.unregister(call.id)
 	select {
-	case m, ok := <-answer:
+	case m, ok := <-call.answer:
 		if !ok {
 			return message{}, ErrClosed
 		}

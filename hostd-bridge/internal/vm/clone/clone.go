@@ -289,7 +289,7 @@ func (c *Cloner) Recover(ctx context.Context, e *inventory.Entry) error {
 		c.opt.Lifecycle.Lost(e, &vm.Exit{Reason: "the host went down while the VM was cloned, or soon after"})
 		return nil
 	}
-	m, _, err := c.opt.Hypervisor.Adopt(ctx, c.opt.Lifecycle.RunDir(v.Ref))
+	m, _, err := c.opt.Hypervisor.Adopt(ctx, v.Ref, c.opt.Lifecycle.RunDir(v.Ref))
 	if err == nil && m != nil {
 		err = lifecycle.End(ctx, m)
 	}

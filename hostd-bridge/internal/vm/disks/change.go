@@ -72,7 +72,7 @@ func (d *Disks) plug(ctx context.Context, ref string, disk *vm.UnitDisk) error {
 
 func (d *Disks) plugInto(ctx context.Context, m vm.Machine, disk *vm.UnitDisk) error {
 	if disk.Unit == vm.RootSlot {
-		return m.AttachDisk(ctx, d.opt.Store.HostPath(disk.Path))
+		return m.AttachDisk(ctx, d.opt.Store.HostPath(disk.Path), d.parentPath(&disk.Disk))
 	}
 	return m.PlugDisk(ctx, d.dataDisk(disk))
 }

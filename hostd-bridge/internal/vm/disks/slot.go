@@ -134,6 +134,23 @@ func (d *Disks) HostPath(v *vm.VM) string {
 	return d.opt.Store.HostPath(v.Disk.Path)
 }
 
+// ParentPath is the path on this host of what the disk in the VM's root slot must be a delta of, or "".
+func (d *Disks) ParentPath(v *vm.VM) string {
+	if v.Disk == nil {
+		return ""
+	}
+	return d.parentPath(v.Disk)
+}
+
+// parentPath is the path on this host of what a disk must be a delta of: it is known of one that a VM has made. Such a disk lies where its VM's
+// machine can write, so its header proves nothing.
+func (d *Disks) parentPath(disk *vm.Disk) string {
+	if !disk.Owned || disk.Parent == "" {
+		return ""
+	}
+	return d.opt.Store.HostPath(disk.Parent)
+}
+
 // DataDisks are the VM's data disks as its machine has them.
 func (d *Disks) DataDisks(v *vm.VM) (all []vm.DataDisk) {
 	for _, disk := range v.DataDisks {
@@ -143,7 +160,7 @@ func (d *Disks) DataDisks(v *vm.VM) (all []vm.DataDisk) {
 }
 
 func (d *Disks) dataDisk(disk *vm.UnitDisk) vm.DataDisk {
-	return vm.DataDisk{Unit: disk.Unit, Path: d.opt.Store.HostPath(disk.Path), ReadOnly: disk.ReadOnly}
+	return vm.DataDisk{Unit: disk.Unit, Path: d.opt.Store.HostPath(disk.Path), Parent: d.parentPath(&disk.Disk), ReadOnly: disk.ReadOnly}
 }
 
 // Open records that a VM's machine is about to have its disks open, unless another's keeps it from that.

@@ -153,7 +153,7 @@ func (l *Lifecycle) Identity(v *vm.VM) vm.MachineSpec {
 		Ref: v.Ref, Name: v.Name, UUID: v.UUID,
 		RunDir: l.RunDir(v.Ref), HomeDir: l.opt.Store.HostPath(v.Home), Log: v.Log(),
 		CPUs: v.CPUs, CPULimit: v.CPUShare(), MemoryMiB: v.MemoryMiB,
-		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), DataDisks: l.opt.Disks.DataDisks(v),
+		Machine: v.Extra[hostapi.KeyMachine], Cmdline: v.Extra[hostapi.KeyCmdline], RootDisk: l.opt.Disks.HostPath(v), Parent: l.opt.Disks.ParentPath(v), DataDisks: l.opt.Disks.DataDisks(v),
 		Blank: l.opt.Store.HostPath(l.opt.Blank), Run: v.Run, CID: v.CID, Guestinfo: vm.GuestKeys(v.Extra),
 		NICs: v.Slots(l.opt.Networks.Socket),
 	}

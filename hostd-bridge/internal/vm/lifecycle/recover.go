@@ -40,7 +40,7 @@ func (l *Lifecycle) Recover(ctx context.Context, e *inventory.Entry) error {
 // adopt finds the VM's machine if it still runs, and else records how it ended.
 func (l *Lifecycle) adopt(ctx context.Context, e *inventory.Entry) {
 	v := e.VM()
-	m, exit, err := l.opt.Hypervisor.Adopt(ctx, l.RunDir(v.Ref))
+	m, exit, err := l.opt.Hypervisor.Adopt(ctx, v.Ref, l.RunDir(v.Ref))
 	if err == nil && m != nil {
 		if err = l.follow(e, m, inventory.Synced, func(*vm.VM) {}); err == nil {
 			if l.opt.Log.Info("VM adopted", "vm", v.Name, "ref", v.Ref); !e.VM().Frozen {

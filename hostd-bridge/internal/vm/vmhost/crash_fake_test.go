@@ -42,7 +42,7 @@ func (fileHypervisor) Start(_ context.Context, spec vm.MachineSpec) (vm.Machine,
 	return m, m.freeze()
 }
 
-func (fileHypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
+func (fileHypervisor) Adopt(_ context.Context, _, runDir string) (vm.Machine, *vm.Exit, error) {
 	m := newFileMachine(runDir)
 	if _, err := os.Stat(m.path); err != nil {
 		return nil, &vm.Exit{At: time.Now(), Reason: "no trace of a machine"}, nil
@@ -97,7 +97,7 @@ func (m *fileMachine) freeze() error {
 
 func (m *fileMachine) Events() <-chan vm.Event { return m.events }
 
-func (m *fileMachine) AttachDisk(_ context.Context, path string) error {
+func (m *fileMachine) AttachDisk(_ context.Context, path, _ string) error {
 	if held, err := os.ReadFile(m.path); err != nil || len(held) > 0 {
 		return fmt.Errorf("the slot holds %q, %w", held, err)
 	}

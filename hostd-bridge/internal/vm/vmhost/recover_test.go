@@ -45,7 +45,7 @@ func TestEndWithoutADaemon(t *testing.T) {
 	h.must(h.PowerOn(t.Context(), ref))
 	h.must(h.Close())
 	close(end)
-	m, _, err := h.hv.Adopt(t.Context(), filepath.Join(h.dir, "run", ref))
+	m, _, err := h.hv.Adopt(t.Context(), ref, filepath.Join(h.dir, "run", ref))
 	h.must(err)
 	if m != nil { // it has not ended yet
 		for range m.Events() {

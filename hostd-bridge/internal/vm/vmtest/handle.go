@@ -160,7 +160,7 @@ func (f *follower) Read(p []byte) (int, error) {
 }
 
 // AttachDisk implements vm.Machine.
-func (h *handle) AttachDisk(_ context.Context, path string) (err error) {
+func (h *handle) AttachDisk(_ context.Context, path, _ string) (err error) {
 	h.m.edit(func() {
 		if h.m.disk != "" {
 			err = errors.New("the root slot is not empty")

@@ -122,7 +122,7 @@ func (h *Hypervisor) run(spec vm.MachineSpec, parent *Machine) (vm.Machine, erro
 }
 
 // Adopt implements vm.Hypervisor.
-func (h *Hypervisor) Adopt(_ context.Context, runDir string) (vm.Machine, *vm.Exit, error) {
+func (h *Hypervisor) Adopt(_ context.Context, _, runDir string) (vm.Machine, *vm.Exit, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.machines[runDir]
