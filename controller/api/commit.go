@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/files"
 	"github.com/containervm/containervm/controller/internal/image"
 )
@@ -29,7 +30,7 @@ func (a *commitAPI) routes(r *router) { r.handle("POST /commit", a.commit) }
 
 func (a *commitAPI) commit(w http.ResponseWriter, r *http.Request) error {
 	var body *container.Config
-	if err := readOptionalJSON(w, r, &body); err != nil {
+	if err := readOptionalRequest(w, r, fields.Commit(), &body); err != nil {
 		return err
 	}
 	c, err := a.containers.Get(param(r, "container"))

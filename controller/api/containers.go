@@ -160,7 +160,7 @@ func (a *containerAPI) top(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *containerAPI) prune(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "label", "label!", "until")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

@@ -72,17 +72,13 @@ type eventQuery struct {
 	history      bool      // also what has happened
 }
 
-// eventFilters are those of Docker (API reference, GET /events). The first eventActors of them name what has an ID and a name, and go by
-// the beginning of either.
-var eventFilters = [...]string{
-	"config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume",
-	"event", "image", "label", "scope", "type",
+// eventActors are the filters that name what has an ID and a name, and go by the beginning of either.
+func eventActors() []string {
+	return []string{"config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume"}
 }
 
-const eventActors = 9
-
 func readEventQuery(r *http.Request, now time.Time) (q eventQuery, err error) {
-	if q.filters, err = readFilters(r, eventFilters[:]...); err != nil {
+	if q.filters, err = readFilters(r); err != nil {
 		return q, err
 	}
 	since, until := param(r, "since"), param(r, "until")
@@ -143,7 +139,7 @@ func withOldFields(m events.Message) any {
 
 // eventMatches goes by Docker's rules: an event passes when for each name one of the values fits.
 func eventMatches(f filters, m events.Message) bool {
-	for _, kind := range eventFilters[:eventActors] {
+	for _, kind := range eventActors() {
 		if !f.match(kind, func(v string) bool {
 			return strings.HasPrefix(m.Actor.ID, v) || strings.HasPrefix(m.Actor.Attributes["name"], v)
 		}) {

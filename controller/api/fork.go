@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	ctr "github.com/containervm/containervm/controller/internal/container"
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/fork"
 	"github.com/containervm/containervm/controller/internal/record"
 	"github.com/containervm/containervm/controller/internal/signal"
@@ -93,7 +94,7 @@ type childAnswer struct {
 
 func (a *forkAPI) fork(w http.ResponseWriter, r *http.Request) error {
 	var req forkRequest
-	if err := readOptionalJSON(w, r, &req); err != nil {
+	if err := readOptionalRequest(w, r, fields.Fork(), &req); err != nil {
 		return err
 	}
 	if req.Count == nil {

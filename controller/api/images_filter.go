@@ -15,7 +15,7 @@ import (
 
 // prune serves `docker image prune`: images without a tag, or with dangling=false all that no container uses.
 func (a *imageAPI) prune(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "dangling", "label", "label!", "until")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

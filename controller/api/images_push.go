@@ -6,6 +6,7 @@ import (
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
 
+	"github.com/containervm/containervm/controller/internal/fields"
 	"github.com/containervm/containervm/controller/internal/image"
 )
 
@@ -26,7 +27,7 @@ func (a *imageAPI) push(w http.ResponseWriter, r *http.Request, name string) err
 // auth serves `docker login`: it asks the registry.
 func auth(w http.ResponseWriter, r *http.Request) error {
 	var c registry.AuthConfig
-	if err := readJSON(w, r, &c); err != nil {
+	if _, err := readRequest(w, r, fields.Auth(), &c); err != nil {
 		return err
 	}
 	if err := image.Login(r.Context(), c.ServerAddress, c); err != nil {

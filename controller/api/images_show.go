@@ -25,7 +25,7 @@ type imageSummary struct {
 
 // list serves `docker images`.
 func (a *imageAPI) list(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "reference", "dangling", "label", "label!", "before", "since", "until")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

@@ -29,20 +29,12 @@ func encodeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// readJSON decodes a request's body, which must be one JSON value, into v.
+// readJSON decodes a request's body, which must be one JSON value, into v. Handlers call readRequest, which looks at all that a body has.
 func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return invalid("unsupported Content-Type header (%s): must be 'application/json'", r.Header.Get("Content-Type"))
 	}
 	return decodeJSON(http.MaxBytesReader(w, r.Body, maxBody), v)
-}
-
-// readOptionalJSON is readJSON for endpoints whose body may be missing.
-func readOptionalJSON(w http.ResponseWriter, r *http.Request, v any) error {
-	if r.ContentLength == 0 || r.Body == nil {
-		return nil
-	}
-	return readJSON(w, r, v)
 }
 
 func decodeJSON(body io.Reader, v any) error {

@@ -19,8 +19,7 @@ import (
 )
 
 func (a *containerAPI) list(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "status", "name", "id", "label", "label!", "ancestor", "exited", "before", "since", "health",
-		"network", "volume", "publish", "expose", "isolation", "is-task")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (a *networkAPI) disconnect(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "driver", "id", "label", "label!", "name", "scope", "type", "dangling")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (a *networkAPI) remove(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *networkAPI) prune(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "label", "label!", "until")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

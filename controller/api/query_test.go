@@ -16,7 +16,7 @@ func TestParametersLeaveTheBody(t *testing.T) {
 	if !boolParam(r, "quiet") || n != 3 || err != nil {
 		t.Errorf("quiet %v, n %d, %v", boolParam(r, "quiet"), n, err)
 	}
-	if f, err := readFilters(r, "a"); err != nil || len(f["a"]) != 1 {
+	if f, err := readFilters(r); err != nil || len(f["a"]) != 1 {
 		t.Errorf("filters %v, %v", f, err)
 	}
 	if rest, err := io.ReadAll(r.Body); err != nil || string(rest) != body {

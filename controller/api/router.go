@@ -17,7 +17,7 @@ type router struct {
 	mux    *http.ServeMux
 	log    *slog.Logger
 	routes map[string]fields.Route
-	taken  map[string]bool // patterns that have a handler
+	taken  map[string]bool // patterns that have a handler of their own
 }
 
 func newRouter(log *slog.Logger) *router {
@@ -27,6 +27,10 @@ func newRouter(log *slog.Logger) *router {
 // handle registers h for a pattern of http.ServeMux ("GET /containers/{id}/json"). It has a line in the table of routes.
 func (r *router) handle(pattern string, h handler) {
 	r.taken[pattern] = true
+	r.mount(pattern, h)
+}
+
+func (r *router) mount(pattern string, h handler) {
 	r.mux.HandleFunc(pattern, func(w http.ResponseWriter, req *http.Request) {
 		tracked := &answer{ResponseWriter: w}
 		if err := r.serve(tracked, req, pattern, h); err != nil {
@@ -38,9 +42,8 @@ func (r *router) handle(pattern string, h handler) {
 func (r *router) serve(w *answer, req *http.Request, pattern string, h handler) error {
 	name := routeOf(pattern, req)
 	route, ok := r.routes[name]
-	if ok && route.State == fields.Refused && !r.taken[name] {
-		writeError(w, route.Status, route.Text)
-		return nil
+	if ok && route.State == fields.Refused { // whatever has a handler: the table owns what is refused
+		return refuse(w, req, route)
 	}
 	if ok && route.State == fields.Done && req.URL.RawQuery != "" {
 		if err := checkQuery(route, req); err != nil {
@@ -84,6 +87,7 @@ func checkQuery(route fields.Route, req *http.Request) error {
 
 // refuseRest registers what answers for the routes that there will never be, and for paths that are none of the API's.
 func (r *router) refuseRest() {
+	mounted := map[string]bool{}
 	for _, pattern := range slices.Sorted(maps.Keys(r.routes)) {
 		route := r.routes[pattern]
 		if route.State != fields.Refused || strings.Contains(pattern, " /images/{name}") || r.taken[pattern] {
@@ -94,18 +98,22 @@ func (r *router) refuseRest() {
 				pattern = method + strings.Replace(with, "{name}", "{path...}", 1)
 			}
 		}
-		if r.taken[pattern] {
+		if mounted[pattern] {
 			continue
 		}
-		r.handle(pattern, func(w http.ResponseWriter, req *http.Request) error {
-			if req.Method == http.MethodPost { // a client that still sends, as docker build does, reads this rather than that the pipe is broken
-				w.Header().Set("Connection", "close")
-			}
-			writeError(w, route.Status, route.Text)
-			return nil
-		})
+		mounted[pattern] = true
+		r.mount(pattern, func(w http.ResponseWriter, req *http.Request) error { return refuse(w, req, route) })
 	}
-	r.handle("/", func(http.ResponseWriter, *http.Request) error { return errPage })
+	r.mount("/", func(http.ResponseWriter, *http.Request) error { return errPage })
+}
+
+// refuse answers for a route that there will never be.
+func refuse(w http.ResponseWriter, req *http.Request, route fields.Route) error {
+	if req.Method == http.MethodPost { // a client that still sends, as docker build does, reads this rather than that the pipe is broken
+		w.Header().Set("Connection", "close")
+	}
+	writeError(w, route.Status, route.Text)
+	return nil
 }
 
 // readRequest decodes a request's body into v and refuses what the table does not name. It returns the table's warnings.

@@ -3,8 +3,10 @@ package api
 import (
 	"flag"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -77,11 +79,85 @@ func TestEveryRoute(t *testing.T) {
 		}
 	}
 	for pattern := range r.taken {
-		if strings.HasSuffix(pattern, "{path...}") || pattern == "/" {
+		if strings.HasSuffix(pattern, "{path...}") { // it serves several, each by its last word
 			continue
 		}
-		if r.routes[routeOf(pattern, nil)].Pattern == "" {
+		switch route := r.routes[routeOf(pattern, nil)]; {
+		case route.Pattern == "":
 			t.Errorf("%s has a handler, and no line in the table of routes", pattern)
+		case route.State == fields.Refused:
+			t.Errorf("%s has a handler that is never called: the table refuses it", pattern)
+		}
+	}
+}
+
+// TestEveryParameter: each query parameter that the table says is done is read by somebody.
+func TestEveryParameter(t *testing.T) {
+	var source strings.Builder
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(name, "_test.go") {
+			source.Write(text)
+		}
+	}
+	read := 0
+	for pattern, route := range fields.Routes() {
+		for _, p := range route.Query {
+			if p.State != fields.Done || route.Text != "" { // its text says that there is nothing to be asked for
+				continue
+			}
+			if read++; !strings.Contains(source.String(), `"`+p.Name+`"`) {
+				t.Errorf("nobody reads the parameter %s of %s", p.Name, pattern)
+			}
+		}
+	}
+	if read < 60 {
+		t.Errorf("there are %d parameters, want some more", read)
+	}
+}
+
+// TestEveryBody: each request that has a body refuses what its table does not name, by name.
+func TestEveryBody(t *testing.T) {
+	h := New(Deps{Log: slog.New(slog.DiscardHandler)})
+	for _, target := range []string{
+		"/containers/create", "/containers/x/update", "/containers/x/exec", "/exec/x/start", "/commit?container=x", "/auth", "/containers/x/fork",
+		"/networks/create", "/networks/x/connect", "/networks/x/disconnect", "/volumes/create",
+	} {
+		r := httptest.NewRequest("POST", target, strings.NewReader(`{"Bogus":1}`))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != 400 || !strings.Contains(w.Body.String(), `unknown field \"Bogus\"`) {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+}
+
+// TestTableWins: what the table refuses is refused, also where someone has written a handler for it.
+func TestTableWins(t *testing.T) {
+	r := newRouter(slog.New(slog.DiscardHandler))
+	for _, pattern := range []string{"POST /build", "GET /images/{path...}", "GET /networks"} {
+		r.handle(pattern, func(w http.ResponseWriter, _ *http.Request) error {
+			w.WriteHeader(http.StatusNoContent)
+			return nil
+		})
+	}
+	r.refuseRest()
+	for _, c := range []struct {
+		method, path string
+		status       int
+	}{{"POST", "/build", 501}, {"GET", "/images/search", 501}, {"GET", "/images/a/b/attestations", 501}, {"GET", "/images/a/b/json", 204}, {"GET", "/networks", 204}} {
+		w := httptest.NewRecorder()
+		r.mux.ServeHTTP(w, httptest.NewRequest(c.method, c.path, nil))
+		if w.Code != c.status {
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.path, w.Code, w.Body, c.status)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func (a *volumeAPI) get(name string) (volume.Volume, error) {
 }
 
 func (a *volumeAPI) list(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "dangling", "driver", "label", "label!", "name")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (a *volumeAPI) remove(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *volumeAPI) prune(w http.ResponseWriter, r *http.Request) error {
-	f, err := readFilters(r, "label", "label!", "all")
+	f, err := readFilters(r)
 	if err != nil {
 		return err
 	}

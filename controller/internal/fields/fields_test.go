@@ -11,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/volume"
 )
 
@@ -28,6 +29,8 @@ func requests() map[string]struct {
 		"exec":           {Exec(), reflect.TypeFor[container.ExecCreateRequest]()},
 		"exec start":     {ExecStart(), reflect.TypeFor[container.ExecStartRequest]()},
 		"update":         {Update(), reflect.TypeFor[container.UpdateConfig]()},
+		"commit":         {Commit(), reflect.TypeFor[container.Config]()},
+		"auth":           {Auth(), reflect.TypeFor[registry.AuthConfig]()},
 		"network create": {NetworkCreate(), reflect.TypeFor[network.CreateRequest]()},
 		"connect":        {Connect(), reflect.TypeFor[network.ConnectRequest]()},
 		"disconnect":     {Disconnect(), reflect.TypeFor[network.DisconnectRequest]()},

@@ -45,6 +45,9 @@ containerVM's own are described in [openapi.yaml](openapi.yaml).
 		{"POST /containers/{id}/update", Update()},
 		{"POST /containers/{id}/exec", Exec()},
 		{"POST /exec/{id}/start", ExecStart()},
+		{"POST /containers/{id}/fork", Fork()},
+		{"POST /commit", Commit()},
+		{"POST /auth", Auth()},
 		{"POST /networks/create", NetworkCreate()},
 		{"POST /networks/{id}/connect", Connect()},
 		{"POST /networks/{id}/disconnect", Disconnect()},
@@ -82,8 +85,11 @@ func paramsCell(all []Param) string {
 	var names []string
 	for _, p := range all {
 		name := "`" + p.Name + "`"
-		if p.State != Done {
+		switch {
+		case p.State != Done:
 			name += " (" + string(p.State) + ": " + cell(p.Text) + ")"
+		case p.Text != "":
+			name += " (" + cell(p.Text) + ")"
 		}
 		names = append(names, name)
 	}

@@ -27,6 +27,30 @@ func Update() Table {
 	)
 }
 
+// Commit is what becomes of the fields of a request to make an image of a container. Clients send a container's whole configuration back: what
+// no image has is no wish, as in Docker, whose images have none of it either (API 1.50).
+func Commit() Table {
+	return newTable(
+		done("", "User ExposedPorts Env Cmd Healthcheck.Test Healthcheck.Interval Healthcheck.Timeout Healthcheck.StartPeriod Healthcheck.StartInterval"),
+		done("", "Healthcheck.Retries Volumes WorkingDir Entrypoint OnBuild Labels StopSignal Shell"),
+		nothing("", `Hostname Domainname AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce Image NetworkDisabled StopTimeout`,
+			"it is of a container, and of no image"),
+		nothing("", "ArgsEscaped", "a command is a list, and run as it is"),
+		keys(nothing("", "MacAddress", "it is of a container, and of no image")),
+	)
+}
+
+// Auth is what becomes of the fields of a request to log in to a registry.
+func Auth() Table {
+	return newTable(
+		done("", "Username Password Auth ServerAddress IdentityToken RegistryToken"),
+		keys(nothing("", "email", "no registry asks for it; docker-py sends it")),
+	)
+}
+
+// Fork is what becomes of the fields of a request to fork a container, which is containerVM's own.
+func Fork() Table { return newTable(done("", "Count Names AtPoint")) }
+
 // NetworkCreate is what becomes of the fields of a request to make a network.
 func NetworkCreate() Table {
 	return newTable(

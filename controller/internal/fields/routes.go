@@ -27,7 +27,7 @@ type Route struct {
 type Param struct {
 	Name  string
 	State State
-	Text  string
+	Text  string   // why it is not done, or what there is to say of it
 	Takes []string // values of a refused one that are taken
 }
 
@@ -50,6 +50,14 @@ func (r Route) ignores(names, why string) Route {
 func (r Route) refuses(names, why string) Route {
 	for _, name := range strings.Fields(names) {
 		r.Query = append(r.Query, Param{Name: name, State: Refused, Text: why})
+	}
+	return r
+}
+
+// filtersNone adds filters that choose what there is none of: nothing fits them, as in Docker.
+func (r Route) filtersNone(names, why string) Route {
+	for _, name := range strings.Fields(names) {
+		r.Filters = append(r.Filters, Param{Name: name, State: Done, Text: why})
 	}
 	return r
 }
@@ -130,14 +138,17 @@ const noCheckpoints = "checkpoints are not supported: fork the running container
 func images() []Route {
 	const noBuild = "docker build is not supported: build the image elsewhere (docker buildx with a builder of its own), then docker load or docker pull it"
 	return slices.Concat([]Route{
-		route("GET /images/json", "all filters shared-size digests manifests identity", "before dangling label label! reference since until").
-			ignores("only_ids", "docker-py sends it").refuses("filter", "it was removed in version 1.41 of the API: use filters={\"reference\":...}"),
+		route("GET /images/json", "all filters shared-size manifests", "before dangling label label! reference since until").
+			ignores("only_ids", "docker-py sends it").
+			ignores("digests", "they are always shown").
+			ignores("identity", "none is known: signatures and attestations are not kept").
+			refuses("filter", "it was removed in version 1.41 of the API: use filters={\"reference\":...}"),
 		route("POST /images/create", "fromImage fromSrc repo tag message changes platform", ""),
 		route("GET /images/{name}/json", "manifests platform", ""),
 		route("GET /images/{name}/history", "platform", ""),
 		route("POST /images/{name}/push", "tag platform", ""),
 		route("POST /images/{name}/tag", "repo tag", "").ignores("force", "a tag is always moved; docker-py sends it"),
-		route("DELETE /images/{name}", "force noprune platforms", ""),
+		route("DELETE /images/{name}", "force platforms", "").ignores("noprune", "an image's parents are never removed with it"),
 		route("POST /images/prune", "filters", "dangling label label! until"),
 		route("GET /images/{name}/get", "platform", ""),
 		route("GET /images/get", "names platform", ""),
@@ -160,7 +171,8 @@ func others() []Route {
 		route("GET /version", "", ""),
 		route("GET /_ping", "", ""),
 		route("HEAD /_ping", "", ""),
-		route("GET /events", "since until filters", "config container daemon event image label label! network node plugin scope secret service type volume"),
+		route("GET /events", "since until filters", "container event image label label! network scope type volume").
+			filtersNone("config daemon node plugin secret service", "nothing happens to any here"),
 		route("GET /system/df", "type verbose", ""),
 		route("GET /volumes", "filters", "dangling driver label label! name"),
 		route("POST /volumes/create", "", ""),
