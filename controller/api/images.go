@@ -2,9 +2,11 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -77,7 +79,16 @@ func (a *imageAPI) pull(w http.ResponseWriter, r *http.Request) error {
 	// As in Docker a header that cannot be read means no credentials: the registry decides.
 	auth, _ := authconfig.Decode(r.Header.Get(registry.AuthHeader))
 	s := newJSONStream(w)
-	return s.end(pull(r.Context(), ref, *auth, s.progress))
+	return s.end(pullError(ref, pull(r.Context(), ref, *auth, s.progress)))
+}
+
+// pullError is the error of a pull with Docker's status where a registry refuses: it may be that there is no such image. At status 401 the
+// command line would ask for a password.
+func pullError(ref string, err error) error {
+	if errdefs.IsUnauthorized(err) || errdefs.IsPermissionDenied(err) {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("pull access denied for %s, repository does not exist or may require 'docker login': %v", withoutTag(ref), err))
+	}
+	return err
 }
 
 // pullReference joins a name and a tag or digest, which comes before a tag of the name, and behind a digest of it; with neither all tags of

@@ -70,7 +70,6 @@ func (s *Store) PullAll(ctx context.Context, repository string, auth registry.Au
 var errNotName = errors.New("it is no repository alone")
 
 func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.AuthConfig, p Progress) error {
-	p.status(tagOrDigest(named), "Pulling from "+reference.FamiliarName(named))
 	r, err := newRemote(ctx, named, auth)
 	if err != nil {
 		return err
@@ -79,6 +78,7 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth registry.A
 	if err != nil {
 		return err
 	}
+	p.status(tagOrDigest(named), "Pulling from "+reference.FamiliarName(named)) // the registry has it: errors before are the answer's status
 	before, _ := s.index.Read().byReference(named)
 	if err := s.fetch(ctx, r, src, p); err != nil {
 		return err
