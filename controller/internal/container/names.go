@@ -18,10 +18,11 @@ var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 // ClaimName reserves a name until release is called; an empty one is chosen. The reservation covers the time from here
 // to the VM's appearance in the inventory.
 func (s *Service) ClaimName(name string) (claimed string, release func(), err error) {
+	asked := name
 	name = strings.TrimPrefix(name, "/")
 	if name != "" && !validName.MatchString(name) {
 		return "", nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf(
-			"Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name))
+			"Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", asked))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

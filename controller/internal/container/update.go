@@ -3,6 +3,7 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -24,9 +25,9 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 	if strings.TrimPrefix(name, "/") == c.Name {
 		return invalid("Renaming a container with the same name as its current name")
 	}
-	name, release, err := s.ClaimName(name)
+	name, release, err := s.ClaimName("/" + strings.TrimPrefix(name, "/"))
 	if err != nil {
-		return err
+		return newNameError(err)
 	}
 	defer release()
 	return s.changeNetworks(ctx, c.ID, func(c Container) error {
@@ -38,6 +39,11 @@ func (s *Service) Rename(ctx context.Context, ref, name string) error {
 		}
 		return s.host.Reconfigure(ctx, c.VM.Ref, change)
 	})
+}
+
+// newNameError says in Docker's words why a name cannot be given.
+func newNameError(err error) error {
+	return fmt.Errorf("%s: %w", "Error when allocating new name", err)
 }
 
 // Update changes the limits of a container, and its restart policy. Zero fields stay as they are.
