@@ -114,7 +114,7 @@ func networkSettings(ctx context.Context, c ctr.Container) *container.NetworkSet
 
 func state(c ctr.Container) *container.State {
 	s := &container.State{
-		Status: c.State(), Running: c.Active(), Restarting: c.Restarting(), Paused: c.State() == container.StatePaused,
+		Status: c.State(), Running: c.Active(), Restarting: c.ComesBack(), Paused: c.State() == container.StatePaused,
 		OOMKilled: c.OOMKilled(), ExitCode: c.ExitCode(), Error: printable.Text(c.Trouble()),
 		StartedAt: c.StartedAt().UTC().Format(time.RFC3339Nano), FinishedAt: c.FinishedAt().UTC().Format(time.RFC3339Nano),
 	}

@@ -82,7 +82,7 @@ func (c *Container) State() container.ContainerState {
 	switch {
 	case c.doomed:
 		return container.StateRemoving
-	case c.Restarting():
+	case c.ComesBack():
 		return container.StateRestarting
 	case c.VM.PowerState == vsphere.Suspended, c.Paused():
 		return container.StatePaused

@@ -25,6 +25,12 @@ func (c *Container) Restarting() bool {
 	return c.died() && !c.restart.Stopped && !c.restart.Over && c.wantsRestart()
 }
 
+// ComesBack reports whether the container waits for its restart, or is being brought up for it: Docker calls it "restarting" until its process
+// runs again.
+func (c *Container) ComesBack() bool {
+	return c.Restarting() || c.Phase() == PhaseStarting && c.restart.Count > 0 && !c.restart.Stopped && !c.restart.Over
+}
+
 // died reports whether the container's process has run and ended, with its machine.
 func (c *Container) died() bool {
 	return c.gone() && c.Ran() && c.Phase() != PhaseFailed

@@ -157,7 +157,7 @@ func (s *Service) GetRunning(ref string) (Container, error) {
 	c, err := s.Get(ref)
 	switch {
 	case err != nil:
-	case c.Restarting():
+	case c.ComesBack():
 		err = errdefs.ErrConflict.WithMessage("Container " + c.ID + " is restarting, wait until the container is running")
 	case !c.Running():
 		err = errdefs.ErrConflict.WithMessage("container " + c.ID + " is not running")
