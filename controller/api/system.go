@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -132,12 +133,14 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 			Log: logconf.Drivers(), Network: []string{networkDriver}, Volume: []string{volume.Driver}, Authorization: nil,
 		},
 		MemoryLimit: true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true, IPv4Forwarding: true,
+		KernelVersion: host.Kernel, DockerRootDir: host.Datastore,
 		NGoroutines: runtime.NumGoroutine(), SystemTime: time.Now().Format(time.RFC3339Nano),
 		LoggingDriver: logconf.JSONFile, CgroupDriver: "cgroupfs", CgroupVersion: "2", // of the guests
 		IndexServerAddress: indexServer, Labels: []string{}, CDISpecDirs: []string{},
 		OperatingSystem: "containerVM on " + host.Product, OSType: "linux", Architecture: unameMachine(host.Architecture),
 		NCPU: host.CPUs, MemTotal: host.MemoryBytes,
 		RegistryConfig: &registry.ServiceConfig{
+			InsecureRegistryCIDRs: insecure(), Mirrors: []string{},
 			IndexConfigs: map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: []string{}, Secure: true, Official: true}},
 		},
 		Swarm:           swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive},
@@ -150,6 +153,11 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 		info.Warnings = append(info.Warnings, "WARNING: machines are emulated, not accelerated ("+host.Accelerator+")")
 	}
 	return info
+}
+
+// insecure are the addresses at which registries are spoken to without TLS: this machine's own.
+func insecure() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
 }
 
 // indexServer is what `docker login` without a name means.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
@@ -48,6 +49,7 @@ type Client struct {
 	log     *slog.Logger
 	cancel  context.CancelFunc
 	watched chan struct{} // closed when the watch has ended
+	kernel  atomic.Pointer[string]
 
 	wantNetwork string   // Config.Network
 	extensions  []string // those that the host named when the session began

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ const (
 func (c *Client) ConsoleTail(ctx context.Context, name string) string {
 	ctx, cancel := context.WithTimeout(ctx, consoleTimeout)
 	defer cancel()
-	r, err := c.get(ctx, name+"/"+hostapi.ConsoleFile, consoleTail)
+	r, err := c.get(ctx, name+"/"+hostapi.ConsoleFile, fmt.Sprintf("-%d", consoleTail))
 	if err != nil {
 		return err.Error()
 	}

@@ -65,17 +65,18 @@ func (c *Client) Upload(ctx context.Context, name string, r io.Reader) error {
 
 // Download reads a file of the datastore.
 func (c *Client) Download(ctx context.Context, name string) (io.ReadCloser, error) {
-	return c.get(ctx, name, 0)
+	return c.get(ctx, name, "")
 }
 
-// get reads a file, or if tail is not zero only its last bytes, as many.
-func (c *Client) get(ctx context.Context, name string, tail int) (io.ReadCloser, error) {
+// get reads a file, or the part of it that a range names (RFC 9110, 14.1.2: "-9" is the last nine bytes, "0-8" the first nine); a server may
+// send all of it.
+func (c *Client) get(ctx context.Context, name, part string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.fileURL(name), nil)
 	if err != nil {
 		return nil, fmt.Errorf("cannot download %s: %w", name, err)
 	}
-	if tail != 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=-%d", tail)) // RFC 9110, 14.1.2: suffix range
+	if part != "" {
+		req.Header.Set("Range", "bytes="+part)
 	}
 	res, err := c.exchange(req, http.StatusOK, http.StatusPartialContent) // a server may ignore the range
 	if err != nil {

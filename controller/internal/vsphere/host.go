@@ -23,12 +23,14 @@ type HostInfo struct {
 	MemoryBytes  int64
 	Accelerator  string // what runs machines and why; empty: not said
 	Architecture string
+	Datastore    string // where machines are, as vSphere writes it: "[datastore1]"
+	Kernel       string // release of what machines boot, as uname -r says it; empty: not known
 }
 
 // Host asks the host who it is. On a vCenter it is the sum of what the first host says.
 func (c *Client) Host(ctx context.Context) (HostInfo, error) {
 	about := c.vim.ServiceContent.About
-	info := HostInfo{Product: about.FullName, Version: about.Version, Architecture: runtime.GOARCH}
+	info := HostInfo{Product: about.FullName, Version: about.Version, Architecture: runtime.GOARCH, Datastore: c.path(""), Kernel: c.kernelRelease(ctx)}
 	finder := find.NewFinder(c.vim)
 	finder.SetDatacenter(c.place.datacenter)
 	hosts, err := finder.HostSystemList(ctx, "*")
