@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -17,12 +18,12 @@ const (
 	kernelHead    = 64 << 10
 )
 
-// kernelRelease is that of the kernel that machines boot; empty when it cannot be read.
+// kernelRelease is that of the kernel that machines boot, of which the release may have two forms; empty when it cannot be read.
 func (c *Client) kernelRelease(ctx context.Context) string {
 	if known := c.kernel.Load(); known != nil {
 		return *known
 	}
-	file, err := c.get(ctx, c.boot.Kernel, fmt.Sprintf("0-%d", kernelHead-1))
+	file, err := c.get(ctx, cmp.Or(c.boot.KernelBz, c.boot.Kernel), fmt.Sprintf("0-%d", kernelHead-1))
 	if err != nil {
 		return ""
 	}
