@@ -49,7 +49,6 @@ func (a *commitAPI) commit(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	a.containers.Tell(&c, events.ActionCommit, map[string]string{"comment": o.Comment, "imageID": id, "imageRef": name})
 	return writeJSON(w, http.StatusCreated, container.CommitResponse{ID: id})
 }
 
@@ -68,6 +67,9 @@ func (a *commitAPI) layer(ctx context.Context, c ctr.Container, pause bool, o im
 	}
 	defer layer.Close()
 	made, err := a.store.Commit(ctx, layer, o)
+	if err == nil { // told before it goes on, as in Docker
+		a.containers.Tell(&c, events.ActionCommit, map[string]string{"comment": o.Comment, "imageID": made.String(), "imageRef": o.Name})
+	}
 	return made.String(), err
 }
 
