@@ -31,11 +31,12 @@ func (a *dfAPI) routes(r *router) {
 // usage is the answer, with what it had before version 1.52 of the API and has since.
 type usage struct {
 	system.DiskUsage
-	LayersSize *int64               `json:",omitempty"`
-	Images     []imageSummary       `json:",omitempty"`
-	Containers []container.Summary  `json:",omitempty"`
-	Volumes    []volumetypes.Volume `json:",omitempty"`
-	BuildCache []build.CacheRecord  `json:",omitempty"`
+	LayersSize  *int64               `json:",omitempty"`
+	Images      []imageSummary       `json:",omitempty"`
+	Containers  []container.Summary  `json:",omitempty"`
+	Volumes     []volumetypes.Volume `json:",omitempty"`
+	BuildCache  *[]build.CacheRecord `json:",omitempty"`
+	BuilderSize *int64               `json:",omitempty"`
 }
 
 func (a *dfAPI) df(w http.ResponseWriter, r *http.Request) error {
@@ -83,6 +84,9 @@ func (u *usage) adapt(r *http.Request) {
 		}
 		if v := u.VolumeUsage; v != nil {
 			u.Volumes = v.Items
+		}
+		if u.BuildCacheUsage != nil {
+			u.BuildCache, u.BuilderSize = &[]build.CacheRecord{}, new(int64)
 		}
 		u.DiskUsage = system.DiskUsage{}
 		return

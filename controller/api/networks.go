@@ -68,13 +68,30 @@ func (a *networkAPI) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := []network.Summary{}
+	out := []any{}
 	for _, n := range a.networks.All() {
-		if fits(n) {
+		switch {
+		case !fits(n):
+		case atLeast(r.Context(), "1.52"):
 			out = append(out, network.Summary{Network: n.Docker()})
+		case atLeast(r.Context(), "1.28"): // an empty key is all that there is
+			out = append(out, network.Inspect{Network: n.Docker(), Containers: map[string]network.EndpointResource{}})
+		default:
+			out = append(out, network.Inspect{Network: n.Docker(), Containers: a.containersOf(n)})
 		}
 	}
 	return writeJSON(w, http.StatusOK, out)
+}
+
+// containersOf are the containers that run in a network, by ID.
+func (a *networkAPI) containersOf(n net.Network) map[string]network.EndpointResource {
+	all := map[string]network.EndpointResource{}
+	for _, user := range a.containers.NetworkUsers(n.ID) {
+		if user.Running {
+			all[user.ID] = user.Docker()
+		}
+	}
+	return all
 }
 
 // networkFilter is moby's filter of networks (daemon/network/filter.go).
@@ -143,12 +160,7 @@ func (a *networkAPI) inspect(w http.ResponseWriter, r *http.Request) error {
 	if scope := param(r, "scope"); scope != "" && scope != net.ScopeLocal {
 		return errdefs.ErrNotFound.WithMessage("network " + id + " not found")
 	}
-	out := network.Inspect{Network: n.Docker(), Containers: map[string]network.EndpointResource{}}
-	for _, user := range a.containers.NetworkUsers(n.ID) {
-		if user.Running {
-			out.Containers[user.ID] = user.Docker()
-		}
-	}
+	out := network.Inspect{Network: n.Docker(), Containers: a.containersOf(n)}
 	if atLeast(r.Context(), "1.52") {
 		out.Status = &network.Status{IPAM: network.IPAMStatus{Subnets: a.networks.Status(n)}}
 	}

@@ -69,12 +69,12 @@ func (a *systemAPI) getVersion(w http.ResponseWriter, r *http.Request) error {
 	commit, built := buildInfo()
 	engine := map[string]string{
 		"ApiVersion": MaxVersion, "MinAPIVersion": MinVersion, "Arch": runtime.GOARCH, "Os": "linux",
-		"GitCommit": commit, "BuildTime": built, "GoVersion": runtime.Version(), "Experimental": "false",
+		"GitCommit": commit, "BuildTime": built, "GoVersion": runtime.Version(), "Experimental": "false", "KernelVersion": host.Kernel,
 	}
 	return writeJSON(w, http.StatusOK, system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "containerVM"},
 		Version:  a.version, APIVersion: MaxVersion, MinAPIVersion: MinVersion,
-		Os: "linux", Arch: runtime.GOARCH, GitCommit: commit, BuildTime: built, GoVersion: runtime.Version(),
+		Os: "linux", Arch: runtime.GOARCH, GitCommit: commit, BuildTime: built, GoVersion: runtime.Version(), KernelVersion: host.Kernel,
 		Components: []system.ComponentVersion{
 			{Name: "Engine", Version: a.version, Details: engine},
 			{Name: "vSphere", Version: host.Version, Details: map[string]string{"Product": host.Product, "Host": host.Name, "Accelerator": host.Accelerator}},

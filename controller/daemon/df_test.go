@@ -34,7 +34,7 @@ func TestDiskUsage(t *testing.T) {
 	}
 	for path, keys := range map[string][]string{
 		"/system/df":                             {"ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"},
-		"/v1.44/system/df":                       {"LayersSize", "Images", "Containers"},
+		"/v1.44/system/df":                       {"LayersSize", "Images", "Containers", "BuildCache", "BuilderSize"},
 		"/v1.44/system/df?type=container":        {"Containers"},
 		"/system/df?type=image&type=build-cache": {"ImageUsage", "BuildCacheUsage"},
 		"/system/df?type=x":                      {"message"},

@@ -57,6 +57,7 @@ func TestSessions(t *testing.T) {
 			c.session(t, p, all[name], name)
 		})
 	}
+	t.Run("keys", p.testKeys)
 	c.end(t)
 }
 
