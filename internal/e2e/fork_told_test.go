@@ -36,10 +36,14 @@ func testForkTold(t *testing.T, h *vmtest.Host) {
 		}
 		h.MustDocker(t, "rm", "-f", child.ID)
 	}
-	for notify, want := range map[string]string{
+	refused := map[string]string{
 		"USR2": "no process handles SIGUSR2, of 1", "exec:/bin/false": `told: "/bin/false": exit status 1`, "exec:/none": "no such file",
 		"KILL": "no process can handle it", "XYZ": "invalid signal: XYZ",
-	} {
+	}
+	if isLong() {
+		refused["exec:/bin/sleep 1000"] = "did not end within 10s"
+	}
+	for notify, want := range refused {
 		if r := h.CVM(t, "fork", "told", "--notify", notify); r.Code != 1 || !strings.Contains(r.Stderr, want) {
 			t.Errorf("--notify %s: exit %d, %s", notify, r.Code, r.Stderr)
 		}
