@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 // hostStatus is what a running host says of itself on its control socket.
@@ -111,7 +113,7 @@ func runningHost(ctx context.Context, p paths) (hostStatus, error) {
 // lock locks a file, which the kernel unlocks with the process at the latest. how is unix.LOCK_EX, with unix.LOCK_NB to
 // fail with EWOULDBLOCK rather than wait.
 func lock(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := trusted.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the lock: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/moby/term"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 func upCommand(a *app) *cobra.Command {
@@ -88,7 +90,7 @@ func startHost(ctx context.Context, p paths, h hostConfig, progress func(string)
 	if err != nil {
 		return hostStatus{}, fmt.Errorf("cannot find this program's own path: %w", err)
 	}
-	log, err := os.OpenFile(p.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := trusted.OpenFile(p.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return hostStatus{}, fmt.Errorf("cannot open the log: %w", err)
 	}

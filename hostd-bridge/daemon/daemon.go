@@ -151,7 +151,7 @@ func (h *host) machines() string { return filepath.Join(h.RunDir, "vm") }
 // takeLock makes sure that no other daemon works on the same state. The kernel drops the lock when the process ends.
 func (h *host) takeLock() (err error) {
 	path := filepath.Join(h.dir(), "lock")
-	if h.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if h.lock, err = trusted.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return fmt.Errorf("cannot open the lock file: %w", err)
 	}
 	err = unix.Flock(int(h.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)

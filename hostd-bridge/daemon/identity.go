@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 // certificateLife is how long a certificate is valid; it is made anew when less than a tenth of that is left.
@@ -68,14 +70,8 @@ func newUUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// writeFile puts data at path so that after a crash it is there whole or not at all.
-func writeFile(path string, data []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
-}
+// writeFile puts data at path so that after a crash it is there whole or not at all, for us alone.
+func writeFile(path string, data []byte) error { return trusted.WriteFile(path, data, 0o600) }
 
 // loadTLS reads the certificate in dir, or makes an authority and one that it has signed. The authority's key is thrown
 // away: it never signs again.

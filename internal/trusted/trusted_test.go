@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -62,5 +63,42 @@ func TestOthers(t *testing.T) {
 		if err := MakeDir(path); err == nil || !strings.Contains(err.Error(), "user 1234") {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestPlantedFiles: what was put in the place of a file is neither followed nor written to.
+func TestPlantedFiles(t *testing.T) {
+	base := t.TempDir()
+	victim := filepath.Join(base, "victim")
+	at := func(name string) string { return filepath.Join(base, name) }
+	must(t, os.WriteFile(victim, []byte("mine"), 0o600), os.Symlink(victim, at("link")), os.Symlink(at("nowhere"), at("dangling")), syscall.Mkfifo(at("pipe"), 0o600),
+		os.WriteFile(at("two"), nil, 0o600), os.Link(at("two"), at("names")), os.Mkdir(at("dir"), 0o700))
+	for _, name := range []string{"link", "dangling", "pipe", "names", "dir"} {
+		f, err := OpenFile(at(name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err == nil {
+			f.Close()
+			t.Errorf("%s was opened", name)
+		}
+	}
+	if _, err := os.Lstat(at("nowhere")); err == nil {
+		t.Error("a file was made where a link led")
+	}
+	if os.Geteuid() == 0 {
+		must(t, os.WriteFile(at("theirs"), nil, 0o600), os.Chown(at("theirs"), 1234, 1234))
+		if f, err := OpenFile(at("theirs"), os.O_RDWR|os.O_CREATE, 0o600); err == nil {
+			f.Close()
+			t.Error("a file of another user was opened")
+		}
+	}
+	f, err := OpenFile(at("new"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	must(t, err, f.Close())
+
+	must(t, os.Symlink(victim, at("key.new")), os.Symlink(victim, at("key")), WriteFile(at("key"), []byte("secret"), 0o600))
+	if text, err := os.ReadFile(victim); err != nil || string(text) != "mine" {
+		t.Errorf("the file that links led to holds %q, %v", text, err)
+	}
+	info, err := os.Lstat(at("key"))
+	if text, _ := os.ReadFile(at("key")); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 || string(text) != "secret" {
+		t.Errorf("%v, %v, %q", info, err, text)
 	}
 }

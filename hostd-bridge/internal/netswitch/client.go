@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 // Options say how a switch is started.
@@ -41,7 +42,7 @@ func Start(ctx context.Context, o Options) (*Switch, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the directory of a switch: %w", err)
 	}
-	log, err := os.OpenFile(LogPath(o.Dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := trusted.OpenFile(LogPath(o.Dir), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the switch of network %q: %w", o.Name, err)
 	}

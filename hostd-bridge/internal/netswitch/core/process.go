@@ -19,6 +19,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/internal/frames/unixsocket"
 	"github.com/containervm/containervm/hostd-bridge/internal/netswitch"
+	"github.com/containervm/containervm/internal/trusted"
 )
 
 const (
@@ -100,7 +101,7 @@ func confine() error {
 }
 
 func takeLock(dir string) (*os.File, error) {
-	f, err := os.OpenFile(netswitch.LockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := trusted.OpenFile(netswitch.LockPath(dir), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the switch's lock: %w", err)
 	}
