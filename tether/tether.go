@@ -112,6 +112,9 @@ func (t *tether) mountEarly(context.Context) error {
 	if err := boot.SlackenMonitor(); err != nil {
 		t.console.Warn("the runtime's monitor takes time", "err", err)
 	}
+	if err := boot.LockMemory(); err != nil {
+		t.console.Warn("the container can swap out the tether", "err", err)
+	}
 	if err := boot.SetSysctls(); err != nil {
 		t.console.Warn("not all parameters of the kernel are set", "err", err)
 	}

@@ -19,7 +19,7 @@ const (
 // consoleArgs begin every kernel command line. A guest without ACPI powers off by a reset, which QEMU's -no-reboot
 // turns into its end, so a panic must reset at once, and it must do so by a triple fault: there is no keyboard
 // controller on a microvm.
-const consoleArgs = "console=ttyS0 quiet panic=-1 reboot=t"
+const consoleArgs = "console=ttyS0 quiet panic=-1 reboot=t rootfstype=ramfs"
 
 // platform is what differs between machine types.
 type platform struct {
