@@ -30,19 +30,30 @@ type hold struct {
 	container *process.Container
 	console   *slog.Logger
 	point     *forkpoint.Point
+	main      int // PID of the main process; set before anything is held
 
 	mu    sync.Mutex
 	limit *time.Timer // nil: the processes run
 }
 
-// newHold makes the container's fork point.
+// newHold makes the container's fork point, which nobody finds before the container's PID 1 runs.
 func newHold(c *process.Container, console *slog.Logger) (*hold, error) {
 	h := &hold{container: c, console: console}
 	err := c.Do(func() (err error) {
-		h.point, err = forkpoint.Listen()
+		h.point, err = forkpoint.Bind()
 		return err
 	})
-	return h, err
+	if err != nil {
+		return nil, err
+	}
+	c.Listen(h.point.Descriptor())
+	return h, nil
+}
+
+// serve serves the fork point of a container whose main process has the PID main.
+func (h *hold) serve(main int) error {
+	h.main = main
+	return h.point.Serve()
 }
 
 func (h *hold) close() { h.point.Close() }
@@ -98,7 +109,7 @@ func (h *hold) release(f *tetherv1.Fork) error {
 	h.limit.Stop()
 	h.limit = nil
 	if f != nil {
-		h.point.Answer(f.Generation, f.Index)
+		h.point.Answer(h.main, f.Generation, f.Index)
 	}
 	return h.container.Thaw(process.Held)
 }

@@ -135,8 +135,10 @@ func (i *instance) start(p *tetherv1.Process, console *slog.Logger) (err error) 
 	if i.hold, err = newHold(i.container, console); err != nil {
 		return err
 	}
-	i.main, err = i.container.Start(link.MainSession, p, process.Options{})
-	return err
+	if i.main, err = i.container.Start(link.MainSession, p, process.Options{}); err != nil {
+		return err
+	}
+	return i.hold.serve(i.main.PID)
 }
 
 // leaveRoot lets go of the container's namespaces, whose processes have ended with their PID 1.

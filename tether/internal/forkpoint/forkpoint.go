@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Where a container finds it.
@@ -27,40 +29,57 @@ const maxWaiting = 1024
 
 // Point is the tether's side.
 type Point struct {
-	listener net.Listener
+	socket   *os.File      // until Serve
+	listener net.Listener  // nil until Serve
 	done     chan struct{} // closed when accept has ended
 
 	mu      sync.Mutex
-	waiting []net.Conn
+	waiting []*net.UnixConn
 	arrived chan struct{} // closed when the next one does
 }
 
-// Listen makes the socket. It is called in the container's root, whose Dir must exist.
-func Listen() (*Point, error) {
-	l, err := net.Listen("unix", Socket)
-	if err == nil {
-		err = os.Chmod(Socket, 0o666)
-	}
+// Bind makes the socket, on which nobody listens yet. It is called in the container's root, whose Dir must exist.
+func Bind() (*Point, error) { return bind(Socket) }
+
+func bind(path string) (*Point, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the fork point's socket: %w", err)
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // the name is another root's
-	return serve(l), nil
+	p := &Point{socket: os.NewFile(uintptr(fd), path), done: make(chan struct{}), arrived: make(chan struct{})}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = os.Chmod(path, 0o666)
+	}
+	if err != nil {
+		_ = p.socket.Close()
+		return nil, fmt.Errorf("cannot make the fork point's socket: %w", err)
+	}
+	return p, nil
 }
 
-func serve(l net.Listener) *Point {
-	p := &Point{listener: l, done: make(chan struct{}), arrived: make(chan struct{})}
+// Descriptor is the socket's, on which somebody has to listen before Serve.
+func (p *Point) Descriptor() uintptr { return p.socket.Fd() }
+
+// Serve takes in who asks.
+func (p *Point) Serve() error {
+	l, err := net.FileListener(p.socket) // of a copy
+	if err != nil {
+		return fmt.Errorf("cannot serve the fork point: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the name is another root's
+	p.listener = l
 	go p.accept()
-	return p
+	return nil
 }
 
 func (p *Point) accept() {
 	defer close(p.done)
 	for {
-		c, err := p.listener.Accept()
+		conn, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
+		c := conn.(*net.UnixConn)
 		p.mu.Lock()
 		if len(p.waiting) == maxWaiting {
 			c.Close()
@@ -97,20 +116,27 @@ func (p *Point) Waiting() int {
 	return len(p.waiting)
 }
 
-// Answer tells all processes that wait which machine this is.
-func (p *Point) Answer(generation, index uint32) {
+// Answer tells all processes that wait which machine this is. The answer is said to be of the process pid, which must exist: whoever
+// reads it may learn whose it is (SO_PASSPIDFD, unix(7)), which is not to be the tether.
+func (p *Point) Answer(pid int, generation, index uint32) {
 	p.mu.Lock()
 	waiting := p.waiting
 	p.waiting = nil
 	p.mu.Unlock()
+	text := fmt.Appendf(nil, "%d %d\n", generation, index)
+	from := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid)})
 	for _, c := range waiting {
-		_, _ = fmt.Fprintf(c, "%d %d\n", generation, index) // a process that has given up reads nothing
+		_, _, _ = c.WriteMsgUnix(text, from, nil) // a process that has given up reads nothing
 		_ = c.Close()
 	}
 }
 
 // Close ends the waiting without an answer.
 func (p *Point) Close() {
+	_ = p.socket.Close()
+	if p.listener == nil {
+		return
+	}
 	_ = p.listener.Close()
 	<-p.done
 	p.mu.Lock()

@@ -44,6 +44,7 @@ type Container struct {
 	oom      *oomWatch
 	covers   Covers // set before PID 1 is started
 	init     bool   // PID 1 is an init
+	listener uintptr
 
 	limits   sync.Mutex // guards the cgroup's limits
 	ownPids  string     // pids.max as the tether made it; empty: not read yet
@@ -256,7 +257,7 @@ func (c *Container) learnNamespace(pid int) error {
 // complete mounts what has to wait for the container's PID 1, which does not run yet: the proc of its namespace, what covers paths
 // of it, and its terminal as the console.
 func (c *Container) complete(tty bool, streams *stdio) error {
-	if err := mountProc(c.reaper); err != nil {
+	if err := mountProc(c.reaper, c.listener); err != nil {
 		return err
 	}
 	if err := c.covers.mount(); err != nil {
@@ -273,6 +274,10 @@ func (c *Container) complete(tty bool, streams *stdio) error {
 func (c *Container) Configure(covers Covers, init bool) {
 	c.covers, c.init = covers, init
 }
+
+// Listen has a unix socket, by its descriptor, listen when PID 1 is there, and before it runs. It is called before PID 1 is started. Nobody
+// learns from the socket that it is the tether's.
+func (c *Container) Listen(fd uintptr) { c.listener = fd }
 
 func (c *Container) open(p *tetherv1.Process, owner account) (*stdio, error) {
 	if p.Tty {

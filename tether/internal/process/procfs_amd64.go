@@ -6,15 +6,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vforkMount runs mount(2) in a child of its own and returns the child's PID, or a negative error number.
+// vforkMount runs mount(2), and listen(2) on listener unless that is 0, in a child of its own and returns the child's PID, or a negative
+// error number.
 //
 //go:noescape
-func vforkMount(source, target, kind *byte, flags uintptr) (pid int)
+func vforkMount(source, target, kind *byte, flags, listener uintptr) (pid int)
 
 // mountProc mounts the proc file system of the container's PID namespace on /proc of the calling thread's root. Only a
 // process that lives in the namespace can do that (Linux, fs/proc/root.c, before 6.17). The child that does it needs no
-// program and no exec: it makes two system calls.
-func mountProc(r *Reaper) error {
+// program and no exec: it makes three system calls.
+//
+// It is also the child that listens on listener, a unix socket, or 0: who connects learns who has listened (SO_PEERPIDFD, unix(7)), and
+// with a descriptor of the tether the container's root could take the tether's own descriptors from it.
+func mountProc(r *Reaper, listener uintptr) error {
 	proc, err := unix.BytePtrFromString("proc")
 	if err != nil {
 		return err
@@ -32,7 +36,7 @@ func mountProc(r *Reaper) error {
 		if err := unix.PthreadSigmask(unix.SIG_SETMASK, &every, &old); err != nil {
 			return 0, err
 		}
-		pid := vforkMount(proc, target, proc, unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV)
+		pid := vforkMount(proc, target, proc, unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, listener)
 		if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
 			return 0, err
 		}

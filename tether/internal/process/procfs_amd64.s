@@ -1,9 +1,9 @@
 #include "textflag.h"
 
-// func vforkMount(source, target, kind *byte, flags uintptr) (pid int)
+// func vforkMount(source, target, kind *byte, flags, listener uintptr) (pid int)
 //
 // The child runs on this stack and pushes nothing onto it; CLONE_VFORK suspends the caller until the child has ended.
-TEXT ·vforkMount(SB), NOSPLIT, $0-40
+TEXT ·vforkMount(SB), NOSPLIT, $0-48
 	MOVQ $0x4111, DI // CLONE_VM | CLONE_VFORK | SIGCHLD
 	XORL SI, SI
 	XORL DX, DX
@@ -13,7 +13,7 @@ TEXT ·vforkMount(SB), NOSPLIT, $0-40
 	SYSCALL
 	TESTQ AX, AX
 	JEQ  child
-	MOVQ AX, pid+32(FP)
+	MOVQ AX, pid+40(FP)
 	RET
 
 child:
@@ -24,6 +24,16 @@ child:
 	XORL R8, R8
 	MOVQ $165, AX // mount
 	SYSCALL
+	TESTQ AX, AX
+	JNE  end
+	MOVQ listener+32(FP), DI
+	TESTQ DI, DI
+	JEQ  end // there is none: 0
+	MOVQ $1024, SI
+	MOVQ $50, AX // listen
+	SYSCALL
+
+end:
 	NEGQ AX
 	MOVQ AX, DI  // the error's number is the exit status
 	MOVQ $231, AX // exit_group
