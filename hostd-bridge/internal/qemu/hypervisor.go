@@ -179,7 +179,7 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, has s
 	if err != nil {
 		return nil, nil, err
 	}
-	group, err := h.groups.Make(h.limits(s))
+	group, err := h.groups.Make(h.limits(s, files.RAM))
 	if err != nil {
 		return nil, nil, err
 	}

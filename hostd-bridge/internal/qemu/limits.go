@@ -1,6 +1,10 @@
 package qemu
 
-import "github.com/containervm/containervm/hostd-bridge/internal/cgroup"
+import (
+	"os"
+
+	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
+)
 
 // What a machine's processes may take of their host beside the guest's memory, in bytes.
 const (
@@ -21,9 +25,17 @@ func (h *Hypervisor) overhead() int64 {
 	return allowance
 }
 
-func (h *Hypervisor) limits(s shape) cgroup.Limits {
-	cpus := max(1, s.cpus)
-	return cgroup.Limits{CPUs: cpus, MemoryBytes: int64(s.memoryMiB)<<20 + h.overhead(), PIDs: int64(maxThreads + cpus)}
+// limits are those of a machine; ram is the memory of a child's template, nil of a machine that boots.
+//
+// A child's pages that are still its template's are on the template's account. When it is the first to touch a page of which the template's memory has
+// nothing, even to write to it, the kernel fills that of the template's file too, with zeros, on the child's account: at most once for each page
+// of the file. So a child has room for what the file lacks beside all of its own memory.
+func (h *Hypervisor) limits(s shape, ram *os.File) cgroup.Limits {
+	cpus, memory := max(1, s.cpus), int64(s.memoryMiB)
+	if of := (&template{ram: ram}); ram != nil {
+		memory += int64(of.MemoryMiB() - of.ResidentMiB())
+	}
+	return cgroup.Limits{CPUs: cpus, MemoryBytes: memory<<20 + h.overhead(), PIDs: int64(maxThreads + cpus)}
 }
 
 // ungroup removes the control group of a machine that has ended.
