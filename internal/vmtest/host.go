@@ -17,6 +17,7 @@ type Options struct {
 	Split bool   // hostd-bridge and controller as two processes, which Kill and Restart act on
 	Guest string // directory of guest artefacts in place of the built ones
 	Path  string // directory put before PATH, for a fake QEMU
+	State string // directory of disks, images and records; empty: one of the host's own
 	// Fork has containers forked as soon as there is a template; else all boot. Nothing is made ahead of time in either case: what
 	// is left of a machine could not be told from what waits to be one.
 	Fork bool
@@ -64,6 +65,9 @@ func Start(tb testing.TB, o Options) *Host {
 	h := &Host{
 		Dir: dir, State: filepath.Join(dir, "s"), Run: filepath.Join(dir, "r"),
 		tb: tb, opts: o, files: files, taps: countTAPs(), daemons: map[string]*daemon{},
+	}
+	if o.State != "" {
+		h.State = o.State
 	}
 	h.env = h.baseEnv()
 	tb.Cleanup(func() { h.end() })
