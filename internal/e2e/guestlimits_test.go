@@ -31,6 +31,7 @@ func TestGuestLimits(t *testing.T) {
 		{"Covered", testCovered},
 		{"ForkOfLimited", testForkOfLimited},
 		{"Refused", testRefusedLimits},
+		{"ControlGroups", testControlGroups},
 	})
 }
 
