@@ -208,6 +208,22 @@ func TestDiskOfARunningMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What the header says when QEMU reads it is of no account: the files are those that were opened.
+	image, err := g.h.image(delta, base, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rename(t, delta, "base.qcow2", "none.qcow2")
+	if err := g.Machine.(*machine).Attach(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	image.Close()
+	if got := g.diskStart(); !bytes.Equal(got, mark) {
+		t.Fatalf("disk with another header reads %x...", got[:16])
+	}
+	if err := g.DetachDisk(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if err := g.AttachDisk(t.Context(), filepath.Join(g.spec.HomeDir, "none.qcow2"), ""); err == nil {
 		t.Error("a missing disk was attached")
 	}
@@ -244,6 +260,21 @@ func TestResetOfAMachine(t *testing.T) {
 	g.quit()
 	if x := g.awaitExit(); !x.Orderly {
 		t.Errorf("exit %+v", x)
+	}
+}
+
+// rename has a disk's header name another parent, of a name that is as long.
+func rename(t *testing.T, path, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(b, []byte(from)) || len(from) != len(to) {
+		t.Fatalf("%s does not name %s", path, from)
+	}
+	if err := os.WriteFile(path, bytes.Replace(b, []byte(from), []byte(to), 1), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
