@@ -42,19 +42,21 @@ type Prestarted struct {
 // The run directory is the caller's alone: what of it is the machine's, it gets as open files.
 func Prestart(ctx context.Context, process *exec.Cmd, runDir string, cfg Config, files Files) (_ *Prestarted, err error) {
 	p := &Prestarted{process: process, runDir: runDir}
-	defer func() { // the supervisor has them
+	release := func() {
 		closeAll([]*os.File{files.lock, files.qemuLog, files.exit, files.listener})
 		closeAll(files.captures)
-	}()
+	}
+	defer release()
 	if err := files.make(runDir, cfg); err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
 	if err := p.start(cfg); err != nil {
 		return nil, fmt.Errorf("cannot start the supervisor: %w", err)
 	}
-	if err := p.tell(ctx, cfg, files.all()...); err != nil {
-		p.Close()
-		return nil, err
+	err = p.tell(ctx, cfg, files.all()...)
+	release() // the supervisor has them, and Close waits until nobody holds the lock any more
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }

@@ -63,3 +63,19 @@ func TestBeginUnreachable(t *testing.T) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 }
+
+// TestPrestartThatFails: whoever starts a machine in vain does not wait for itself.
+func TestPrestartThatFails(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	dir := t.TempDir()
+	if _, err := Prestart(t.Context(), exec.Command("/bin/false"), dir, Config{}, Files{Kernel: null, Initrd: null}); err == nil {
+		t.Error("it was started")
+	}
+	if err := AwaitEnd(t.Context(), dir); err != nil {
+		t.Error(err)
+	}
+}
