@@ -32,7 +32,7 @@ const (
 	Switch     = "cvm-switch" // of a network
 )
 
-// Processes finds every process that names the host's directory in its arguments or its environment.
+// Processes finds every process that names the host's directory in its arguments or its environment, or has a file in it open.
 func (h *Host) Processes() []Process {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	var found []Process
@@ -43,10 +43,12 @@ func (h *Host) Processes() []Process {
 		}
 		env, _ := os.ReadFile(filepath.Join(dir, "environ"))
 		pid, _ := strconv.Atoi(filepath.Base(dir))
-		if pid == os.Getpid() || !bytes.Contains(args, []byte(h.Dir)) && !bytes.Contains(env, []byte(h.Dir)) {
+		exe, _ := os.Readlink(filepath.Join(dir, "exe"))
+		// A machine's processes have neither in them: what they work with they got as descriptors.
+		machine := (filepath.Base(exe) == Supervisor || filepath.Base(exe) == QEMU) && holds(pid, h.Dir)
+		if pid == os.Getpid() || !machine && !bytes.Contains(args, []byte(h.Dir)) && !bytes.Contains(env, []byte(h.Dir)) {
 			continue
 		}
-		exe, _ := os.Readlink(filepath.Join(dir, "exe"))
 		found = append(found, Process{pid, parentOf(dir), filepath.Base(exe), strings.Split(strings.TrimRight(string(args), "\x00"), "\x00")})
 	}
 	return found
