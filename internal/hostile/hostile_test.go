@@ -52,7 +52,7 @@ func attacks() []attack {
 		{name: "console", args: []string{"console"}, check: noEscapes},
 		{name: "vsock", args: []string{"vsock"}, check: reachesNobody},
 		{name: "vsock as a user", run: []string{"-u", "1000:1000"}, args: []string{"vsock"}, check: reachesNobody},
-		{name: "guestinfo", run: []string{"-u", "1000:1000"}, args: []string{"guestinfo"}, check: noEscapes},
+		{name: "guestinfo", run: []string{"-u", "1000:1000"}, args: []string{"guestinfo", "freeze"}, check: saysNothing},
 		{name: "records", args: []string{"records"}},
 		{name: "network", args: []string{"network", "{sibling}", "{host}"}, check: reachesNobody},
 		{name: "devices", args: []string{"devices"}},
@@ -232,6 +232,22 @@ func noEscapes(t *testing.T, h *vmtest.Host, a *attacked) {
 		if at := strings.IndexAny(said, "\x1b\x07\u009b\u202e"); at >= 0 {
 			t.Errorf("%v shows a guest's control characters: %q", command, said[max(0, at-60):min(len(said), at+60)])
 		}
+	}
+}
+
+// saysNothing: a process of the container, of whatever user, neither reads what its machine was told nor says anything in its tether's name; the
+// end of its run is the one that it had.
+func saysNothing(t *testing.T, h *vmtest.Host, a *attacked) {
+	noEscapes(t, h, a)
+	for _, key := range []string{"spec", "escaped bytes", "forged", "freeze", "phase", "ip"} {
+		for _, reply := range a.said[key] {
+			if strings.HasPrefix(reply, "1") {
+				t.Errorf("%s was answered with %q", key, reply)
+			}
+		}
+	}
+	if state := h.MustDocker(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", a.name); state != "exited 7" {
+		t.Errorf("the run ended as %q, and its process with 7", state)
 	}
 }
 

@@ -170,6 +170,8 @@ func setGuestinfo(args []string) {
 	}
 	go func() { say("freeze", once(link.CommandFreeze)) }()
 	time.Sleep(2 * time.Second) // whoever is frozen says no more
+	say("ended", "guestinfo")
+	os.Exit(7) // not as was said before
 }
 
 // sendRecords makes 200 log connections, each with what is no record, or one that only the host may write.
