@@ -176,9 +176,10 @@ func listen(path string) (net.Listener, error) {
 
 func serve(ctx context.Context, l net.Listener, handler http.Handler, log *slog.Logger, ready func()) error {
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout, ConnContext: api.WithPeer,
+		Handler: handler, ReadHeaderTimeout: headerTimeout,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
+	api.Guard(server)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
 	ready()

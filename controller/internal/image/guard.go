@@ -130,7 +130,7 @@ type watched struct {
 
 	mu    sync.Mutex
 	timer *time.Timer // nil: it may take its time
-	since int // bytes since the timer was set
+	since int         // bytes since the timer was set
 }
 
 func (w *watched) stalled() {
