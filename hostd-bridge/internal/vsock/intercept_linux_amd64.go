@@ -13,7 +13,20 @@ import (
 )
 
 // Interceptor receives the vhost ioctls of one QEMU process, by seccomp user notification (seccomp_unotify(2)).
-type Interceptor struct{ listener *os.File }
+type Interceptor struct {
+	listener *os.File
+	denied   func(call int) // of what else is notified; may be nil
+}
+
+// NewInterceptor takes over the listener of a filter that was installed elsewhere and that also notifies of what QEMU may not do: such a call
+// fails, and denied is told its number, or -1 if it is not of x86-64.
+func NewInterceptor(listener int, denied func(call int)) (*Interceptor, error) {
+	if err := unix.SetNonblock(listener, true); err != nil {
+		unix.Close(listener)
+		return nil, fmt.Errorf("cannot use the seccomp listener: %w", err)
+	}
+	return &Interceptor{listener: os.NewFile(uintptr(listener), "seccomp"), denied: denied}, nil
+}
 
 // Intercept makes every ioctl of type 0xAF (vhost) of processes started from now on by the calling thread a matter of
 // the Interceptor; everything else is allowed. It also sets no_new_privs on the thread. The caller has locked its
@@ -30,11 +43,7 @@ func Intercept() (*Interceptor, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("cannot install a seccomp filter with a listener (needs Linux 5.0, and no other listener): %w", errno)
 	}
-	if err := unix.SetNonblock(int(fd), true); err != nil {
-		unix.Close(int(fd))
-		return nil, fmt.Errorf("cannot use the seccomp listener: %w", err)
-	}
-	return &Interceptor{listener: os.NewFile(fd, "seccomp")}, nil
+	return NewInterceptor(int(fd), nil)
 }
 
 // Offsets in struct seccomp_data (include/uapi/linux/seccomp.h).
@@ -86,7 +95,8 @@ type response struct {
 }
 
 // Serve answers the ioctls of the process, which was started after Intercept, with dev's help. It returns when the
-// process has ended, with nil, or can be served no more. It closes the Interceptor.
+// process has ended, with nil, or can be served no more. It closes the Interceptor. Without a device, which the kernel plays then,
+// it only refuses.
 func (i *Interceptor) Serve(pid int, dev *Device, log *slog.Logger) error {
 	defer i.Close()
 	p, err := openProcess(pid)
@@ -95,7 +105,9 @@ func (i *Interceptor) Serve(pid int, dev *Device, log *slog.Logger) error {
 	}
 	defer p.close()
 	v := &vhost{log: log, dev: dev, peer: p}
-	defer v.close()
+	if dev != nil {
+		defer v.close()
+	}
 	raw, err := i.listener.SyscallConn()
 	if err != nil {
 		return err
@@ -111,10 +123,25 @@ func (i *Interceptor) Serve(pid int, dev *Device, log *slog.Logger) error {
 		if n == nil {
 			continue
 		}
-		if err := answer(raw, n.id, v.ioctl(uint32(n.args[1]), n.args[2]), log); err != nil {
+		if err := answer(raw, n.id, i.execute(n, v), log); err != nil {
 			return err
 		}
 	}
+}
+
+// execute does what a notified call asks for, or refuses it.
+func (i *Interceptor) execute(n *notification, v *vhost) error {
+	if n.arch == unix.AUDIT_ARCH_X86_64 && n.nr == unix.SYS_IOCTL && n.args[1]&0xFF00 == 0xAF00 && v.dev != nil {
+		return v.ioctl(uint32(n.args[1]), n.args[2])
+	}
+	if i.denied != nil {
+		call := -1
+		if n.arch == unix.AUDIT_ARCH_X86_64 {
+			call = int(n.nr)
+		}
+		i.denied(call)
+	}
+	return unix.ENOSYS
 }
 
 // Close ends Serve. QEMU's vhost ioctls fail from then on.
@@ -159,7 +186,7 @@ func answer(raw syscall.RawConn, id uint64, err error, log *slog.Logger) error {
 		errno := unix.EIO
 		errors.As(err, &errno)
 		r.error = -int32(errno)
-		if errno != unix.ENOTTY {
+		if errno != unix.ENOTTY && errno != unix.ENOSYS {
 			log.Error("vhost request failed", "err", err)
 		}
 	}

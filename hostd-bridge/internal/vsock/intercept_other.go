@@ -15,6 +15,9 @@ var errUnsupported = errors.New("vsock without /dev/vhost-vsock works on Linux o
 // Intercept fails on this platform.
 func Intercept() (*Interceptor, error) { return nil, errUnsupported }
 
+// NewInterceptor fails on this platform.
+func NewInterceptor(int, func(int)) (*Interceptor, error) { return nil, errUnsupported }
+
 // Serve fails on this platform.
 func (*Interceptor) Serve(int, *Device, *slog.Logger) error { return errUnsupported }
 
