@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -38,10 +39,11 @@ func (l Level) String() string {
 
 // Config says what is put into jails. QEMU and Supervisor are absolute paths.
 type Config struct {
-	QEMU, Supervisor string
-	Devices          []string // of /dev, by path, that QEMU opens: the kernel's virtualisation and vsock device, if they are used
-	IDs              Range    // zero: DefaultRange
-	IDDir            string   // where the range is kept track of, for all daemons of the host; empty: usersDir
+	QEMU       []string // the first is tried
+	Supervisor string
+	Devices    []string // of /dev, by path, that QEMU opens: the kernel's virtualisation and vsock device, if they are used
+	IDs        Range    // zero: DefaultRange
+	IDDir      string   // where the range is kept track of, for all daemons of the host; empty: usersDir
 }
 
 // usersDir has the locks of users that machines have.
@@ -71,15 +73,21 @@ func New(ctx context.Context, c Config) (*Host, error) {
 	}
 	h := &Host{config: c}
 	var err error
-	if h.files, err = rootFiles(ctx, c.QEMU); err != nil {
-		h.why = err.Error()
-		return h, nil
+	for _, qemu := range c.QEMU {
+		files, err := rootFiles(ctx, qemu)
+		if err != nil {
+			h.why = err.Error()
+			return h, nil
+		}
+		h.files = append(h.files, files...)
 	}
 	supervisors, err := libraries(ctx, c.Supervisor) // none, but for one that is built for tests
 	if err != nil {
 		return nil, err
 	}
 	h.files = append(h.files, supervisors...)
+	slices.Sort(h.files)
+	h.files = slices.Compact(h.files)
 	for _, device := range c.Devices {
 		var st unix.Stat_t
 		if err := unix.Stat(device, &st); err == nil {
@@ -133,7 +141,7 @@ func (h *Host) try(ctx context.Context, level Level) error {
 		return err
 	}
 	defer cell.Close()
-	cmd := cell.command(LauncherArgs(QEMUCalls{}, -1, h.config.QEMU, "--version")...)
+	cmd := cell.command(LauncherArgs(QEMUCalls{}, -1, h.config.QEMU[0], "--version")...)
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Start(); err != nil {

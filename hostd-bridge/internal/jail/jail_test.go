@@ -184,7 +184,7 @@ func TestAttacker(t *testing.T) {
 	if a == "" {
 		a = attacker(t)
 	}
-	h := newHost(t, Config{QEMU: a, Supervisor: a})
+	h := newHost(t, Config{QEMU: []string{a}, Supervisor: a})
 	level, why := h.Level()
 	switch {
 	case level == None:
@@ -267,7 +267,7 @@ func copyOf(t *testing.T, dir string) string {
 // TestIdentity: what a machine's processes are, have and see.
 func TestIdentity(t *testing.T) {
 	a := attacker(t)
-	h := newHost(t, Config{QEMU: a, Supervisor: a})
+	h := newHost(t, Config{QEMU: []string{a}, Supervisor: a})
 	level, why := h.Level()
 	if level != Full {
 		t.Skipf("a machine has no user of its own: %v: %s", level, why)

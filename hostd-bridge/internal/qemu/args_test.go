@@ -104,6 +104,27 @@ func TestTrialGuestRuns(t *testing.T) {
 	}
 }
 
+// TestTrialKernelBoots: the trial of KVM boots the real kernel; it is proved with the accelerator that works everywhere.
+func TestTrialKernelBoots(t *testing.T) {
+	qemu, err := program("", "qemu-system-x86_64", "")
+	if err != nil {
+		t.Skip(err)
+	}
+	kernel, err := filepath.Abs("../../../bin/guest/vmlinux")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(kernel); err != nil {
+		t.Skipf("%v: make guest", err)
+	}
+	if err := bootTrial(t.Context(), qemu, accelTCG, kernel); err != nil {
+		t.Error(err)
+	}
+	if err := bootTrial(t.Context(), qemu, accelTCG, qemu); err == nil {
+		t.Error("what is no kernel booted")
+	}
+}
+
 func FuzzParseDisk(f *testing.F) {
 	image, _, err := emptyImage(hostapi.DiskBytes, "../base")
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
+	"github.com/containervm/containervm/hostd-bridge/internal/jail"
 	"github.com/containervm/containervm/hostd-bridge/internal/plainfile"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
@@ -37,8 +38,10 @@ type Config struct {
 	Supervisor string // path of cvm-supervisor; empty: beside the running program
 	Datastore  string // directory that all disks, kernels and initramfs lie below
 	Accel      string // "kvm" or "tcg"; empty: kvm when a trial shows that it works
-	VsockMode  string // VsockKernel or VsockUser; empty: the kernel's when it is usable
-	Capture    bool   // write what each network card sends and receives to nic<N>.pcap in the machine's run directory
+	// TrialKernel is a kernel (vmlinux) that a trial of KVM boots; empty: the trial runs a few instructions of its own.
+	TrialKernel string
+	VsockMode   string // VsockKernel or VsockUser; empty: the kernel's when it is usable
+	Capture     bool   // write what each network card sends and receives to nic<N>.pcap in the machine's run directory
 	// DebugSupervisor and DebugGuest have debug records in each machine's supervisor.log and console. A child has what its
 	// template was booted with in its console.
 	DebugSupervisor, DebugGuest bool
@@ -51,6 +54,9 @@ type Hypervisor struct {
 	host        host
 	description string
 	groups      *cgroup.Host
+	jail        *jail.Host
+	configured  bool   // QEMU's program was named
+	microvm     string // QEMU for machines of type microvm; empty: the same as for others
 }
 
 var (
@@ -61,6 +67,7 @@ var (
 // New looks for what it needs and tries KVM, once for this value.
 func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	var err error
+	named := c.QEMU != ""
 	if c.QEMU, err = program(c.QEMU, "qemu-system-x86_64", "install it (Debian: apt-get install qemu-system-x86)"); err != nil {
 		return nil, err
 	}
@@ -73,7 +80,7 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 	if c.Datastore == "" {
 		return nil, errors.New("cannot make machines: no directory is named that disks lie below")
 	}
-	h := &Hypervisor{config: c, host: host{capture: c.Capture, debugGuest: c.DebugGuest}}
+	h := &Hypervisor{config: c, configured: named, host: host{capture: c.Capture, debugGuest: c.DebugGuest}}
 	if err := h.setUpAccel(ctx); err != nil {
 		return nil, err
 	}
@@ -86,9 +93,47 @@ func New(ctx context.Context, c Config) (*Hypervisor, error) {
 			c.Log.Warn("machines are not limited in what they take of the host", "limit", l, "why", why)
 		}
 	}
-	c.Log.Info("machines run under "+h.description, "qemu", c.QEMU)
+	if err := h.makeJail(ctx); err != nil {
+		return nil, err
+	}
+	c.Log.Info("machines run under "+h.description, "qemu", h.program(hostapi.MachineMicroVM))
 	return h, nil
 }
+
+// makeJail finds out which jail this host can make.
+func (h *Hypervisor) makeJail(ctx context.Context) (err error) {
+	c := jail.Config{QEMU: []string{h.config.QEMU}, Supervisor: h.config.Supervisor}
+	if h.microvm != "" && h.microvm != h.config.QEMU {
+		c.QEMU = append(c.QEMU, h.microvm)
+	}
+	if h.host.accel == accelKVM {
+		c.Devices = append(c.Devices, kvmDevice)
+	}
+	if h.host.kernelVsock {
+		c.Devices = append(c.Devices, vsock.KernelDevice)
+	}
+	if h.jail, err = jail.New(ctx, c); err != nil {
+		return fmt.Errorf("cannot make jails for machines: %w", err)
+	}
+	if level, why := h.jail.Level(); level != jail.Full {
+		h.config.Log.Warn("the jail around machines is not the full one", "level", level, "why", why)
+	}
+	return nil
+}
+
+// program is the QEMU for a machine type.
+func (h *Hypervisor) program(machine string) string {
+	if h.microvm != "" && (machine == "" || machine == hostapi.MachineMicroVM) {
+		return h.microvm
+	}
+	return h.config.QEMU
+}
+
+// Jail makes jails for machines, and for switches.
+func (h *Hypervisor) Jail() *jail.Host { return h.jail }
+
+// Groups makes machines' control groups.
+func (h *Hypervisor) Groups() *cgroup.Host { return h.groups }
 
 // program finds an executable; its absolute path, for the supervisor has another directory.
 func program(path, name, cure string) (string, error) {
