@@ -27,6 +27,8 @@ type hostStatus struct {
 	State      string    `json:"state"`
 	Log        string    `json:"log"`
 	DockerHost string    `json:"dockerHost"`
+	Jail       string    `json:"jail"`            // how machines are kept from this host
+	Lacks      []string  `json:"lacks,omitempty"` // what of that this host lacks
 	VSphere    struct {
 		URL      string `json:"url"`
 		Username string `json:"username"`

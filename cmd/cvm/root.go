@@ -42,7 +42,7 @@ all work on the same containers.`,
 		&cobra.Group{ID: groupContainer, Title: "Containers:"},
 		&cobra.Group{ID: groupImage, Title: "Images:"},
 	)
-	addGroup(root, groupHost, upCommand(a), downCommand(a), statusCommand(a), envCommand(a), templatesCommand(a), versionCommand(a))
+	addGroup(root, groupHost, upCommand(a), downCommand(a), statusCommand(a), checkCommand(a), envCommand(a), templatesCommand(a), versionCommand(a))
 	addGroup(root, groupContainer, runCommand(a), forkCommand(a), psCommand(a), execCommand(a), attachCommand(a), logsCommand(a), startCommand(a),
 		stopCommand(a), killCommand(a), waitCommand(a), rmCommand(a), inspectCommand(a))
 	addGroup(root, groupImage, imagesCommand(a), loadCommand(a), importCommand(a), pullCommand(a), tagCommand(a), rmiCommand(a))

@@ -38,9 +38,7 @@ type hostConfig struct {
 
 // addFlags declares the flags that `cvm up` and the background process share.
 func (h *hostConfig) addFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&h.listen, "listen", "127.0.0.1:8989", "`ADDRESS` of the vSphere API")
-	cmd.Flags().StringVar(&h.guest, "guest", os.Getenv("CVM_GUEST_DIR"), "`DIR` of kernel, initramfs and blank disk (default: guest, beside this program; environment: CVM_GUEST_DIR)")
-	cmd.Flags().StringVar(&h.accel, "accel", "", "`NAME` of the accelerator: kvm or tcg (default: kvm when a trial shows that it works)")
+	h.addWhereFlags(cmd)
 	cmd.Flags().IntVar(&h.templates, "templates", controller.DefaultTemplates, "keep at most `N` templates for containers to be forked from; 0: every container boots")
 	cmd.Flags().IntVar(&h.warm, "warm", 1, "keep `N` machines forked ahead of time, which wait to be a container: some 50 MiB each; 0: none")
 	cmd.Flags().IntVar(&h.prestart, "prestart", 1, "keep `N` emulators started ahead of time for each template; 0: none")
@@ -49,6 +47,13 @@ func (h *hostConfig) addFlags(cmd *cobra.Command) {
 	cmd.Flags().Var(h.levels, "log", "`LEVELS` of the logs: debug, or hostd-bridge, controller, supervisor or tether with one each, as in tether=debug,controller=warn (default info)")
 	cmd.Flags().BoolVar(&h.capture, "capture", false, "write what each machine's network cards send and receive to vm/*/nic*.pcap in --run, while it runs")
 	cmd.Flags().BoolVar(&h.pprof, "pprof", false, "serve profiles of the host's process on its control socket, cvm.sock in --run")
+}
+
+// addWhereFlags declares those of them by which the host is found on this machine.
+func (h *hostConfig) addWhereFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&h.listen, "listen", "127.0.0.1:8989", "`ADDRESS` of the vSphere API")
+	cmd.Flags().StringVar(&h.guest, "guest", os.Getenv("CVM_GUEST_DIR"), "`DIR` of kernel, initramfs and blank disk (default: guest, beside this program; environment: CVM_GUEST_DIR)")
+	cmd.Flags().StringVar(&h.accel, "accel", "", "`NAME` of the accelerator: kvm or tcg (default: kvm when a trial shows that it works)")
 }
 
 // check refuses numbers that mean nothing.
@@ -214,5 +219,6 @@ func newStatus(p paths, e hostd.Endpoint) hostStatus {
 		State: p.State, Log: p.logFile(), DockerHost: "unix://" + p.dockerSocket(),
 	}
 	s.VSphere.URL, s.VSphere.Username, s.VSphere.Password, s.VSphere.CAFile = e.URL, e.Username, e.Password, e.CAFile
+	s.Jail, s.Lacks = e.Jail, e.Lacks
 	return s
 }

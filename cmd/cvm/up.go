@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/internal/printable"
 	"github.com/containervm/containervm/internal/trusted"
 )
 
@@ -130,6 +131,10 @@ func printEndpoints(w io.Writer, state string, s hostStatus) {
 	fmt.Fprintf(w, "  Docker API   %s\n", s.DockerHost)
 	fmt.Fprintf(w, "  vSphere API  %s\n", s.VSphere.URL)
 	fmt.Fprintf(w, "  log          %s\n", s.Log)
+	fmt.Fprintf(w, "  jail         %s\n", s.Jail)
+	for _, l := range s.Lacks {
+		fmt.Fprintf(w, "               %s: see cvm check\n", printable.Line(l))
+	}
 	fmt.Fprintf(w, "  environment  eval \"$(cvm env)\"\n")
 }
 

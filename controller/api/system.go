@@ -152,6 +152,12 @@ func (a *systemAPI) describe(host vsphere.HostInfo) system.Info {
 	if strings.HasPrefix(host.Accelerator, "TCG") {
 		info.Warnings = append(info.Warnings, "WARNING: machines are emulated, not accelerated ("+host.Accelerator+")")
 	}
+	if host.Jail != "" {
+		info.DriverStatus = append(info.DriverStatus, [2]string{"Jail", host.Jail})
+	}
+	for _, l := range host.Lacks {
+		info.Warnings = append(info.Warnings, "WARNING: "+l)
+	}
 	return info
 }
 

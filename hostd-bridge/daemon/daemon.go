@@ -72,6 +72,9 @@ type Endpoint struct {
 	Username string
 	Password string
 	CAFile   string // certificate of the authority that signed the daemon's
+	// Jail says how machines are kept from their host, and Lacks what of it this host lacks, for people.
+	Jail  string
+	Lacks []string
 }
 
 // Address returns the endpoint's host:port.

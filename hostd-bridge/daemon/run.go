@@ -14,7 +14,7 @@ import (
 // Run runs the daemon on QEMU until ctx ends; the VMs go on running. It calls ready when clients can connect.
 func Run(ctx context.Context, c Config, ready func(Endpoint)) error {
 	hypervisor, err := qemu.New(ctx, qemu.Config{
-		QEMU: c.QEMU, Supervisor: c.Supervisor, Accel: c.Accel, Capture: c.Capture,
+		QEMU: c.QEMU, Supervisor: c.Supervisor, Accel: c.Accel, Capture: c.Capture, TrialKernel: existing(filepath.Join(c.GuestDir, "vmlinux")),
 		Datastore: c.datastore(), DebugSupervisor: c.DebugSupervisor, DebugGuest: c.DebugGuest, Log: c.Log,
 	})
 	if err != nil {

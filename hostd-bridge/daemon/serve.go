@@ -84,7 +84,9 @@ func (h *host) extensions() []string {
 }
 
 func (h *host) endpoint(addr net.Addr) Endpoint {
+	level, lacks := h.inventory.Hypervisor.Isolation()
 	return Endpoint{
+		Jail: level, Lacks: lacks,
 		URL: "https://" + addr.String() + "/sdk", Username: h.identity.Username, Password: h.identity.Password,
 		CAFile: h.identity.caFile,
 	}

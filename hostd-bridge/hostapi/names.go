@@ -130,3 +130,9 @@ const (
 	// MaxBootIndex bounds the file BootIndex, in bytes.
 	MaxBootIndex = 64 << 10
 )
+
+// Types of what a HostSystem says of itself in summary.hardware.otherIdentifyingInfo.
+const (
+	IdentityJail  = "cvm.jail"  // how machines are kept from their host: "full", "user namespace" or "none"
+	IdentityLacks = "cvm.lacks" // something of that which the host lacks, for people; any number of times
+)

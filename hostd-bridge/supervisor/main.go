@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/jail"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/internal/version"
 )
 
 func main() {
+	jail.Enter() // before all else: this may be another stage of a machine's start
 	if len(os.Args) == 2 && os.Args[1] == "--version" {
 		fmt.Println("cvm-supervisor", version.String())
 		return

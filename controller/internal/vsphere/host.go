@@ -7,6 +7,7 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/property"
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 )
@@ -21,7 +22,9 @@ type HostInfo struct {
 	CPUs         int // threads
 	CPUMHz       int // of each
 	MemoryBytes  int64
-	Accelerator  string // what runs machines and why; empty: not said
+	Accelerator  string   // what runs machines and why; empty: not said
+	Jail         string   // how machines are kept from their host; empty: not said
+	Lacks        []string // what of that the host lacks, for people
 	Architecture string
 	Datastore    string // where machines are, as vSphere writes it: "[datastore1]"
 	Kernel       string // release of what machines boot, as uname -r says it; empty: not known
@@ -48,7 +51,24 @@ func (c *Client) Host(ctx context.Context) (HostInfo, error) {
 		info.CPUs, info.CPUMHz, info.MemoryBytes = int(hw.NumCpuThreads), int(hw.CpuMhz), hw.MemorySize
 		if hw.Vendor == hostapi.Vendor {
 			info.Accelerator = hw.Model
+			info.Jail, info.Lacks = isolation(hw.OtherIdentifyingInfo)
 		}
 	}
 	return info, nil
+}
+
+// isolation reads what a host of ours says of its machines' jails.
+func isolation(identities []types.HostSystemIdentificationInfo) (jail string, lacks []string) {
+	for _, i := range identities {
+		if i.IdentifierType == nil {
+			continue
+		}
+		switch i.IdentifierType.GetElementDescription().Key {
+		case hostapi.IdentityJail:
+			jail = i.IdentifierValue
+		case hostapi.IdentityLacks:
+			lacks = append(lacks, i.IdentifierValue)
+		}
+	}
+	return jail, lacks
 }

@@ -129,6 +129,28 @@ func (h *Hypervisor) program(machine string) string {
 	return h.config.QEMU
 }
 
+// Programs are the QEMUs of machines: of type microvm first, and of others if that is another.
+func (h *Hypervisor) Programs() []string {
+	if h.microvm == "" || h.microvm == h.config.QEMU {
+		return []string{h.config.QEMU}
+	}
+	return []string{h.microvm, h.config.QEMU}
+}
+
+// Isolation implements vm.Hypervisor.
+func (h *Hypervisor) Isolation() (level string, lacks []string) {
+	if l, _ := h.jail.Level(); l != jail.Full {
+		lacks = append(lacks, "the jail around machines is not the full one ("+h.jail.Describe()+")")
+	}
+	for _, c := range cgroup.Controllers {
+		if why := h.groups.Missing(c); why != nil {
+			lacks = append(lacks, fmt.Sprintf("machines have no limit of the host's %s (%v)", c, why))
+		}
+	}
+	l, _ := h.jail.Level()
+	return l.String(), lacks
+}
+
 // Jail makes jails for machines, and for switches.
 func (h *Hypervisor) Jail() *jail.Host { return h.jail }
 

@@ -119,6 +119,11 @@ func (o *objects) host() any {
 		Vendor: hostapi.Vendor, Model: inv.Hypervisor.Describe(), CpuModel: "x86-64", CpuMhz: vm.NominalMHz, NumCpuPkgs: 1,
 		NumCpuCores: int16(inv.Capacity.CPUs), NumCpuThreads: int16(inv.Capacity.CPUs), MemorySize: inv.Capacity.MemoryMiB << 20,
 	}
+	level, lacks := inv.Hypervisor.Isolation()
+	hardware.OtherIdentifyingInfo = append(hardware.OtherIdentifyingInfo, identity(hostapi.IdentityJail, level))
+	for _, l := range lacks {
+		hardware.OtherIdentifyingInfo = append(hardware.OtherIdentifyingInfo, identity(hostapi.IdentityLacks, l))
+	}
 	return &mo.HostSystem{
 		ManagedEntity: entity(hostRef, computeRef, o.server.HostName),
 		Runtime:       runtime,
@@ -128,5 +133,13 @@ func (o *objects) host() any {
 		},
 		Vm: o.vmRefs(), Datastore: stores(), Network: o.networkRefs(), DatastoreBrowser: browserRef,
 		ConfigManager: types.HostConfigManager{NetworkSystem: &networkSystemRef},
+	}
+}
+
+// identity is something that a host says of itself which vSphere has no field for.
+func identity(kind, value string) types.HostSystemIdentificationInfo {
+	return types.HostSystemIdentificationInfo{
+		IdentifierValue: value,
+		IdentifierType:  &types.ElementDescription{Description: types.Description{Label: kind, Summary: kind}, Key: kind},
 	}
 }

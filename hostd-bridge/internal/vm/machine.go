@@ -24,6 +24,8 @@ type Hypervisor interface {
 	LimitsCPUs() error
 	// Describe says what accelerates the machines and why, for people ("TCG: no vmx or svm flag").
 	Describe() string
+	// Isolation says how machines are kept from their host, in a word or two ("full"), and what of it this host lacks, for people.
+	Isolation() (level string, lacks []string)
 }
 
 // Machine is a running virtual machine. Its methods may be called by several goroutines.

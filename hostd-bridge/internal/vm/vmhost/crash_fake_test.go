@@ -22,6 +22,8 @@ import (
 // the run directory stands for a supervisor, and holds what is in the root slot; "data-<unit>" holds what is at a unit.
 type fileHypervisor struct{}
 
+func (fileHypervisor) Isolation() (string, []string) { return "none", nil }
+
 func (fileHypervisor) Describe() string { return "files, for tests" }
 
 // freezes is the guestinfo that makes a machine freeze as soon as it boots.

@@ -91,6 +91,11 @@ func (h *Hypervisor) FailStart(err error) {
 // LimitsCPUs implements vm.Hypervisor.
 func (h *Hypervisor) LimitsCPUs() error { return nil }
 
+// Isolation implements vm.Hypervisor.
+func (h *Hypervisor) Isolation() (string, []string) {
+	return "none", []string{"machines are in memory"}
+}
+
 // Describe implements vm.Hypervisor.
 func (h *Hypervisor) Describe() string { return "in memory, for tests" }
 
