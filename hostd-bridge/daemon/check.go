@@ -105,7 +105,7 @@ func checkFilters() Finding {
 	if err := unix.Prctl(unix.PR_GET_SECCOMP, 0, 0, 0, 0); err != nil {
 		return Finding{"seccomp", Missing, "this kernel has no system call filters: " + err.Error(), "a kernel with CONFIG_SECCOMP_FILTER"}
 	}
-	return Finding{"seccomp", Good, "QEMU, supervisors and switches have lists of system calls", ""}
+	return Finding{"seccomp", Good, "QEMU and supervisors have lists of system calls", ""}
 }
 
 func checkQEMU(ctx context.Context, h *qemu.Hypervisor) Finding {

@@ -17,6 +17,10 @@ func main() {
 		fmt.Println("cvm-supervisor", version.String())
 		return
 	}
+	if err := jail.CloseOnExec(); err != nil {
+		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
+		os.Exit(1)
+	}
 	if err := supervisor.Run(os.Stdin, os.Stderr); err != nil {
 		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("no machine", "err", err)
 		os.Exit(1)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -226,21 +227,56 @@ func (c *Cell) start(args []string, files []*os.File) *exec.Cmd {
 	return cmd
 }
 
-// Own lets the machine make files in a directory that was made for it: it is its group's, and sticky, so that what others have in it is
-// neither removed nor renamed by it. Files of an earlier run, by their names, become its own if nothing else can be them.
-func (c *Cell) Own(dir *os.File, files ...string) error {
+// Directory opens a directory for the machine to make files in, as a tree of its own: ".." does not lead out of it, and nothing in it is
+// executed. It is the machine's group's, and sticky, so that what others have in it is neither removed nor renamed by the machine. Files
+// of an earlier run, which own knows by their names, become its own if they can be nothing else.
+//
+// An ordinary user cannot make such trees: the supervisor, though not QEMU, could then leave the directory for that user's files.
+func (c *Cell) Directory(path string, own func(name string) bool) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the machine's directory %s: %w", path, err)
+	}
+	dir := os.NewFile(uintptr(fd), path)
 	if c.level != Full {
-		return nil
+		return dir, nil
 	}
-	if err := unix.Fchown(int(dir.Fd()), os.Geteuid(), int(c.user)); err != nil {
-		return fmt.Errorf("cannot give the machine its directory: %w", err)
+	defer dir.Close()
+	if err := c.give(dir, own); err != nil {
+		return nil, fmt.Errorf("cannot give the machine its directory %s: %w", path, err)
 	}
-	if err := unix.Fchmod(int(dir.Fd()), unix.S_ISVTX|0o770); err != nil {
-		return fmt.Errorf("cannot give the machine its directory: %w", err)
+	tree, err := unix.OpenTree(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot separate the machine's directory %s: %w", path, err)
 	}
-	for _, name := range files {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(tree)
+		return nil, fmt.Errorf("cannot separate the machine's directory %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(tree), path), nil
+}
+
+// maxFiles is more than the files that a machine and its host keep in a directory of it.
+const maxFiles = 10_000
+
+func (c *Cell) give(dir *os.File, own func(name string) bool) error {
+	if err := dir.Chown(os.Geteuid(), int(c.user)); err != nil {
+		return err
+	}
+	if err := dir.Chmod(os.ModeSticky | 0o770); err != nil {
+		return err
+	}
+	names, err := dir.Readdirnames(maxFiles)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, name := range names {
+		if !own(name) {
+			continue
+		}
 		if err := c.ownFile(int(dir.Fd()), name); err != nil {
-			return fmt.Errorf("cannot give the machine its file %s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil

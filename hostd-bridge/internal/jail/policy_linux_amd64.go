@@ -87,6 +87,7 @@ func qemuRules(c QEMUCalls) (rules []rule) {
 	rules = append(append(rules, threadsOnly()...), ownLimits()...)
 	// Its own filter (-sandbox) stacks on this one; a listener is not to be had.
 	rules = append(rules, rule{"seccomp", []condition{{arg: 1, mask: unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, value: 0}}, unix.SECCOMP_RET_ALLOW})
+	rules = append(rules, refuse(unix.EINVAL, "seccomp")...)
 	rules = append(rules, prctls(unix.PR_SET_NAME, unix.PR_GET_NAME, unix.PR_SET_NO_NEW_PRIVS, unix.PR_GET_NO_NEW_PRIVS, unix.PR_SET_TIMERSLACK,
 		unix.PR_SET_PDEATHSIG, unix.PR_SET_SECCOMP, unix.PR_GET_SECCOMP, unix.PR_CAPBSET_READ)...)
 	rules = append(rules, refuse(unix.ENOSYS, `io_uring_setup get_mempolicy set_mempolicy mbind copy_file_range userfaultfd

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
+	"github.com/containervm/containervm/hostd-bridge/internal/jail"
 	"github.com/containervm/containervm/hostd-bridge/internal/supervisor"
 	"github.com/containervm/containervm/hostd-bridge/internal/vm"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -97,6 +98,7 @@ func (h *Hypervisor) newDisks(to vm.NewDisks) (disks supervisor.NewDisks, err er
 type child struct {
 	h          *Hypervisor
 	prestarted *supervisor.Prestarted
+	cell       *jail.Cell
 	group      *cgroup.Group
 	runDir     string
 }
@@ -122,11 +124,11 @@ func (h *Hypervisor) Prestart(ctx context.Context, t vm.ForkPoint, spec vm.Prest
 		return nil, fmt.Errorf("cannot open the template's state: %w", err)
 	}
 	defer state.Close()
-	p, group, err := h.prestart(ctx, s, spec.RunDir, of.hardware, supervisor.Files{RAM: of.ram, State: state})
+	p, cell, group, err := h.prestart(ctx, s, spec.RunDir, of.hardware, supervisor.Files{RAM: of.ram, State: state})
 	if err != nil {
 		return nil, err
 	}
-	return &child{h: h, prestarted: p, group: group, runDir: spec.RunDir}, nil
+	return &child{h: h, prestarted: p, cell: cell, group: group, runDir: spec.RunDir}, nil
 }
 
 // Start implements vm.Prestarted.
@@ -143,7 +145,7 @@ func (c *child) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine, err
 		info[link.KeyMACs] = strings.Join(macs, ",")
 		spec.Guestinfo = info
 	}
-	return c.h.begin(ctx, c.prestarted, c.group, spec)
+	return c.h.begin(ctx, c.prestarted, c.cell, c.group, spec)
 }
 
 // Close implements vm.Prestarted.

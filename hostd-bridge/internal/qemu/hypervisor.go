@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/cgroup"
 	"github.com/containervm/containervm/hostd-bridge/internal/frames"
@@ -233,43 +231,47 @@ func (h *Hypervisor) Start(ctx context.Context, spec vm.MachineSpec) (vm.Machine
 		return nil, err
 	}
 	defer initrd.Close()
-	p, group, err := h.prestart(ctx, s, spec.RunDir, supervisor.Hardware{}, supervisor.Files{Kernel: kernel, Initrd: initrd})
+	p, cell, group, err := h.prestart(ctx, s, spec.RunDir, supervisor.Hardware{}, supervisor.Files{Kernel: kernel, Initrd: initrd})
 	if err != nil {
 		return nil, err
 	}
-	return h.begin(ctx, p, group, spec)
+	return h.begin(ctx, p, cell, group, spec)
 }
 
 // prestart starts a machine's QEMU, in a control group of its own. Its supervisor writes debug records when this process does.
-func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, has supervisor.Hardware, files supervisor.Files) (*supervisor.Prestarted, *cgroup.Group, error) {
+func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, has supervisor.Hardware, files supervisor.Files) (*supervisor.Prestarted, *jail.Cell, *cgroup.Group, error) {
 	args, err := arguments(s, h.host)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	group, err := h.groups.Make(h.limits(s, files.RAM))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	cfg := supervisor.Config{
-		QEMU: h.config.QEMU, Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
+		QEMU: h.program(s.machine), Args: args, CID: s.cid, Kernel: h.host.kernelVsock,
 		MemoryMiB: s.memoryMiB, Child: s.boot == nil, Hardware: has, RootNode: rootNode, EmptySize: hostapi.DiskBytes,
 		Debug: h.config.DebugSupervisor, Capture: h.host.capture, Start: group.Start,
+		Confined: jail.Supported() == nil, KVM: h.host.accel == accelKVM,
 	}
 	for slot := range cardSlots {
 		cfg.Cards = append(cfg.Cards, cardID(slot))
 	}
-	process := exec.Command(h.config.Supervisor)
-	process.Dir, process.Env = "/", []string{} // nothing of this process
-	p, err := supervisor.Prestart(ctx, process, runDir, cfg, files)
+	cell, err := h.jail.NewCell(s.memoryMiB)
 	if err != nil {
-		return nil, nil, errors.Join(err, group.Remove())
+		return nil, nil, nil, errors.Join(err, group.Remove())
 	}
-	return p, group, nil
+	defer cell.Close() // the supervisor has it
+	p, err := supervisor.Prestart(ctx, cell.Command(), runDir, cfg, files)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, group.Remove())
+	}
+	return p, cell, group, nil
 }
 
 // begin gives a prestarted machine its identity and lets it run. When it fails nothing is left of the machine.
-func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, group *cgroup.Group, spec vm.MachineSpec) (vm.Machine, error) {
-	id, err := h.identity(ctx, spec)
+func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, cell *jail.Cell, group *cgroup.Group, spec vm.MachineSpec) (vm.Machine, error) {
+	id, err := h.identity(ctx, cell, spec)
 	defer id.Close()
 	if err != nil {
 		return nil, errors.Join(err, p.Close(), group.Remove())
@@ -291,14 +293,18 @@ func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, group 
 	return m, nil
 }
 
+// isLogFile reports whether a file of a machine's directory is its log's, which the machine goes on writing.
+func isLogFile(name string) bool {
+	_, is := hostapi.LogOffset(name)
+	return is
+}
+
 // identity opens all that a machine gets with its identity. It returns what it has opened also when it fails.
-func (h *Hypervisor) identity(ctx context.Context, spec vm.MachineSpec) (id supervisor.Identity, err error) {
+func (h *Hypervisor) identity(ctx context.Context, cell *jail.Cell, spec vm.MachineSpec) (id supervisor.Identity, err error) {
 	id = supervisor.Identity{Log: spec.Log, Run: spec.Run, Guestinfo: spec.Guestinfo}
-	fd, err := unix.Open(spec.HomeDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return id, fmt.Errorf("cannot open the machine's directory %s: %w", spec.HomeDir, err)
+	if id.Home, err = cell.Directory(spec.HomeDir, isLogFile); err != nil {
+		return id, err
 	}
-	id.Home = os.NewFile(uintptr(fd), spec.HomeDir)
 	if id.Console, err = plainfile.Create(filepath.Join(spec.HomeDir, hostapi.ConsoleFile), 0o640); err != nil {
 		return id, fmt.Errorf("cannot make the console's file: %w", err)
 	}

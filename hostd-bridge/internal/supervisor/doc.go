@@ -60,6 +60,11 @@ type Config struct {
 	Debug     bool     `json:"debug"`     // write debug records to supervisor.log
 	Capture   bool     `json:"capture"`   // a file for each card, for what it sends and receives
 
+	// Confined has filters of system calls on QEMU and, when that is there, on the supervisor (package jail). This process is the supervisor's
+	// program then.
+	Confined bool `json:"confined"`
+	KVM      bool `json:"kvm"` // QEMU uses the kernel's virtualisation
+
 	// Start starts the supervisor; nil: exec.Cmd.Start.
 	Start func(*exec.Cmd) error `json:"-"`
 }

@@ -27,6 +27,7 @@ type shutdown struct {
 // ending is what is known when QEMU has ended.
 type ending struct {
 	killed   bool      // by us, on request
+	denied   *string   // QEMU's call that its filter refused, for which we have killed it; nil: none
 	shutdown *shutdown // nil: QEMU announced none
 	waitErr  error
 	console  []byte // its end, at most panicSearch
@@ -40,6 +41,8 @@ func (e ending) exit() Exit {
 	x.ConsoleTail = string(e.console[max(0, len(e.console)-consoleTail):])
 	panicked := findPanic(e.console)
 	switch {
+	case e.denied != nil:
+		x.Reason = "QEMU was ended: it called " + *e.denied + ", which it has no need for"
 	case e.killed:
 		x.Reason = "killed on request"
 	case finished(e.guest):

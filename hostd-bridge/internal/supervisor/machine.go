@@ -15,6 +15,7 @@ import (
 
 	"github.com/containervm/containervm/hostd-bridge/hostapi"
 	"github.com/containervm/containervm/hostd-bridge/internal/guestinfo"
+	"github.com/containervm/containervm/hostd-bridge/internal/jail"
 	"github.com/containervm/containervm/hostd-bridge/internal/qemu/qmp"
 	"github.com/containervm/containervm/hostd-bridge/internal/vmlog"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
@@ -84,6 +85,9 @@ func startMachine(cfg Config, files Files, log *slog.Logger) (*machine, error) {
 	closeAll(append([]*os.File{files.Kernel, files.Initrd, files.State}, files.captures...)) // QEMU's alone
 	if cfg.Kernel {
 		m.vsock = vsock.NewKernel(cfg.CID)
+		if m.qemu.interceptor != nil {
+			go m.intercept(nil) // ends with QEMU
+		}
 	} else { // QEMU asks for the device while it starts
 		dev := vsock.NewDevice(cfg.Child, log)
 		m.vsock = dev
@@ -106,6 +110,11 @@ func (m *machine) stderr() string { return strings.TrimSpace(string(tail(m.files
 
 // handshake waits for QEMU.
 func (m *machine) handshake(ctx context.Context) error {
+	if m.cfg.Confined { // QEMU has nothing of a guest's yet, and no other program is started
+		if err := jail.ConfineSelf(m.cfg.Kernel); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := m.qmp.Handshake(ctx); err != nil {
@@ -311,7 +320,7 @@ func (m *machine) drain() {
 // report writes how the machine ended, and lets followers of its log come to their end.
 func (m *machine) report() {
 	e := ending{
-		killed: m.isUnwanted(), shutdown: m.events.shutdown, waitErr: m.qemu.err, guest: m.info.Guest(),
+		killed: m.isUnwanted(), denied: m.qemu.denied.Load(), shutdown: m.events.shutdown, waitErr: m.qemu.err, guest: m.info.Guest(),
 		console: tail(m.con.file, panicSearch),
 		stderr:  m.stderr(),
 	}

@@ -1,27 +1,34 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containervm/containervm/hostd-bridge/internal/jail"
 	"github.com/containervm/containervm/hostd-bridge/internal/vsock"
 )
 
 // qemuProcess is a started QEMU.
 type qemuProcess struct {
 	cmd         *exec.Cmd
-	control     *net.UnixConn      // our end of QMP
-	console     *os.File           // our end of the serial port
-	cards       []*os.File         // our ends of the network cards, by slot
-	interceptor *vsock.Interceptor // nil: the kernel plays vsock
-	ended       chan struct{}      // closed when it is reaped; then err is set
-	err         error              // of exec.Cmd.Wait
+	control     *net.UnixConn          // our end of QMP
+	console     *os.File               // our end of the serial port
+	cards       []*os.File             // our ends of the network cards, by slot
+	interceptor *vsock.Interceptor     // nil: the kernel plays vsock, and there is no filter
+	said        io.Writer              // qemu.log
+	denied      atomic.Pointer[string] // the call by which it was ended
+	ended       chan struct{}          // closed when it is reaped; then err is set
+	err         error                  // of exec.Cmd.Wait
 }
 
 // startQEMU starts QEMU on a thread of its own that lives as long as QEMU, for two reasons: the parent-death signal is sent
@@ -70,15 +77,18 @@ func (q *qemuProcess) start(cfg Config, files Files, ram *os.File) (err error) {
 		return err
 	}
 	others = append(others, null)
-	if !cfg.Kernel {
+	q.cmd = exec.Command(cfg.QEMU, cfg.Args...)
+	if cfg.Confined {
+		calls := jail.QEMUCalls{KVM: cfg.KVM, KernelVsock: cfg.Kernel}
+		q.cmd = exec.Command(ownProgram, jail.LauncherArgs(calls, QMPFD, cfg.QEMU, cfg.Args...)...)
+	} else if !cfg.Kernel {
 		if q.interceptor, err = vsock.Intercept(); err != nil {
 			return err
 		}
 	}
-	q.cmd = exec.Command(cfg.QEMU, cfg.Args...)
 	q.cmd.Env = []string{} // nothing of ours
-	said := &boundedLog{w: files.qemuLog, left: maxQEMULog}
-	q.cmd.Stderr, q.cmd.Stdout = said, said
+	q.said = &boundedLog{w: files.qemuLog, left: maxQEMULog}
+	q.cmd.Stderr, q.cmd.Stdout = q.said, q.said
 	first := files.Kernel // what is at StateFD, and KernelFD
 	if cfg.Child {
 		first = files.State
@@ -94,7 +104,65 @@ func (q *qemuProcess) start(cfg Config, files Files, ram *os.File) (err error) {
 	}
 	q.cmd.ExtraFiles = append(q.cmd.ExtraFiles, files.captures...)
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return q.cmd.Start()
+	if err := q.cmd.Start(); err != nil {
+		return err
+	}
+	if cfg.Confined {
+		return q.takeListener(theirs[0])
+	}
+	return nil
+}
+
+// ownProgram is what this process executes, whatever it is called.
+const ownProgram = "/proc/self/exe"
+
+// takeListener takes the listener of QEMU's filter, which the launcher sends over QMP's socket before it becomes QEMU. When that ends without
+// one its last words are in qemu.log.
+func (q *qemuProcess) takeListener(theirs *os.File) error {
+	theirs.Close() // so that its end is seen
+	listener, err := receiveListener(q.control)
+	if err == nil {
+		q.interceptor, err = vsock.NewInterceptor(listener, q.refused)
+	}
+	if err != nil {
+		q.cmd.Process.Kill()
+		_ = q.cmd.Wait() // the kill is its error
+		return fmt.Errorf("its launcher failed: %w", err)
+	}
+	return nil
+}
+
+func receiveListener(from *net.UnixConn) (int, error) {
+	if err := from.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
+		return -1, err
+	}
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := from.ReadMsgUnix(make([]byte, 1), oob)
+	if err != nil {
+		return -1, err
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return -1, errors.New("it sent no listener")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.New("it sent no listener")
+	}
+	unix.CloseOnExec(fds[0])
+	return fds[0], from.SetReadDeadline(time.Time{})
+}
+
+// refused is told that QEMU called what is not on its list: a fault of it, or of the list. It is ended, and the last report names the call.
+func (q *qemuProcess) refused(call int) {
+	name := "a system call of another ABI"
+	if call >= 0 {
+		name = jail.CallName(call)
+	}
+	if q.denied.CompareAndSwap(nil, &name) {
+		fmt.Fprintf(q.said, "QEMU called %s, which it has no need for: it is ended\n", name)
+	}
+	q.cmd.Process.Kill()
 }
 
 // close closes what belongs to a QEMU that did not start.
