@@ -62,11 +62,26 @@ func TestPause(t *testing.T) {
 	if _, err := e.docker.ContainerAttach(e.ctx(), "c", client.ContainerAttachOptions{Stream: true, Stdout: true}); err == nil || !strings.Contains(err.Error(), "409") {
 		t.Errorf("attach to a paused container: %v", err)
 	}
+	if _, err := e.docker.ContainerStart(e.ctx(), "c", client.ContainerStartOptions{}); !errdefs.IsConflict(err) || !strings.Contains(err.Error(), "cannot start a paused container, try unpause instead") {
+		t.Errorf("start of a paused container: %v", err)
+	}
+	if s := e.state("c"); !s.Paused || !s.Running {
+		t.Errorf("state after a start that was refused: %+v", s)
+	}
 	if err := unpause(); err != nil {
 		t.Error(err)
 	}
 	if s := e.state("c"); s.Paused || !s.Running {
 		t.Errorf("state after the pause: %+v", s)
+	}
+	if err := pause(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.docker.ContainerRestart(e.ctx(), "c", client.ContainerRestartOptions{}); err != nil {
+		t.Error(err)
+	}
+	if s := e.state("c"); s.Paused || !s.Running {
+		t.Errorf("state of a paused container that was restarted: %+v", s)
 	}
 	if err := pause(); err != nil {
 		t.Fatal(err)
@@ -83,7 +98,7 @@ func TestPause(t *testing.T) {
 		for _, m := range e.eventsOf(past) {
 			actions = append(actions, string(m.Action))
 		}
-		return slices.Equal(actions, []string{"unpause", "pause", "unpause"}) // of the first controller's nothing is left
+		return slices.Equal(actions, []string{"unpause", "pause", "unpause", "pause", "unpause"}) // of the first controller's nothing is left
 	})
 }
 
