@@ -15,11 +15,16 @@ import (
 // progressInterval is how often the bytes of one thing are reported at most.
 const progressInterval = 100 * time.Millisecond
 
+// readTime is how long an operation waits for a client that does not read its progress, before its connection is broken off and the operation
+// with it: it holds locks and places that others wait for.
+const readTime = time.Minute
+
 // jsonStream writes the progress of an operation as Docker's JSON messages, one after the other, each sent at once.
 // Its methods may be called by several goroutines.
 type jsonStream struct {
-	w     http.ResponseWriter
-	flush func() error
+	w       http.ResponseWriter
+	c       *http.ResponseController
+	patient time.Duration // with a client that does not read
 
 	mu    sync.Mutex
 	began bool
@@ -36,7 +41,7 @@ type jsonMessage struct {
 func newJSONStream(w http.ResponseWriter) *jsonStream {
 	c := http.NewResponseController(w)
 	_ = c.EnableFullDuplex() // HTTP/2 always is
-	return &jsonStream{w: w, flush: c.Flush, shown: map[string]time.Time{}}
+	return &jsonStream{w: w, c: c, patient: readTime, shown: map[string]time.Time{}}
 }
 
 // progress is an image.Progress.
@@ -77,14 +82,15 @@ func (s *jsonStream) tooSoon(e image.Event) bool {
 	return false
 }
 
-// write sends a message. A client who has left is noticed by the request's context.
+// write sends a message. A client who has left, or does not read, is noticed by the request's context, which a failed write ends.
 func (s *jsonStream) write(m jsonMessage) {
 	if !s.began {
 		s.began = true
 		s.w.Header().Set("Content-Type", "application/json")
 	}
-	if json.NewEncoder(s.w).Encode(m) == nil {
-		_ = s.flush()
+	_ = s.c.SetWriteDeadline(time.Now().Add(s.patient)) // what is no connection has none, as in tests
+	if json.NewEncoder(s.w).Encode(m) == nil && s.c.Flush() == nil {
+		_ = s.c.SetWriteDeadline(time.Time{}) // the connection may serve another request
 	}
 }
 

@@ -3,9 +3,14 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/api/types/jsonstream"
 
@@ -50,6 +55,31 @@ func TestJSONStreamThinsOutBytesAlone(t *testing.T) {
 	}
 	if got[len(got)-1].Stream != "Loaded image: x\n" || !w.Flushed || w.Header().Get("Content-Type") != "application/json" {
 		t.Errorf("the end is %+v", got[len(got)-1])
+	}
+}
+
+// TestJSONStreamWaitsForNobody: an operation whose client does not read its progress ends; others may wait for it.
+func TestJSONStreamWaitsForNobody(t *testing.T) {
+	ended := make(chan error, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := newJSONStream(w)
+		s.patient = 50 * time.Millisecond
+		for r.Context().Err() == nil {
+			s.progress(image.Event{Status: strings.Repeat("x", 64<<10)})
+		}
+		ended <- r.Context().Err()
+	}))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /images/create HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("the operation still waits for its client")
 	}
 }
 
