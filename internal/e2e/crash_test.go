@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,6 +37,17 @@ func testDaemonKilled(names ...string) func(*testing.T, *vmtest.Host) {
 		t.Cleanup(func() { h.RemoveAll(t) })
 		numbers.goOn(t)
 		qemu, supervisor := h.MachineOf(t, id)
+		followed, foreground := make(chan vmtest.Result, 1), make(chan vmtest.Result, 1)
+		go func() {
+			foreground <- h.Docker(t, "run", "--name", "front", image, "sh", "-c", "echo begun; exec sleep 1000")
+		}()
+		vmtest.Eventually(t, time.Minute, "a container runs in the foreground", func() bool { return h.Docker(t, "logs", "front").Stdout == "begun\n" })
+		log := filepath.Join(t.TempDir(), "log")
+		go func() { followed <- h.Exec(t, "sh", "-c", "exec docker logs -f count >"+log) }()
+		vmtest.Eventually(t, time.Minute, "the log is followed", func() bool {
+			read, err := os.ReadFile(log)
+			return err == nil && len(read) > 0
+		})
 		for _, name := range names {
 			h.Kill(name)
 			numbers.goOn(t) // also while nobody is there
@@ -53,6 +67,17 @@ func testDaemonKilled(names ...string) func(*testing.T, *vmtest.Host) {
 		equal(t, "exec", h.MustDocker(t, "exec", "count", "echo", "alive"), "alive")
 		h.MustDocker(t, "kill", "count")
 		equal(t, "docker wait", h.MustDocker(t, "wait", "count"), "137")
+		equal(t, "what ran in the foreground", inspect(t, h, "front", ".State.Running}} {{.RestartCount"), "true 0")
+		h.MustDocker(t, "kill", "front")
+		broken := slices.Contains(names, vmtest.Controller) // a client hears of its end
+		if r := <-foreground; (r.Code != 137) != broken || r.Code == 0 || broken && r.Stderr == "" {
+			t.Errorf("docker run: exit %d, %s", r.Code, r.Stderr)
+		}
+		r := <-followed
+		read, err := os.ReadFile(log)
+		if whole := h.MustDocker(t, "logs", "count") + "\n"; broken != (r.Code != 0) || err != nil || !broken && string(read) != whole || !strings.HasPrefix(whole, string(read)) {
+			t.Errorf("docker logs -f: exit %d, %s, %d bytes of %d, %v", r.Code, r.Stderr, len(read), len(whole), err)
+		}
 	}
 }
 
