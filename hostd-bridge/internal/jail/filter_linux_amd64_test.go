@@ -94,6 +94,17 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+// TestSupervisorAsksSockets: a card's loop asks how much its socket holds.
+func TestSupervisorAsksSockets(t *testing.T) {
+	filter, err := assemble(supervisorRules(false), unix.SECCOMP_RET_TRAP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := verdict(t, filter, unix.AUDIT_ARCH_X86_64, unix.SYS_IOCTL, 0, unix.SIOCINQ); got != unix.SECCOMP_RET_ALLOW {
+		t.Errorf("SIOCINQ has %#x", got)
+	}
+}
+
 // TestVhostIsNotified: the listener hears of vhost requests where it plays the device, and the kernel of those where it does, and of KVM's.
 func TestVhostIsNotified(t *testing.T) {
 	for calls, want := range map[QEMUCalls][2]uint32{

@@ -105,6 +105,7 @@ func supervisorRules(kernelVsock bool) (rules []rule) {
 	rules = append(allow(goCalls), allow(`process_vm_readv process_vm_writev pidfd_open pidfd_getfd pidfd_send_signal wait4 waitid memfd_create`)...)
 	rules = append(append(rules, threadsOnly()...), ownLimits()...)
 	rules = append(rules, ioctls(ioctlSeccomp, unix.SECCOMP_RET_ALLOW))
+	rules = append(rules, rule{"ioctl", []condition{{arg: 1, mask: ^uint32(0), value: unix.SIOCINQ}}, unix.SECCOMP_RET_ALLOW}) // of cards' sockets
 	rules = append(rules, sockets(unix.AF_UNIX)...)
 	if kernelVsock {
 		rules = append(rules, ioctls(ioctlVhost, unix.SECCOMP_RET_ALLOW))

@@ -114,6 +114,9 @@ func (f *Files) make(runDir string, cfg Config) (err error) {
 			return err
 		}
 		f.captures = append(f.captures, capture)
+		if err := capture.Chmod(0o666); err != nil { // QEMU opens it anew, as a user of its own; nobody else enters the directory
+			return err
+		}
 	}
 	return nil
 }
