@@ -3,6 +3,7 @@ package api
 import (
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 )
 
@@ -16,7 +17,13 @@ func TestClientsOfOneUser(t *testing.T) {
 		conns = append(conns, one)
 		return c.came(one, user)
 	}
-	if !come(1000) || !come(1000) || come(1000) || !come(1001) {
+	comes := func(users ...uint32) (in []bool) {
+		for _, user := range users {
+			in = append(in, come(user))
+		}
+		return in
+	}
+	if got := comes(1000, 1000, 1000, 1001); !slices.Equal(got, []bool{true, true, false, true}) {
 		t.Errorf("connections are %v", c.users)
 	}
 	c.changed(conns[2], http.StateClosed) // that there was no room for
@@ -25,7 +32,7 @@ func TestClientsOfOneUser(t *testing.T) {
 	}
 	c.changed(conns[0], http.StateHijacked)
 	c.changed(conns[1], http.StateClosed)
-	if !come(1000) || !come(1000) || come(1000) {
+	if got := comes(1000, 1000, 1000); !slices.Equal(got, []bool{true, true, false}) {
 		t.Errorf("connections are %v", c.users)
 	}
 	server := &http.Server{}

@@ -225,7 +225,7 @@ func checkDisk(dir string) Finding {
 		var st unix.Statfs_t
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			return enough("disk", "free for "+dir, int64(st.Bavail)*st.Bsize, leastDisk) //nolint:unconvert // its type differs between architectures
+			return enough("disk", "free for "+dir, int64(st.Bavail)*st.Bsize, leastDisk)
 		}
 		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
 			dir = parent

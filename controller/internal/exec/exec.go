@@ -241,9 +241,9 @@ func (x *Execution) copy(ctx context.Context, from **link.OutputStream, which li
 		if !errors.Is(err, link.ErrLost) || ctx.Err() != nil {
 			return err
 		}
-		next, again := s.Next(), err
-		if s, again = x.reopen(ctx, from, which, next, err); again != nil {
-			return again
+		var failed error
+		if s, failed = x.reopen(ctx, from, which, s.Next(), err); failed != nil {
+			return failed
 		}
 	}
 }

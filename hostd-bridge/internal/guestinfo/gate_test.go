@@ -100,7 +100,8 @@ func TestGateOfAFork(t *testing.T) {
 	if got := hear(t, guest); got != "1 {}" {
 		t.Errorf("%q", got)
 	}
-	if s.Token() != token || New(nil, Hooks{}).Token() == New(nil, Hooks{}).Token() {
+	one, other := New(nil, Hooks{}), New(nil, Hooks{})
+	if s.Token() != token || one.Token() == other.Token() {
 		t.Error("tokens are mixed up")
 	}
 }

@@ -59,10 +59,11 @@ func (m *machine) ForkPoint(ctx context.Context) (vm.ForkPoint, error) {
 // Snapshot implements vm.Machine. The copy of the memory is on the account of the machine, whose supervisor makes it: its limit grows by as much.
 func (m *machine) Snapshot(ctx context.Context, to vm.NewDisks) (vm.ForkPoint, error) {
 	disks, err := m.hypervisor.newDisks(to)
-	defer disks.Close()
 	if err != nil {
+		disks.Close() // those that were opened
 		return nil, err
 	}
+	defer disks.Close()
 	copied, err := m.group.Copying(m.hypervisor.overhead())
 	if err != nil {
 		return nil, err

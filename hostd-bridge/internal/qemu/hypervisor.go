@@ -272,10 +272,11 @@ func (h *Hypervisor) prestart(ctx context.Context, s shape, runDir string, has s
 // begin gives a prestarted machine its identity and lets it run. When it fails nothing is left of the machine.
 func (h *Hypervisor) begin(ctx context.Context, p *supervisor.Prestarted, cell *jail.Cell, group *cgroup.Group, spec vm.MachineSpec) (vm.Machine, error) {
 	id, err := h.identity(ctx, cell, spec)
-	defer id.Close()
 	if err != nil {
+		id.Close() // what was opened
 		return nil, errors.Join(err, p.Close(), group.Remove())
 	}
+	defer id.Close()
 	c, err := p.Begin(ctx, spec.RunDir, id)
 	if err != nil {
 		return nil, errors.Join(err, group.Remove())

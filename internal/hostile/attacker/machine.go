@@ -113,7 +113,7 @@ func hangMachine([]string) {
 			runtime.LockOSThread()
 			attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 99}
 			say("priority", unix.SchedSetAttr(0, &attr, 0))
-			for { //nolint:revive // it is meant to be empty
+			for { //nolint:staticcheck,revive // it is meant to spin
 			}
 		}()
 	}

@@ -74,11 +74,8 @@ func (m *Machine) Steer(ppm float64) error {
 // Step implements System.
 func (m *Machine) Step(by time.Duration) error {
 	step := unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO}
-	seconds := by / time.Second
-	if by%time.Second < 0 {
-		seconds--
-	}
-	step.Time = unix.Timeval{Sec: int64(seconds), Usec: int64(by - seconds*time.Second)} // nanoseconds, with ADJ_NANO
+	at := unix.NsecToTimespec(by.Nanoseconds()) // whose nanoseconds are never negative, as ADJ_NANO wants them
+	step.Time = unix.Timeval{Sec: at.Sec, Usec: at.Nsec}
 	if _, err := unix.Adjtimex(&step); err != nil {
 		return fmt.Errorf("cannot set the clock: %w", err)
 	}
