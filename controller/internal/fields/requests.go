@@ -49,7 +49,9 @@ func Auth() Table {
 }
 
 // Fork is what becomes of the fields of a request to fork a container, which is containerVM's own.
-func Fork() Table { return newTable(done("", "Count Names AtPoint")) }
+func Fork() Table {
+	return newTable(done("", "Count Names AtPoint Notify.Signal Notify.All Notify.Command"))
+}
 
 // NetworkCreate is what becomes of the fields of a request to make a network.
 func NetworkCreate() Table {

@@ -39,7 +39,7 @@ func TestStateThatQEMUCannotLoad(t *testing.T) {
 			state, err := os.Open(path)
 			must(t, err)
 			defer state.Close()
-			c, prestarted := g.prestartChild(&template{ram: tpl.ram, state: state}, i+1)
+			c, prestarted := g.prestartChild(&template{ram: tpl.ram, state: state, hardware: tpl.hardware}, i+1)
 			_, err = prestarted.Start(t.Context(), c.spec)
 			if err == nil || !strings.Contains(err.Error(), "cannot load the template's state") || !strings.Contains(err.Error(), test.words) {
 				t.Errorf("start: %v; want QEMU's words %q", err, test.words)
