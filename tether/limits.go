@@ -31,6 +31,9 @@ func (i *instance) confine(root rootfs.Root, booted bool) error {
 		if err := i.swap.On(diskDir, s.SwapBytes); err != nil {
 			return err
 		}
+		if err := boot.AllowSwap(); err != nil {
+			return err
+		}
 	case booted:
 		_ = rootfs.ClearSwap(diskDir) // it costs room alone
 	}

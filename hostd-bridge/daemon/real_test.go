@@ -51,7 +51,9 @@ func realConfig(t *testing.T) daemon.Config {
 		}
 	})
 	supervisor := filepath.Join(dir, "cvm-supervisor")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", supervisor, "../supervisor").CombinedOutput(); err != nil {
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", supervisor, "../supervisor")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0") // as users get it: no other can be confined
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the supervisor: %v\n%s", err, out)
 	}
 	return daemon.Config{

@@ -119,7 +119,7 @@ func TestSpecIsReadOnce(t *testing.T) {
 		}
 		s.Set(map[string]string{link.KeySpec: "2"})
 	}
-	s.handedOut(link.KeySpec, "an older one")
+	s.handedOut(link.KeySpec, "an older one", 0)
 	if v, err := do("cvm.wait " + link.KeySpec); v != "2" || err != nil {
 		t.Errorf("the newer Spec: %q, %v", v, err)
 	}

@@ -79,6 +79,7 @@ type Store struct {
 	mu      sync.Mutex
 	values  map[string]string
 	spec    string         // the newest Spec; it is in values until the guest has read it
+	boots   int            // how many times the machine has booted anew
 	guest   map[string]int // key set by the guest -> number of the change
 	changes int
 	bytes   int
@@ -107,6 +108,7 @@ func (s *Store) Restart() {
 	s.gate.renew()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.boots++
 	if s.spec != "" {
 		s.values[link.KeySpec] = s.spec
 	}
@@ -210,7 +212,7 @@ func (s *Store) Serve(conn Conn) error {
 
 // serveFirst is Serve for the machine's first connection.
 func (s *Store) serveFirst(conn Conn, key string) error {
-	answer := s.Token()
+	boot, answer := s.boot(), s.Token()
 	value, err := s.get(key)
 	if err == nil {
 		answer += " " + value
@@ -223,7 +225,7 @@ func (s *Store) serveFirst(conn Conn, key string) error {
 		return err // who has not read the answer comes again, and is told again
 	}
 	s.gate.claim()
-	s.handedOut(key, value)
+	s.handedOut(key, value, boot)
 	pace := newPace()
 	if err := s.answer(conn, text, pace); err != nil {
 		return err
@@ -251,6 +253,7 @@ func (s *Store) answer(conn Conn, text string, pace *rate.Limiter) error {
 	if !s.rest(pace.Reserve().Delay()) {
 		return io.EOF
 	}
+	boot := s.boot()
 	reply, err := s.reply(conn, text)
 	if err != nil {
 		return io.EOF
@@ -259,16 +262,23 @@ func (s *Store) answer(conn Conn, text string, pace *rate.Limiter) error {
 		return err
 	}
 	if c, err := link.ParseCommand(text); err == nil && (c.Name == link.CommandInfoGet || c.Name == link.CommandWait) {
-		s.handedOut(c.Key, strings.TrimPrefix(reply, link.ReplyOK("")))
+		s.handedOut(c.Key, strings.TrimPrefix(reply, link.ReplyOK("")), boot)
 	}
 	return nil
 }
 
-// handedOut notes that the guest has read a key. A Spec is handed out once: it holds secrets of the process that it describes.
-func (s *Store) handedOut(key, value string) {
+// boot is the number of the machine's present boot.
+func (s *Store) boot() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if key == link.KeySpec && s.values[key] == value { // else it is a newer one
+	return s.boots
+}
+
+// handedOut notes that the guest has read a key in a boot. A Spec is handed out once: it holds secrets of the process that it describes.
+func (s *Store) handedOut(key, value string, boot int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if key == link.KeySpec && s.values[key] == value && s.boots == boot { // else it is a newer one, or that of a later boot
 		delete(s.values, key)
 	}
 }

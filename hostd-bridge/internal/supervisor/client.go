@@ -176,7 +176,11 @@ func (p *Prestarted) Close() error {
 	p.conn.Close()
 	p.process.Process.Kill() // QEMU dies with it
 	_ = p.process.Wait()     // the kill is its error
-	return AwaitEnd(context.Background(), p.runDir)
+	err := AwaitEnd(context.Background(), p.runDir)
+	if gone := os.Remove(socketPath(p.runDir)); !errors.Is(gone, os.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // tell sends a document with files and takes the Result.

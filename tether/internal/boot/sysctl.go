@@ -23,7 +23,7 @@ func sysctls() []sysctl {
 	return []sysctl{
 		{"proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},  // who is not root may bind port 80
 		{"proc/sys/net/ipv4/ping_group_range", "0 2147483647"}, // every group may open a ping socket
-		{"sys/kernel/mm/lru_gen/min_ttl_ms", "200"},
+		{workingSet, "200"},
 		{"proc/sys/kernel/usermodehelper/bset", "0 0"},
 		{"proc/sys/kernel/usermodehelper/inheritable", "0 0"},
 	}
@@ -31,6 +31,12 @@ func sysctls() []sysctl {
 
 // SetSysctls sets the kernel's values that differ from its own defaults. It needs /proc and /sys. All are tried.
 func SetSysctls() error { return setSysctls("/", sysctls()) }
+
+// workingSet is the time, in ms, whose use of memory must fit: see sysctls.
+const workingSet = "sys/kernel/mm/lru_gen/min_ttl_ms"
+
+// AllowSwap lets programs use more than there is memory, on a machine that has swap for that: it is slow, and was asked for.
+func AllowSwap() error { return setSysctls("/", []sysctl{{workingSet, "0"}}) }
 
 func setSysctls(root string, all []sysctl) error {
 	var errs []error
