@@ -154,7 +154,11 @@ func settled(t *testing.T, want census) census {
 			reference = last
 		}
 		for by, n := range now {
-			if n > reference[by] {
+			idle := 0
+			if len(want) > 0 && strings.HasPrefix(by, "net/http.") {
+				idle = 3 // connections between controller and host come and go; what leaks does so with each call
+			}
+			if n > reference[by]+idle {
 				more += fmt.Sprintf("\n%d instead of %d %s", n, reference[by], by)
 			}
 		}

@@ -148,7 +148,9 @@ func TestTwoPullsOfOneImage(t *testing.T) {
 			first, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var work sync.WaitGroup
+			given := make(chan struct{})
 			work.Go(func() {
+				defer close(given)
 				if err := s.Pull(first, r.host+"/app:1", dockerregistry.AuthConfig{}, ignore); (err != nil) != broken {
 					t.Errorf("the first pull: %v", err)
 				}
@@ -170,6 +172,7 @@ func TestTwoPullsOfOneImage(t *testing.T) {
 			if broken {
 				want = 2
 				cancel()
+				<-given // else its download may end before it is given up
 			}
 			close(goOn)
 			work.Wait()
@@ -315,7 +318,9 @@ func TestPullsShareDownloads(t *testing.T) {
 			first, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			var work sync.WaitGroup
+			given := make(chan struct{})
 			work.Go(func() {
+				defer close(given)
 				if err := s.Pull(first, r.host+"/one:1", dockerregistry.AuthConfig{}, ignore); (err != nil) != broken {
 					t.Errorf("the first pull: %v", err)
 				}
@@ -337,6 +342,7 @@ func TestPullsShareDownloads(t *testing.T) {
 			if broken {
 				want = 2
 				cancel()
+				<-given // else its download may end before it is given up
 			}
 			close(goOn)
 			work.Wait()
