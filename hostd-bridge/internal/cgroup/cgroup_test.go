@@ -191,7 +191,7 @@ func TestMemory(t *testing.T) {
 	if g.Killed() {
 		t.Error("a process was killed below the limit")
 	}
-	if said, err := p.do(t, "take 400"); err == nil {
+	if said, err := p.do(t, "take 100"); err == nil {
 		t.Errorf("a process takes more than the limit, and says %q", said)
 	}
 	if err := p.Wait(); err == nil || p.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL || !g.Killed() {

@@ -294,6 +294,10 @@ func TestProcessList(t *testing.T) {
 	waitFor(t, s.Stdout, "ready\n")
 	list, err := c.List()
 	must(t, err)
+	for len(list) < 2 { // the shell has yet to start its sleep
+		list, err = c.List()
+		must(t, err)
+	}
 	stranger := exec.Command("sleep", "1000") // as another's container on this machine
 	stranger.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
 	must(t, stranger.Start())
