@@ -62,13 +62,13 @@ func takeMemory([]string) {
 }
 
 // forkBomb starts itself as often as it can, and so do those that it starts.
-func forkBomb(args []string) {
+func forkBomb([]string) {
 	self, err := os.Executable()
 	if err != nil {
 		say("self", err)
 		return
 	}
-	for len(args) > 0 || true {
+	for {
 		if exec.Command(self, "forks", "child").Start() != nil {
 			time.Sleep(10 * time.Millisecond)
 		}
